@@ -1,0 +1,33 @@
+"""The one file, copied alone to an empty folder, on every CPython from 3.6 on that this machine has."""
+
+import os
+import shutil
+
+from . import environment, lab
+
+
+class Compatibility(lab.LabTest):
+    def test_every_python(self):
+        """Compiles without a warning, starts, finds a real node and sets its CPUs."""
+        pythons = {version: path for version, path in environment.PYTHONS.items() if version >= (3, 6)}
+        node = self.node('open')
+        for number, (version, python) in enumerate(sorted(pythons.items())):
+            with self.subTest(python=version):
+                folder = self.folder()
+                script = shutil.copy(environment.SCRIPT, folder)
+                code = 'compile(open("dispyadmin.py", encoding="utf-8").read(), "dispyadmin.py", "exec")'
+                compiled = self.start(lab.Process, [python, '-W', 'error', '-c', code], cwd=folder)
+                self.assertEqual(compiled.wait(), 0, compiled.output())
+                # -I: neither the current folder nor the user's packages
+                admin = self.admin('--secret', 'open', '--ping_interval', 600, python=python, script=script, cwd=folder,
+                                   env={'PYTHONDONTWRITEBYTECODE': '1', 'PYTHONNOUSERSITE': '1',
+                                        'PYTHONWARNINGS': 'error'})
+                admin.wait_node(node, timeout=10, state='ready')
+                cpus = number % 2
+                self.assertTrue(admin.control('cpus', [node], cpus=cpus)[node.id]['ok'])
+                self.assertEqual(node.managed(), cpus)
+                self.assertIn('page.js', admin.request('GET', '/').text)
+                admin.signal(15)
+                self.assertEqual(admin.wait(), 0)
+                self.assertEqual([line for line in admin.err if 'Warning' in line or 'Traceback' in line], [])
+                self.assertEqual(os.listdir(folder), ['dispyadmin.py'])

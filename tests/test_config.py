@@ -1,0 +1,176 @@
+"""Configuration files: written, read back, those of upstream's program, and one clear line for what is wrong in
+them."""
+
+import configparser
+import os
+import stat
+import sys
+
+from . import environment, lab
+
+
+def parse(text):
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(text)
+    return dict(parser.defaults()) or dict(parser.items(parser.sections()[0]))
+
+
+class Saved(lab.LabTest):
+    def test_standard_output(self):
+        status, out, err = self.run_script('--save_config', '--poll_interval', 30, '--http_port', 8282)
+        self.assertEqual((status, err), (0, ''))
+        values = parse(out)
+        self.assertEqual((values['poll_interval'], values['http_port']), ('30', '8282'))
+
+    def test_defaults(self):
+        process = self.start(lab.Process, [sys.executable, environment.SCRIPT, '--save_config'])
+        self.assertEqual(process.wait(), 0)
+        values = parse('\n'.join(process.out))
+        for key, value in (('http_host', 'localhost'), ('http_port', '8181'), ('node_port', '9701'),
+                           ('poll_interval', '60')):
+            self.assertEqual(values[key], value)
+
+    def test_file_is_for_its_owner_alone(self):
+        for existing in (False, True):
+            path = os.path.join(self.folder(), 'saved.cfg')
+            if existing:
+                with open(path, 'w') as file:
+                    file.write('[DEFAULT]\n')
+                os.chmod(path, 0o644)
+            status, out, err = self.run_script('--save_config', path, '--secret', 'one')
+            self.assertEqual((status, out, err), (0, '', ''))
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+
+    def test_round_trip(self):
+        """What was saved is what runs: the same values, awkward ones too."""
+        secret = ' 50%% of %(all)s; # = "things" ü '
+        node = self.fake(secret)
+        path = os.path.join(self.folder(), 'saved.cfg')
+        options = ['-i', self.admin_address, '--info_port', self.info_port, '--node_port', node.port, '--poll_interval',
+                   3,
+                   '--ping_interval', 44, '--secret', secret, '--node', node.address, '--http_name', 'admin.example',
+                   '--http_host', '127.0.0.1']
+        self.assertEqual(self.run_script('--save_config', path, *options)[0], 0)
+        admin = self.start(lab.Admin, '--config', path)
+        admin.wait_node(node, state='ready')
+        about = admin.get('/api/about')
+        self.assertEqual(about['ping_interval'], 44)
+        self.assertEqual(admin.get('/api/nodes')['poll_interval'], 3)
+        self.assertEqual(admin.host, '127.0.0.1')
+        self.assertEqual(admin.request('GET', '/api/nodes', headers={'Host': 'admin.example'}).status, 200)
+        again = os.path.join(self.folder(), 'again.cfg')
+        self.assertEqual(self.run_script('--config', path, '--save_config', again)[0], 0)
+        with open(path) as first, open(again) as second:
+            self.assertEqual(parse(first.read()), parse(second.read()))
+
+    def test_command_line_beats_configuration(self):
+        path = self.write('[DEFAULT]\npoll_interval = 30\nping_interval = 40\nhttp_host = ::1\n')
+        admin = self.admin('--config', path, '--poll_interval', 2, '--http_host', '127.0.0.1')
+        self.assertEqual(admin.get('/api/nodes')['poll_interval'], 2)
+        self.assertEqual(admin.host, '127.0.0.1')
+        admin = self.start(lab.Admin, '--config', path, '--info_port', 0, '-i', self.admin_address, '--poll_interval',
+                           60, '--http_host',
+                           'localhost')
+        self.assertEqual(admin.get('/api/nodes')['poll_interval'], 60)      # given, though it is the default
+        self.assertEqual(admin.get('/api/about')['ping_interval'], 40)      # not given: the configuration's
+
+
+class Upstream(lab.LabTest):
+    """Files that upstream's program saved."""
+
+    TEXT = ('[DEFAULT]\nsecret = {secret}\nhttp_host = localhost\nhttp_port = 0\ninfo_port = {info}\n'
+            'node_port = {node}\n'
+            'poll_interval = 7\nping_interval = 600\ncertfile = \nkeyfile = \n'
+            'ipv4_udp_multicast = False\nhosts = {hosts}\n\n')
+
+    def check(self, path):
+        node = self.fake('open')
+        admin = self.start(lab.Admin, '--config', path, '--http_port', 0)
+        node.ping(self.info_target())
+        admin.wait_node(node, state='ready')
+        self.assertEqual(admin.get('/api/nodes')['poll_interval'], 7)
+        self.assertEqual(admin.get('/api/about')['ping_interval'], 600)
+        self.assertIn(self.admin_address, str(admin.get('/api/about')['hosts']))
+
+    def test_as_written(self):
+        for hosts in ("['%s']", "[u'%s']", '["%s"]', "[ '%s', ]"):
+            self.check(self.write(self.TEXT.format(secret='open', info=self.info_port, node=self.info_port + 1,
+                                                   hosts=hosts % self.admin_address)))
+            self.doCleanups()
+
+    def test_written_by_upstream_itself(self):
+        packages = environment.node_packages('4.15.2')
+        library = environment.require(packages)
+        path = os.path.join(self.folder(), 'upstream.cfg')
+        process = self.start(lab.Process, [packages.python, '-W', 'ignore',
+                                           os.path.join(library, 'dispy', 'dispyadmin.py'), '--save_config', path,
+                                           '--secret', 'open', '-i', self.admin_address, '--info_port',
+                                           str(self.info_port), '--node_port',
+                                           str(self.info_port + 1), '--poll_interval', '7'],
+                             env=dict(os.environ, PYTHONPATH=library))
+        process.wait()
+        if not os.path.exists(path):        # its program does not run on Python 3.13
+            self.skipTest('upstream wrote no configuration: ' + process.output())
+        self.check(path)
+
+    def test_no_hosts(self):
+        path = self.write(self.TEXT.format(secret='', info=self.info_port, node=self.info_port + 1, hosts='[]'))
+        self.start(lab.Admin, '--config', path, '--http_port', 0)
+
+    def test_hosts_is_not_evaluated(self):
+        trace = os.path.join(self.folder(), 'trace')
+        for hosts in ("__import__('os').system('touch %s')" % trace, "[__import__('os').system('touch %s')]" % trace):
+            path = self.write(self.TEXT.format(secret='', info=self.info_port, node=self.info_port + 1, hosts=hosts))
+            status, _, err = self.run_script('--config', path)
+            self.assertEqual(status, 2, err)
+            self.assertIn('hosts', err)
+            self.assertFalse(os.path.exists(trace))
+
+
+class Wrong(lab.LabTest):
+    def check(self, text, *words):
+        with self.subTest(text=text):
+            path = self.write(text, 'wrong.cfg')
+            status, out, err = self.run_script('--config', path)
+            self.assertEqual((status, out), (2, ''), err)
+            self.assertNotIn('Traceback', err)
+            self.assertEqual(len(err.strip().splitlines()), 1, err)
+            for word in words + ('wrong.cfg',):
+                self.assertIn(word, err)
+
+    def test_keys(self):
+        self.check('[DEFAULT]\nno_such_key = 1\n', 'no_such_key')
+        self.check('[DEFAULT]\npol_interval = 1\n', 'pol_interval')
+
+    def test_values(self):
+        for key, values in (('http_port', ('x', '-1', '70000', '')), ('info_port', ('x', '70000')),
+                            ('node_port', ('x', '0', '70000')),
+                            ('poll_interval', ('0', 'x', 'nan', 'inf', '-1')), ('ping_interval', ('0', 'x', 'nan')),
+                            ('ipv4_udp_multicast', ('maybe',)), ('hosts', ('[', '[1]', '{}', '[[]]')),
+                            ('certfile', ('/no/such/file',)), ('http_token', ('/no/such/file',)),
+                            ('node', ('host:x',))):
+            for value in values:
+                self.check('[DEFAULT]\n%s = %s\n' % (key, value), key)
+
+    def test_no_configuration(self):
+        self.check('poll_interval = 5\n')
+        self.check('[DEFAULT]\nno equals sign\n')
+        self.check('[DEFAULT\npoll_interval = 5\n')
+        self.check('[DEFAULT]\npoll_interval = 5\npoll_interval = 6\n', 'poll_interval')
+        self.check('\0\1\2')
+
+    def test_no_text(self):
+        path = os.path.join(self.folder(), 'binary.cfg')
+        with open(path, 'wb') as file:
+            file.write(b'[DEFAULT]\nsecret = \xff\xfe\n')
+        for unreadable in (path, self.folder()):
+            status, _, err = self.run_script('--config', unreadable)
+            self.assertEqual(status, 2)
+            self.assertEqual(len(err.strip().splitlines()), 1, err)
+            self.assertIn(unreadable, err)
+
+    def test_percent_sign_is_plain(self):
+        """Interpolation would make a secret with % unreadable."""
+        node = self.fake('100%')
+        path = self.write('[DEFAULT]\nsecret = 100%\n')
+        self.admin('--config', path, '--node', node.id).wait_node(node, state='ready')

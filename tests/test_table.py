@@ -1,0 +1,362 @@
+"""Node table, schedule and conversations by themselves: no sockets, no threads, a clock that the test turns."""
+
+import json
+import unittest
+
+import dispyadmin
+from dispyadmin import Answer, Announcement, Info, Known, NodeError, NodeTable, Schedule
+
+A, B, C = '10.0.0.1:9701', '10.0.0.2:9701', '[fd00::1]:9701'
+SIGN, OTHER = 'a' * 40, 'b' * 40
+
+
+def info(**fields):
+    values = dict(name='n1', cpus=4, max_cpus=8, busy=1, serve=-1, clients_done=0, jobs_done=10, cpu_time=2.5,
+                  scheduler_ip=None, service_start=None, service_stop=None, service_end=None, avail_info=None)
+    values.update(fields)
+    return Info(**values)
+
+
+def opened(sign=SIGN, **fields):
+    return Answer(sign, 'X', True, info(**fields), 0)
+
+
+def locked(sign=SIGN, tried=1):
+    return Answer(sign, None, False, None, tried)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Table(unittest.TestCase):
+    def setUp(self):
+        self.clock = Clock()
+        self.table = NodeTable(self.clock)
+
+    def meet(self, node_id, answer):
+        """What happens when an address that announced itself has been asked."""
+        self.table.may_send(node_id, answer.sign)
+        return self.table.answered(node_id, answer, create=True)
+
+    def view(self, node_id):
+        return self.table.get(node_id).view
+
+    def changes(self, since):
+        snapshot = self.table.snapshot(since)
+        return sorted(published.view['id'] for published in snapshot.nodes), snapshot.removed, snapshot.full
+
+    def test_states(self):
+        cases = [(opened(), 'ready', None), (opened(cpus=0), 'stopped', '0 of its CPUs'),
+                 (opened(serve=0), 'stopped', 'clients to serve is 0'),
+                 (opened(service_start=2000.0), 'stopped', 'starts later'),
+                 (opened(service_start=500.0), 'ready', None),
+                 (opened(service_stop=500.0), 'stopped', 'is over'),
+                 (opened(service_end=500.0), 'stopped', 'is over'),
+                 (opened(service_stop=1500.0, service_end=500.0), 'ready', None),   # dispynode's own rule
+                 (locked(), 'locked', '--admin_secret')]
+        for answer, state, reason in cases:
+            with self.subTest(answer=answer):
+                self.setUp()
+                self.meet(A, answer)
+                view = self.view(A)
+                self.assertEqual(view['state'], state)
+                self.assertEqual(view['controllable'], state in ('ready', 'stopped'))
+                self.assertEqual(view['reason'], None) if reason is None else self.assertIn(reason, view['reason'])
+
+    def test_lost_node_keeps_its_details_and_comes_back(self):
+        self.assertEqual(self.meet(A, opened()), 'found')
+        self.clock.now += 60
+        self.assertEqual(self.table.failed(A, 'No answer.'), 'lost')
+        view = self.view(A)
+        self.assertEqual((view['state'], view['reason'], view['cpus'], view['update_time']),
+                         ('unreachable', 'No answer.', 4, 1000.0))
+        self.assertIsNone(self.table.failed(A, 'No answer.'))
+        self.assertEqual(self.table.answered(A, opened()), 'back')
+        self.assertEqual(self.view(A)['update_time'], 1060.0)
+
+    def test_totals_follow_every_change(self):
+        self.meet(A, opened())
+        self.meet(B, opened(OTHER, cpus=2, busy=2, jobs_done=5, cpu_time=1.0))
+        self.assertEqual(dict(self.table.snapshot().totals),
+                         dict(nodes=2, ready=2, stopped=0, locked=0, unreachable=0, cpus=6, busy=3, jobs_done=15,
+                              cpu_time=3.5))
+        self.table.failed(B, 'No answer.')      # its CPUs are gone, the work that it did is not
+        self.assertEqual(dict(self.table.snapshot().totals),
+                         dict(nodes=2, ready=1, stopped=0, locked=0, unreachable=1, cpus=4, busy=1, jobs_done=15,
+                              cpu_time=3.5))
+        self.table.forget(A)
+        self.table.forget(B)
+        self.assertEqual(set(self.table.snapshot().totals.values()), {0})
+
+    def test_changes_since(self):
+        start = self.table.snapshot().sequence
+        self.meet(A, opened())
+        middle = self.table.snapshot().sequence
+        self.meet(B, opened(OTHER))
+        self.assertEqual(self.changes(start), ([A, B], [], False))
+        self.assertEqual(self.changes(middle), ([B], [], False))
+        self.table.forget(A)
+        self.assertEqual(self.changes(middle), ([B], [A], False))
+        last = self.table.snapshot().sequence
+        self.assertEqual(self.changes(last), ([], [], False))
+        for unknown in (None, 0, last + 1, start - 1):
+            self.assertEqual(self.changes(unknown), ([B], [], True))
+        self.meet(A, opened())
+        self.assertEqual(self.changes(middle), ([A, B], [], False))   # it is back, so it is not removed
+
+    def test_readers_keep_what_they_were_given(self):
+        self.meet(A, opened())
+        before = self.table.get(A)
+        self.table.answered(A, opened(cpus=1))
+        self.assertEqual((before.view['cpus'], self.view(A)['cpus']), (4, 1))
+        self.assertEqual(json.loads(before.json())['cpus'], 4)
+        self.assertIs(before.json(), before.json())
+
+    def test_second_address_with_the_same_sign_is_the_same_row_and_gets_no_code(self):
+        self.meet(A, opened())
+        self.assertFalse(self.table.may_send(C, SIGN))
+        self.assertEqual(self.meet(C, locked()), 'alias')
+        self.assertEqual(self.table.ids(), [A])
+        self.assertEqual(self.view(A)['addresses'], [A, C])
+        self.assertEqual(self.table.heard(C, Announcement('PING', None, 9701, SIGN, None)), ('same', A))
+
+    def test_two_addresses_that_are_asked_at_the_same_time(self):
+        self.assertTrue(self.table.may_send(A, SIGN))
+        self.assertFalse(self.table.may_send(C, SIGN))
+        self.meet(C, locked())
+        self.assertEqual(self.table.ids(), [])
+        self.meet(A, opened())
+        self.assertEqual(self.view(A)['addresses'], [A, C])
+
+    def test_sign_is_free_again_when_its_first_address_failed(self):
+        self.table.may_send(A, SIGN)
+        self.table.failed(A, 'No answer.')
+        self.assertTrue(self.table.may_send(B, SIGN))
+
+    def test_known_row_that_shows_the_sign_of_another_is_locked(self):
+        self.meet(A, opened())
+        self.meet(B, opened(OTHER))
+        self.assertFalse(self.table.may_send(B, SIGN))
+        self.table.answered(B, locked())
+        self.assertEqual(self.view(B)['state'], 'locked')
+        self.assertIn('same sign as ' + A, self.view(B)['reason'])
+        self.assertEqual(self.view(A)['state'], 'ready')
+
+    def test_restart(self):
+        self.meet(A, opened())
+        self.meet(C, locked())
+        self.assertEqual(self.table.answered(A, opened(OTHER, jobs_done=0)), 'restarted')
+        self.assertEqual(self.table.drop_aliases(A), (C,))
+        self.assertEqual(self.view(A)['addresses'], [A])
+        self.assertTrue(self.table.may_send(B, SIGN))     # the old sign is nobody's now
+
+    def test_terminated(self):
+        self.meet(A, opened())
+        self.assertEqual(self.table.heard(A, Announcement('TERMINATED', None, 9701, OTHER, None))[0], 'changed')
+        self.assertFalse(self.table.is_ending(A))
+        self.table.heard(A, Announcement('TERMINATED', None, 9701, SIGN, None))
+        self.assertEqual(self.view(A)['state'], 'ready')   # it is asked before that is believed
+        self.table.answered(A, opened())
+        self.assertTrue(self.table.is_ending(A))
+        self.table.failed(A, 'Connection refused.')
+        self.assertIn('ended at', self.view(A)['reason'])
+
+    def test_forgotten_node_is_not_brought_back_by_a_late_answer(self):
+        self.meet(A, opened())
+        self.table.forget(A)
+        self.assertIsNone(self.table.answered(A, opened()))
+        self.assertEqual(self.table.ids(), [])
+
+
+class ScheduleTest(unittest.TestCase):
+    def setUp(self):
+        self.clock = Clock()
+        self.schedule = Schedule(60, self.clock, rand=lambda: 0.5)
+
+    def due(self, seconds=0.0):
+        self.clock.now += seconds
+        return self.schedule.take(100, 100)
+
+    def test_interval(self):
+        self.schedule.add(A)
+        self.assertEqual(self.due(), ([A], []))
+        self.schedule.finished(A, True)
+        self.assertEqual(self.due(29.9), ([], []))
+        self.assertEqual(self.due(0.2), ([A], []))       # once at a random time, so that nodes are spread
+        self.schedule.finished(A, True)
+        self.assertEqual(self.due(59.9), ([], []))
+        self.assertEqual(self.due(0.2), ([A], []))
+
+    def test_growing_pauses_up_to_a_minute(self):
+        self.schedule.add(A)
+        pauses = []
+        for _ in range(8):
+            self.assertEqual(sum(self.due(), []), [A])
+            self.schedule.finished(A, False)
+            pauses.append(self.schedule.next_due() - self.clock.now)
+            self.clock.now += pauses[-1]
+        self.assertEqual(pauses, [2, 4, 8, 16, 32, 60, 60, 60])
+
+    def test_missed_time_is_made_up_for_once(self):
+        self.schedule.add(A)
+        self.due()
+        self.schedule.finished(A, True)
+        self.assertEqual(self.due(3600), ([A], []))
+        self.schedule.finished(A, True)
+        self.assertEqual(self.due(), ([], []))
+
+    def test_failing_nodes_are_kept_apart(self):
+        for node_id in (A, B):
+            self.schedule.add(node_id)
+        self.due()
+        self.schedule.finished(A, False)
+        self.schedule.finished(B, True)
+        self.clock.now += 100
+        self.assertEqual(self.schedule.take(10, 0), ([B], []))
+        self.assertEqual(self.schedule.take(0, 10), ([], [A]))
+
+    def test_now(self):
+        self.schedule.add(A)
+        self.due()
+        self.schedule.ask_now(A)             # while it is being asked: once more afterwards
+        self.schedule.finished(A, True)
+        self.assertEqual(self.due(), ([A], []))
+        self.schedule.finished(A, True)
+        self.schedule.ask_now(A)
+        self.assertEqual(self.due(), ([A], []))
+        self.schedule.finished(A, True)
+        self.assertEqual(self.due(), ([], []))
+
+    def test_shorter_interval_counts_at_once(self):
+        self.schedule.add(A)
+        self.due()
+        self.schedule.finished(A, True)
+        self.schedule.interval = 5
+        self.assertEqual(self.due(2.6), ([A], []))
+
+    def test_removed(self):
+        self.schedule.add(A)
+        self.schedule.remove(A)
+        self.assertEqual(self.due(), ([], []))
+        self.schedule.finished(A, True)
+        self.assertIsNone(self.schedule.next_due())
+
+    def test_many_changes_leave_no_heap_of_stale_entries(self):
+        self.schedule.add(A)
+        for _ in range(10000):
+            self.schedule.ask_now(A)
+        self.assertLess(len(self.schedule._well), 1000)
+        self.assertEqual(self.due(), ([A], []))
+
+
+class Conversations(unittest.TestCase):
+    """The generators against a node that is a function: request -> reply."""
+
+    def run_with(self, steps, node):
+        request = next(steps)
+        try:
+            while True:
+                code, message = request[:40].decode(), request[44:]
+                request = steps.send(node(code, message))
+        except StopIteration as end:
+            return end.value
+
+    def node(self, signs, secret='X', admin=True):
+        """A node that shows these signs one after another, staying with the last."""
+        self.asked = []
+
+        def reply(code, message):
+            self.asked.append((code, message.partition(b':')[0]))
+            sign = signs[0] if len(signs) == 1 else signs.pop(0)
+            if secret is not None and code == dispyadmin.auth_code(secret, sign).decode():
+                if message.startswith(b'SERVICE_TIME:'):
+                    return dispyadmin.pickle.dumps(-1, 2) if admin else b''
+                return dispyadmin.pickle.dumps({'busy': 0, 'cpus': 2, 'max_cpus': 2, 'name': 'n'}, 2)
+            return sign.encode()
+        return reply
+
+    def ask(self, node, known=dispyadmin.STRANGER, secrets=('', 'W', 'X'), may_send=lambda sign: True):
+        return self.run_with(dispyadmin.ask_info('m' * 40, known, secrets, may_send), node)
+
+    def test_no_code_is_sent_before_the_sign_is_shown(self):
+        answer = self.ask(self.node([SIGN]))
+        self.assertEqual((answer.sign, answer.secret, answer.admin), (SIGN, 'X', True))
+        self.assertEqual(self.asked[0][0], '0' * 40)
+
+    def test_no_code_for_the_sign_of_another_address(self):
+        answer = self.ask(self.node([SIGN]), may_send=lambda sign: False)
+        self.assertIsNone(answer.secret)
+        self.assertEqual(self.asked, [('0' * 40, b'NODE_INFO')])
+
+    def test_known_node_costs_one_exchange(self):
+        answer = self.ask(self.node([SIGN]), Known(SIGN, 'X', 0, True))
+        self.assertEqual((answer.secret, len(self.asked)), ('X', 1))
+
+    def test_restarted_node_is_opened_again(self):
+        answer = self.ask(self.node([OTHER]), Known(SIGN, 'X', 0, True))
+        self.assertEqual((answer.sign, answer.secret), (OTHER, 'X'))
+
+    def test_secrets_that_did_not_open_it_are_not_tried_again(self):
+        answer = self.ask(self.node([SIGN], secret='Z'))
+        self.assertEqual((answer.secret, answer.tried, len(self.asked)), (None, 3, 4))
+        answer = self.ask(self.node([SIGN], secret='Z'), Known(SIGN, None, 3, False))
+        self.assertEqual((answer.tried, len(self.asked)), (3, 1))
+        answer = self.ask(self.node([SIGN], secret='Z'), Known(SIGN, None, 3, False), ('', 'W', 'X', 'Z'))
+        self.assertEqual((answer.secret, len(self.asked)), ('Z', 3))
+
+    def test_node_without_admin_secret(self):
+        answer = self.ask(self.node([SIGN], secret='X', admin=False))
+        self.assertEqual((answer.secret, answer.admin), ('X', False))
+        answer = self.ask(self.node([SIGN], secret='', admin=False))
+        self.assertEqual((answer.secret, answer.admin), ('', False))
+
+    def test_new_sign_at_each_question_is_asked_a_bounded_number_of_times(self):
+        with self.assertRaises(NodeError):
+            self.ask(self.node(['%040x' % i for i in range(100)], secret=None))
+        self.assertLess(len(self.asked), 10)
+
+    def test_node_that_answers_any_code_is_none(self):
+        with self.assertRaises(NodeError):
+            self.ask(lambda code, message: dispyadmin.pickle.dumps({'busy': 0, 'cpus': 2}, 2))
+
+
+class Addresses(unittest.TestCase):
+    def test_one_spelling_for_each(self):
+        for text, shown in (('10.0.0.1', '10.0.0.1'), ('::ffff:10.0.0.1', '10.0.0.1'), ('FD00:0:0::1', 'fd00::1'),
+                            ('fe80::1%lo', 'fe80::1%lo'), ('fe80::1%1', 'fe80::1%lo'), ('fd00::1%lo', 'fd00::1')):
+            self.assertEqual(dispyadmin.canonical(text), shown)
+        for text in ('010.0.0.1', '10.0.0', 'host', '', '1.2.3.4.5', '0x7f.1', ':::', '10.0.0.1/8'):
+            with self.assertRaises(ValueError):
+                dispyadmin.canonical(text)
+
+    def test_hosts_and_ports(self):
+        for text, parts in (('h', ('h', None)), ('h:1', ('h', 1)), ('10.0.0.1:9701', ('10.0.0.1', 9701)),
+                            ('[::1]:9701', ('::1', 9701)), ('[::1]', ('::1', None)), ('::1', ('::1', None)),
+                            ('fe80::1%eth0', ('fe80::1%eth0', None))):
+            self.assertEqual(dispyadmin.split_host_port(text), parts)
+        for text in ('', 'a b', 'h:0', 'h:70000', 'h:x', '[::1', '10.0.0.256', '-h', 'h/x'):
+            with self.subTest(text):
+                with self.assertRaises(ValueError):
+                    dispyadmin.split_host_port(text)
+
+    def test_ids(self):
+        for node_id in (A, C, '[fe80::1%eth0]:9701'):
+            self.assertEqual(dispyadmin.format_id(*dispyadmin.split_id(node_id)), node_id)
+
+    def test_broadcast_addresses(self):
+        def found(prefix, kernel=None, flags=dispyadmin._HAS_BROADCAST):
+            attributes = {dispyadmin._BROADCAST: dispyadmin.socket.inet_aton(kernel)} if kernel else {}
+            return dispyadmin._broadcast_address(dispyadmin.socket.AF_INET, '10.1.2.3', prefix, flags, attributes)
+        self.assertEqual(found(20, '10.1.15.255'), '10.1.15.255')
+        self.assertEqual(found(20), '10.1.15.255')
+        self.assertIsNone(found(32))
+        self.assertIsNone(found(24, flags=0))
+
+
+if __name__ == '__main__':
+    unittest.main()
