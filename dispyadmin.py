@@ -1323,8 +1323,11 @@ def is_admin(code):
 
     A node that is opened by its client secret, for want of an admin secret, answers that with nothing, others with -1.
     """
-    reply = yield frame(code, write_message(b'SERVICE_TIME:', {'control': 'none', 'time': None}))
-    return read_control(reply) is REFUSED
+    try:
+        reply = yield frame(code, write_message(b'SERVICE_TIME:', {'control': 'none', 'time': None}))
+        return read_control(reply) is not NOT_ADMIN
+    except (WireError, NodeError):
+        return True  # no answer is no proof; the first real control will tell
 
 
 def control(me, known, secrets_, may_send, message):
@@ -1341,6 +1344,8 @@ def control(me, known, secrets_, may_send, message):
             return NOT_ADMIN, answer
         value = read_control((yield frame(auth_code(known.secret, known.sign), message)))
         answer = yield from ask_info(me, known, secrets_, may_send)
+        if value is NOT_ADMIN:
+            answer = answer._replace(admin=False)
         if value is not REFUSED or answer.sign == known.sign:
             break
         known = Known(answer.sign, answer.secret, answer.tried, answer.admin)
@@ -2101,6 +2106,7 @@ class Schedule:
         self._interval = interval
         self._clock = clock
         self._rand = rand
+        self.earlier = lambda: None       # set by Admin: called when a node is due before all others
         self._lock = threading.Lock()
         self._nodes = {}                  # id -> _Due
         self._well, self._failing = [], []  # heaps of (monotonic time, number, id)
@@ -2204,6 +2210,8 @@ class Schedule:
         entry.turn = due, next(self._numbers), node_id
         heap = self._failing if entry.failures else self._well
         heapq.heappush(heap, entry.turn)
+        if heap[0] is entry.turn:
+            self.earlier()
         if len(heap) > 100 + 4 * len(self._nodes):  # mostly stale entries: the interval was changed again and again
             heap[:] = [e.turn for e in self._nodes.values() if e.turn and bool(e.failures) == (heap is self._failing)]
             heapq.heapify(heap)
@@ -2277,6 +2285,7 @@ class Admin:
         self._meeting_each = collections.Counter()  # how many of them at each address
         self._own = (0.0, frozenset())  # (monotonic time, addresses of this machine)
         self.poller.take_due, self.poller.next_due = self._due_talks, self.schedule.next_due
+        self.schedule.earlier = self.poller.wake
         self.listener.hear, self.listener.port_taken = self._heard, self.announcer.scan
 
     def start(self):
@@ -2327,9 +2336,10 @@ class Admin:
 
     def set_interval(self, seconds, least=LEAST_PAGE_INTERVAL):
         """Poll each node every so many seconds."""
-        check_whole('interval', seconds, least, MOST_INTERVAL, 'seconds')
+        if type(seconds) not in (int, float) or not least <= seconds <= MOST_INTERVAL:
+            raise InputError('interval: must be a number of seconds from %d to %d' % (least, MOST_INTERVAL))
         self.schedule.interval = seconds
-        logger.info('poll interval is %d seconds now', seconds)
+        logger.info('poll interval is %g seconds now', seconds)
         return seconds
 
     def poll(self, ids=None):
@@ -2413,9 +2423,9 @@ class Admin:
 
     def set_service_time(self, ids, control_, time_):
         """Set when nodes take jobs.  `control_` is start, stop or end; `time_` is HH:MM of the node's clock, now, or None."""
-        if control_ not in CONTROLS:
+        if not isinstance(control_, str) or control_ not in CONTROLS:
             raise InputError('control: must be "start", "stop" or "end"')
-        if time_ not in (None, 'now') and not (isinstance(time_, str) and CLOCK.match(time_)):
+        if time_ is not None and not (isinstance(time_, str) and (time_ == 'now' or CLOCK.match(time_))):
             raise InputError('time: must be "HH:MM" between 00:00 and 23:59, "now", or null to clear it')
         sent = {None: '0', 'now': None}.get(time_, time_)
         what = '%s time' % control_.capitalize()
@@ -2637,7 +2647,7 @@ def unknown_result(node_id):
 def check_whole(field, value, low, high, unit):
     """InputError unless `value` is a whole number within bounds."""
     if type(value) is not int or not low <= value <= high:
-        raise InputError('%s: must be a whole number from %d to %d %s' % (field, low, high, unit))
+        raise InputError('%s: must be a whole number from %d to %d%s' % (field, low, high, unit and ' ' + unit))
 
 
 def own_addresses(hosts):
@@ -3138,7 +3148,7 @@ h1:focus, main:focus { outline: none; }
 .controls { columns: 17rem; column-gap: var(--gap); margin-bottom: calc(-1 * var(--gap)); }
 .controls > .panel { break-inside: avoid; margin-bottom: var(--gap); }
 
-.panel { padding: .75rem 1rem .875rem; background: var(--surface); border: 1px solid var(--line); border-radius: var(--radius); }
+.panel { position: relative; padding: .75rem 1rem .875rem; background: var(--surface); border: 1px solid var(--line); border-radius: var(--radius); }
 .panel > h2 { margin-bottom: .5rem; }
 
 /* ======== Fields and buttons ======== */
@@ -3339,6 +3349,7 @@ td.meter[style*="--share"] {
 
 .empty { display: grid; gap: .625rem; padding: 1.75rem; background: var(--surface); border: 1px solid var(--line); border-radius: var(--radius); }
 .empty > * { max-width: 46rem; }
+.view-cluster .empty { min-height: 0; overflow: auto; }
 .empty h2 { font-size: 1.125rem; }
 .empty h3 { margin-top: .75rem; font-size: .875rem; }
 .empty pre { padding: .75rem 1rem; background: var(--ground); border: 1px solid var(--line); border-radius: .375rem; overflow-x: auto; }
@@ -3373,13 +3384,15 @@ td.meter[style*="--share"] {
 .unreachable .facts [data-field="update_time"] { color: var(--unreachable); }
 
 .chooser { max-width: 46rem; width: 100%; }
+.chooser .filter { flex: none; width: 100%; }
+.node-name, .choices .name, #outcome-list span { unicode-bidi: isolate; }
 .choices { padding: 0; list-style: none; background: var(--surface); border: 1px solid var(--line); border-radius: var(--radius); }
 .choices:empty { display: none; }
-.choices li { display: flex; flex-wrap: wrap; align-items: center; gap: 0 1rem; padding: .125rem .875rem; border-top: 1px solid var(--line); }
+.choices li { display: flex; align-items: center; gap: 0 1rem; padding: .125rem .875rem; border-top: 1px solid var(--line); }
 .choices li:first-child { border-top: 0; }
-.choices a { display: inline-flex; align-items: center; min-height: 2.125rem; font-weight: 500; text-decoration: none; overflow-wrap: anywhere; }
+.choices a { display: inline-flex; flex: none; align-items: center; min-height: 2.125rem; font-weight: 500; text-decoration: none; overflow-wrap: anywhere; }
 .choices a:hover { text-decoration: underline; }
-.choices .name { color: var(--muted); overflow-wrap: anywhere; }
+.choices .name { color: var(--muted); min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .choices .state { margin-left: auto; }
 
 /* ======== Outcome ======== */
@@ -3494,7 +3507,7 @@ dialog .line { margin-top: 1.125rem; justify-content: flex-end; }
 @media (max-width: 40rem) {
   #nodes { --row: 8.5; --why: 2.625; }
   #rows > tr, #rows > tr.has-why {
-    grid-template-columns: 2.5rem minmax(0, .85fr) minmax(0, 1fr) minmax(0, 1.05fr) minmax(0, 1.3fr);
+    grid-template-columns: 2.5rem minmax(0, 1fr) minmax(0, 1fr) minmax(0, 1fr) minmax(0, 1.15fr);
     grid-template-areas: "select address address address state" "select name name updated updated";
   }
   #rows [data-col="swap"] { grid-area: 5 / 2; }
@@ -3515,6 +3528,10 @@ dialog .line { margin-top: 1.125rem; justify-content: flex-end; }
   .count { width: 100%; margin: 0; }
   .filter { flex-basis: 100%; max-width: none; }
   .empty { padding: 1rem; }
+  .choices li { flex-wrap: wrap; padding-bottom: .25rem; }
+  .choices a { flex: 0 1 auto; min-width: 0; }
+  .choices .name { order: 3; flex: 0 0 100%; margin-top: -.375rem; }
+  .choices .name:empty { display: none; }
   #outcome-list { max-height: 7.5rem; }
 }
 
@@ -3830,10 +3847,8 @@ PAGE_JS = r'''/* dispyadmin's page.
   // Resolves to the reply's JSON; rejects with an Error that has .status (0: no answer) and a sentence.
   async function request(method, path, body) {
     const options = {method: method, credentials: 'same-origin', cache: 'no-store', headers: {Accept: 'application/json'}};
-    if (method !== 'GET') {
-      options.headers['Content-Type'] = 'application/json';
-      options.body = JSON.stringify(body || {});
-    }
+    if (method !== 'GET') options.headers['Content-Type'] = 'application/json';
+    if (method === 'POST') options.body = JSON.stringify(body || {});
     const response = await fetch(path, options).catch(function () {
       throw failure(0, 'No answer from dispyadmin.');
     });
@@ -3977,9 +3992,10 @@ PAGE_JS = r'''/* dispyadmin's page.
     return low;
   }
 
+  let onPaper = false;            // a print shows every row
   function rangeInView() {
     const count = view.shown.length;
-    if (count <= DRAW_ALL) return {from: 0, to: count};
+    if (count <= DRAW_ALL || onPaper) return {from: 0, to: count};
     const top = els.viewport.scrollTop;
     const bottom = top + els.viewport.clientHeight;
     return {from: Math.max(0, rowAt(top) - OVERSCAN), to: Math.min(count, rowAt(bottom) + 1 + OVERSCAN)};
@@ -4174,7 +4190,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     drawRows();
     updateCount();
     updateSortMarks();
-    setHidden(els['no-match'], view.shown.length > 0);
+    setHidden(els['no-match'], view.shown.length > 0 || store.denied || store.lost);
     setText(els['no-match'].firstElementChild, store.sequence === null ? 'Asking dispyadmin\u2026' : 'No node matches the filter.');
     setHidden(els['filter-clear'], store.sequence === null);
   }
@@ -4273,8 +4289,8 @@ PAGE_JS = r'''/* dispyadmin's page.
     return isNumber(node.max_cpus) ? asCount(node.cpus) + ' of the machine\u2019s ' + asCount(node.max_cpus) : asCount(node.cpus);
   }
 
-  function asOffered(time) {
-    return isNumber(time) ? asMoment(time) : 'not set';
+  function asServiceTime(node, time) {
+    return isBare(node) ? DASH : isNumber(time) ? asMoment(time) : 'not set';
   }
 
   function busyShare(node) {
@@ -4286,7 +4302,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     ['Work', [
       ['cpus', 'CPUs managed by dispy', asManaged],
       ['busy', 'Running jobs', function (node) { return asCount(node.busy); }, busyShare],
-      ['scheduler_ip', 'Current client at', function (node) { return node.scheduler_ip || 'none'; }],
+      ['scheduler_ip', 'Current client at', function (node) { return node.scheduler_ip || (isBare(node) ? DASH : 'none'); }],
       ['jobs_done', 'Jobs done', function (node) { return asCount(node.jobs_done); }],
       ['cpu_time', 'CPU time of finished jobs', function (node) { return asDuration(node.cpu_time); }],
       ['clients_done', 'Clients done', function (node) { return asCount(node.clients_done); }],
@@ -4299,9 +4315,9 @@ PAGE_JS = r'''/* dispyadmin's page.
       ['disk', 'Disk', function (node) { return asSize(available(node, 'disk')); }],
     ]],
     ['Service times', [
-      ['service_start', 'Start: takes jobs', function (node) { return asOffered(node.service_start); }],
-      ['service_stop', 'Stop: takes no more jobs', function (node) { return asOffered(node.service_stop); }],
-      ['service_end', 'End: running jobs are ended', function (node) { return asOffered(node.service_end); }],
+      ['service_start', 'Start: takes jobs', function (node) { return asServiceTime(node, node.service_start); }],
+      ['service_stop', 'Stop: takes no more jobs', function (node) { return asServiceTime(node, node.service_stop); }],
+      ['service_end', 'End: running jobs are ended', function (node) { return asServiceTime(node, node.service_end); }],
     ]],
     ['Identity', [
       ['id', 'Address and port', function (node) { return node.id; }],
@@ -4340,19 +4356,30 @@ PAGE_JS = r'''/* dispyadmin's page.
     });
   }
 
-  function sameHost(node, host) {
-    const bare = host.replace(/^\[(.*)\]$/, '$1');
-    const here = [node.id, node.ip_addr, node.name].concat(node.addresses || []);
-    return here.some(function (text) { return text && (String(text).toLowerCase() === host || String(text).toLowerCase() === bare); });
+  // How well a node fits what was asked for: 3 its address, 2 its name, 1 another of its addresses, 0 not at all.
+  function fit(node, host) {
+    const same = function (text) { return Boolean(text) && String(text).toLowerCase() === host; };
+    if (same(node.id) || same(node.ip_addr)) return 3;
+    return same(node.name) ? 2 : (node.addresses || []).some(same) ? 1 : 0;
   }
 
-  // ADDRESS:PORT names one node; an address or a name means the first that has it.
+  function findRecord(host) {
+    let best = null;
+    let bestFit = 0;
+    store.nodes.forEach(function (rec) {
+      const its = fit(rec.node, host);
+      if (its < bestFit || !its || (its === bestFit && rec.addressKey > best.addressKey)) return;
+      best = rec;
+      bestFit = its;
+    });
+    return best;
+  }
+
+  // ADDRESS:PORT names one node; of several with an address or a name, the first in the order of addresses is meant.
   function currentRecord() {
     if (view.name !== 'node' || !view.host) return null;
     const host = view.host.trim().toLowerCase();
-    const exact = store.nodes.get(view.host) || store.nodes.get(host);
-    if (exact) return exact;
-    return view.order.find(function (rec) { return sameHost(rec.node, host); }) || null;
+    return store.nodes.get(view.host) || findRecord(host.replace(/^\[([^\]]*)\]$/, '$1'));
   }
 
   function updateNotice(node) {
@@ -4400,6 +4427,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   // Made anew only when something in it changed, so that the focus stays where it is.
   let chosenFrom = '';
   function updateChooser() {
+    sortRecords();
     const words = choiceWords();
     const found = view.order.filter(function (rec) {
       return words.every(function (word) { return searchText(rec).indexOf(word) >= 0; });
@@ -4593,7 +4621,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     const ids = targetIds();
     const word = control.charAt(0).toUpperCase() + control.slice(1);
     if (control === 'end' && time !== null && !await askEnd(time)) return;
-    const title = word + (time === null ? ' cleared' : time === 'now' ? ' now' : ' at ' + time) + ' for ' + targetText(ids.length);
+    const title = (time === null ? 'Clear ' + word : 'Set ' + word + ' to ' + time) + ' on ' + targetText(ids.length);
     const reply = await act(els['service-form'], title, function () {
       return request('POST', 'api/service_time', {nodes: ids, control: control, time: time});
     });
@@ -4608,7 +4636,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     return ask({
       title: 'End running jobs ' + (time === 'now' ? 'now' : 'at ' + time) + '?',
       text: plural(recs.length, 'node') + ' will end all running jobs ' + when + ' and take no more. Their work so far is lost. ' +
-        (busy ? plural(busy, 'job runs', 'jobs run') + ' on ' + it + ' at the last count.' : 'No job ran on ' + it + ' at the last count.'),
+        (busy ? plural(busy, 'job') + ' ran' + ' on ' + it + ' at the last count.' : 'No job ran on ' + it + ' at the last count.'),
       yes: time === 'now' ? 'End jobs' : 'Set End',
     });
   }
@@ -4625,8 +4653,8 @@ PAGE_JS = r'''/* dispyadmin's page.
     clearError(form);
     if (cpus === null) return showError(form, 'Give a whole number of CPUs, such as 4 or \u22122.', els.cpus);
     const ids = targetIds();
-    const many = cpus === 'all' ? 'All CPUs' : plural(cpus, 'CPU');
-    return act(form, many + ' for ' + targetText(ids.length), function () {
+    const title = cpus === 'all' ? 'Set all CPUs' : 'Set CPUs to ' + asCount(cpus);
+    return act(form, title + ' on ' + targetText(ids.length), function () {
       return request('POST', 'api/cpus', {nodes: ids, cpus: cpus});
     });
   }
@@ -4636,7 +4664,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     const clients = readInteger(els.clients);
     clearError(form);
     if (clients === null || clients < -1) return showError(form, 'Give a whole number of clients, 0 for none, or \u22121 for no limit.', els.clients);
-    return act(form, 'Clients to serve by ' + targetText(1), function () {
+    return act(form, 'Set clients to ' + asCount(clients) + ' on ' + targetText(1), function () {
       return request('POST', 'api/clients', {nodes: targetIds(), clients: clients});
     });
   }
@@ -4805,7 +4833,6 @@ PAGE_JS = r'''/* dispyadmin's page.
   function arrive() {
     place = location.pathname + location.search;
     readLocation();
-    if (view.name === 'node') sortRecords();
     update();
     if (view.name === 'cluster') {
       els.viewport.scrollTop = view.scroll;
@@ -4906,6 +4933,11 @@ PAGE_JS = r'''/* dispyadmin's page.
     if (asking) again = true; else refresh();
   }
 
+  function onPrint(event) {
+    onPaper = event.type === 'beforeprint';
+    drawRows();
+  }
+
   function onVisibility() {
     if (!document.hidden) refreshNow();
   }
@@ -4978,6 +5010,8 @@ PAGE_JS = r'''/* dispyadmin's page.
     document.addEventListener('click', onLink);
     document.addEventListener('visibilitychange', onVisibility);
     window.addEventListener('popstate', onHistory);
+    window.addEventListener('beforeprint', onPrint);
+    window.addEventListener('afterprint', onPrint);
     window.addEventListener('resize', function () {
       sizes = null;
       if (view.name === 'cluster') updateTable();
@@ -5074,7 +5108,7 @@ class WebServer(Worker):
         """Listening sockets at every address of the host, all with one port."""
         sockets, problem = [], None
         try:
-            addresses = resolve(host or '0.0.0.0')
+            addresses = resolve(host)
         except NodeError as error:
             raise StartError('--http_host %s: %s' % (printable(host), error))
         for address in addresses:
@@ -5097,7 +5131,7 @@ class WebServer(Worker):
 
     def url(self, host):
         """The address of the page as a user types it, with the token when it has to be told."""
-        shown = host or '0.0.0.0'
+        shown = host
         if shown in ('0.0.0.0', '::'):
             outside = [s.address for s in self.admin.announcer.sources if family_of(s.address) == family_of(shown)]
             shown = outside[0] if outside else 'localhost'
@@ -5598,12 +5632,18 @@ def _whole(low, high):
     return parse
 
 
+def _seconds(text):
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError('%s is not a number of seconds' % (printable(text)[:40] or 'an empty text'))
+    if not LEAST_INTERVAL <= value <= MOST_INTERVAL:  # NaN is not, either
+        raise ValueError('%s is not between %d and %d seconds' % (text.strip(), LEAST_INTERVAL, MOST_INTERVAL))
+    return int(value) if value == int(value) else value
+
+
 def _host(text):
     return check_host(text.strip())
-
-
-def _http_host(text):
-    return text.strip() and check_host(text.strip())
 
 
 def _place(text):
@@ -5643,7 +5683,7 @@ OPTIONS = (
            'is up)'),
     Option('nodes', ['--node'], 'HOST[:PORT]', _place, [],
            'a node that broadcasts do not reach; can be given again'),
-    Option('http_host', ['--http_host'], 'HOST', _http_host, 'localhost',
+    Option('http_host', ['--http_host'], 'HOST', _host, 'localhost',
            'where the page is served (default: localhost, for this machine alone; elsewhere a token is needed)'),
     Option('http_port', ['--http_port'], 'PORT', _whole(0, 65535), HTTP_PORT,
            'port of the page (default: %d; 0: any that is free)' % HTTP_PORT),
@@ -5658,9 +5698,9 @@ OPTIONS = (
            % (PORT_PAIRS[0][0], PORT_PAIRS[1][0])),
     Option('node_port', ['--node_port'], 'PORT', _whole(1, 65535), None,
            'port of the nodes (default: %d and, for nodes before dispy 4.15, %d)' % (PORT_PAIRS[0][1], PORT_PAIRS[1][1])),
-    Option('poll_interval', ['--poll_interval'], 'SEC', _whole(LEAST_INTERVAL, MOST_INTERVAL), POLL_INTERVAL,
+    Option('poll_interval', ['--poll_interval'], 'SEC', _seconds, POLL_INTERVAL,
            'seconds between two polls of a node (default: %d)' % POLL_INTERVAL),
-    Option('ping_interval', ['--ping_interval'], 'SEC', _whole(LEAST_INTERVAL, MOST_INTERVAL), PING_INTERVAL,
+    Option('ping_interval', ['--ping_interval'], 'SEC', _seconds, PING_INTERVAL,
            'seconds between two searches for new nodes (default: %d)' % PING_INTERVAL),
     Option('ipv4_udp_multicast', ['--ipv4_udp_multicast'], None, _flag, False,
            'search by multicast instead of broadcast in IPv4, as dispynode with the same option does'),

@@ -101,7 +101,7 @@ class Node(Process):
 
     def __init__(self, address, info_port, secret='', packages=None, name='', client_secret='', namespace=None,
                  folder=None, extra=(),
-                 certfile=None, ping_interval=10, debug=False):
+                 certfile=None, ping_interval=10, debug=False, env=None):
         packages = packages or environment.node_packages('4.15.2')
         library = environment.require(packages)
         self.address, self.port, self.secret, self.client_secret = address, info_port + 1, secret, client_secret
@@ -117,7 +117,7 @@ class Node(Process):
                               ('--ping_interval', ping_interval)):
             command += [option, str(value)] if value else []
         super().__init__(command + list(extra) + (['-d'] if debug else []), namespace,
-                         dict(os.environ, PYTHONPATH=library, PYTHONUNBUFFERED='1'))
+                         dict(os.environ, PYTHONPATH=library, PYTHONUNBUFFERED='1', **(env or {})))
         try:
             wait_for(self.answers, START_TIMEOUT, lambda: 'dispynode at %s answers: %s' % (self.id, self.output()))
         except BaseException:
@@ -189,7 +189,7 @@ class Admin(Process):
         environ.pop('DISPYADMIN_SECRET', None)
         environ.update(env or {})
         options = [str(option) for option in options]
-        if '--http_port' not in options:
+        if not any(option.startswith('--http_port') for option in options):
             options += ['--http_port', '0']
         super().__init__(list(before) + [python, script] + options, namespace, environ, cwd)
         if wait:
@@ -280,6 +280,10 @@ class Admin(Process):
             return self.seen.get(key) if fits(self.seen.get(key)) else None
         return wait_for(look, timeout, lambda: '%s with %s; seen: %s; said: %s' % (
             key, fields, json.dumps(self.seen.get(key, sorted(self.seen)), sort_keys=True), '\n'.join(self.err[-8:])))
+
+    def add(self, node):
+        """Add by address and port, which waits for the outcome; its result."""
+        return self.post('/api/nodes', {'host': node.address, 'port': node.port})['results'][0]
 
     def control(self, path, nodes, **values):
         """Post a control for nodes; the results by id."""
@@ -474,7 +478,8 @@ class Segment:
         host.ip('link', 'set', device, 'addrgenmode', 'eui64', 'up')
         host.ip('address', 'add', host.address6 + '/64', 'dev', device, 'nodad')
         # dispynode and clients resolve nothing outside; a default route is what a real host has.
-        host.ip('route', 'add', 'default', 'dev', device)
+        if not host.ip('route', 'show', 'default'):
+            host.ip('route', 'add', 'default', 'dev', device)
         wait_for(lambda: 'tentative' not in host.ip('-6', 'address', 'show', 'dev', device), 10,
                  'IPv6 addresses are settled')
 

@@ -11,6 +11,7 @@ class Compatibility(lab.LabTest):
         """Compiles without a warning, starts, finds a real node and sets its CPUs."""
         pythons = {version: path for version, path in environment.PYTHONS.items() if version >= (3, 6)}
         node = self.node('open')
+        machine = node.info()['max_cpus']
         for number, (version, python) in enumerate(sorted(pythons.items())):
             with self.subTest(python=version):
                 folder = self.folder()
@@ -22,8 +23,9 @@ class Compatibility(lab.LabTest):
                 admin = self.admin('--secret', 'open', '--ping_interval', 600, python=python, script=script, cwd=folder,
                                    env={'PYTHONDONTWRITEBYTECODE': '1', 'PYTHONNOUSERSITE': '1',
                                         'PYTHONWARNINGS': 'error'})
+                self.addCleanup(admin.close)
                 admin.wait_node(node, timeout=10, state='ready')
-                cpus = number % 2
+                cpus = 1 + number % machine
                 self.assertTrue(admin.control('cpus', [node], cpus=cpus)[node.id]['ok'])
                 self.assertEqual(node.managed(), cpus)
                 self.assertIn('page.js', admin.request('GET', '/').text)

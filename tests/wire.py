@@ -226,13 +226,16 @@ class FakeNode:
             sock.close()
 
     def answer(self, tag, auth, value):
-        opened = auth == auth_code(self.secret, self.sign) and self.secret != self.client_secret or \
-            not self.secret and auth == auth_code(self.client_secret, self.sign)
+        admin = bool(self.secret) and self.secret != self.client_secret and auth == auth_code(self.secret, self.sign)
+        reader = not self.secret and auth == auth_code(self.client_secret, self.sign)
+        opened = admin or reader
         if self.mode == 'new_sign':
             self.sign, opened = new_sign(), False
         self.requests.append((tag, opened, value))
         if tag == 'NODE_INFO' and not opened:
             return self.sign.encode('ascii')
+        if reader and tag in ('SET_CPUS', 'SERVICE_TIME', 'SERVE_CLIENTS'):     # it has no admin secret
+            return b'NAK (invalid request)' if tag == 'SET_CPUS' else b''
         return pickle.dumps(self.outcome(tag, value) if opened else -1, self.protocol)
 
     def outcome(self, tag, value):
@@ -248,7 +251,7 @@ class FakeNode:
                 return -1
             info['cpus'] = managed - info['busy']
             return {'cpus': managed}
-        if tag == 'SERVICE_TIME':
+        if tag == 'SERVICE_TIME' and value['control'] in ('start_time', 'stop_time', 'end_time'):
             key = 'service_' + value['control'].partition('_')[0]
             info[key] = None if value['time'] == '0' else time.time()
             return {name: info[name] for name in ('service_start', 'service_stop', 'service_end')}
