@@ -1471,8 +1471,10 @@ class Exchange(Channel):
 def connection_error(error):
     """An OSError of an exchange as a sentence that says what to do."""
     if isinstance(error, ssl.SSLError):
-        return 'TLS fails (%s): start dispynode and dispyadmin with the same --certfile.' % printable(
-            getattr(error, 'reason', None) or error)
+        why = printable(getattr(error, 'reason', None) or error)
+        if why == 'CERTIFICATE_VERIFY_FAILED':
+            return 'It has another certificate: start dispynode and dispyadmin with the same --certfile.'
+        return ('TLS fails (%s): is dispynode started with --certfile, too?' % why.lower().replace('_', ' '))
     if error.errno == errno.ECONNREFUSED:
         return 'Connection refused: the machine is there, but dispynode does not run at this address and port.'
     if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN):
@@ -1998,7 +2000,7 @@ class Announcer(Worker):
         self._lock = threading.Lock()              # guards _releases, which the listener's thread adds to
         self._releases = list(DISPY_RELEASES)
         self.sources = local_sources(hosts, multicast)  # replaced whole, by this thread
-        self._last = None                          # monotonic time of the last asking
+        self._last = float('-inf')                 # monotonic time of the last asking
         self._failed = {}                          # (address, target) -> the error that was logged
 
     # --- any thread ---
@@ -2026,19 +2028,18 @@ class Announcer(Worker):
         self.sources = local_sources(self._hosts, self._multicast)
         self._listener.join({(GROUP_V6 if ':' in source.address else GROUP_V4, source.address, source.index)
                              for source in self.sources})
-        if self._wanted.is_set() or self._due() or set(self.sources) - set(before):
+        if self._wanted.is_set() or self._clock() >= self._due() or set(self.sources) - set(before):
             self._wanted.clear()
             self._last = self._clock()
             for source in self.sources:
                 self._ask_from(source)
             self.stopping.wait(1.0)  # demands that come close together are one
-        self._wanted.wait(WATCH_INTERVAL)
+        self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due() - self._clock())))
 
     def _due(self):
-        if self._last is None:
-            return True
+        """When nodes are to be asked for next (monotonic time)."""
         interval = min(self._ping_interval, DEAF_PING_INTERVAL) if self._listener.deaf() else self._ping_interval
-        return self._clock() - self._last >= interval
+        return self._last + interval
 
     def _ask_from(self, source):
         with self._lock:
@@ -2248,6 +2249,8 @@ class Latch:
 # conversation of a control has up to four exchanges; 5,000 dead nodes at 500 places take 40 s.
 OPERATION_TIME = 120.0
 
+UNKNOWN_NODE = 'It is not in the table of nodes; it may have been forgotten meanwhile.'
+
 CONTROLS = {'start': 'start_time', 'stop': 'stop_time', 'end': 'end_time'}
 CLOCK = re.compile(r'([01]?[0-9]|2[0-3]):[0-5][0-9]\Z')
 
@@ -2347,9 +2350,8 @@ class Admin:
         def describe(node_id, _, error):
             published = self.table.get(node_id)
             if error or not published:
-                return result_of(node_id, error or 'It has been forgotten.')
-            view = published.view
-            return dict(id=node_id, ok=True, message=view['reason'] or 'Answers; it is %s.' % view['state'])
+                return failure(node_id, 'unreachable', error or 'It has been forgotten.')
+            return success(node_id, published.view['reason'] or 'Answers; it is %s.' % published.view['state'])
         return self._ask_each(self.table.ids() if ids is None else ids, self._info_steps, lambda r: r, describe)
 
     def add(self, host, port=None):
@@ -2358,7 +2360,7 @@ class Admin:
         try:
             places = [(address, number) for address in resolve(host) for number in ports]
         except NodeError as error:
-            return [dict(id=format_id(host, ports[0]), ok=False, message=str(error))]
+            return [failure(format_id(host, ports[0]), 'unreachable', error)]
         latch = Latch(len(places))
         for address, number in places:
             self._add_place(address, number, latch)
@@ -2372,12 +2374,12 @@ class Admin:
         def done(answer, error):
             if error:
                 self._lost(node_id, error)
-                latch.put(dict(result_of(node_id, error), place=node_id))
+                latch.put(dict(failure(node_id, 'unreachable', error), place=node_id))
                 return
             self._answered(node_id, answer, create=True)
             row = node_id if node_id in self.table else self.table.owner(answer.sign)
             view = self.node(row).view
-            latch.put(dict(id=row, ok=True, message=view['reason'] or 'Found; it is %s.' % view['state'], place=node_id))
+            latch.put(success(row, view['reason'] or 'Found; it is %s.' % view['state'], place=node_id))
         self.poller.submit(self._talk(node_id, self._info_steps(node_id), done))
 
     def forget(self, node_id):
@@ -2405,7 +2407,7 @@ class Admin:
             published = self.table.get(node_id)
             if error or not published or published.view['state'] == LOCKED:
                 return None
-            return dict(id=node_id, ok=True, message=published.view['reason'] or 'Opened.')
+            return success(node_id, published.view['reason'] or 'Opened.')
         return self._ask_each(self.table.ids(LOCKED), self._info_steps, lambda r: r, describe)
 
     def set_cpus(self, ids, cpus):
@@ -2456,30 +2458,29 @@ class Admin:
 
     # --- many nodes at once ---
 
-    def _ask_each(self, ids, steps, answer_of, describe, prepare=None):
+    def _ask_each(self, ids, steps, answer_of, describe, prepare=lambda node_id: None):
         """Run a conversation with each of these nodes, all at the same time; results in the order of `ids`.
 
         `steps(node_id)` makes the conversation, `answer_of(its result)` is the Answer in it, `describe(node_id, result,
-        error)` the result for the one who asked; `prepare(node_id)`, if given, may have a result at once.
+        error)` the result for the one who asked; `prepare(node_id)` may have a result at once.
         """
         ids = list(collections.OrderedDict.fromkeys(ids))
         latch = Latch(len(ids))
         for node_id in ids:
-            early = (prepare(node_id) if prepare else None) if node_id in self.table else unknown_result(node_id)
+            early = prepare(node_id) if node_id in self.table else failure(node_id, 'unknown', UNKNOWN_NODE)
             if early:
                 latch.put(early)
             else:
                 self._ask_one(node_id, steps, answer_of, describe, latch)
-        results = {r['id']: r for r in latch.wait(OPERATION_TIME)}
-        order = [results.get(node_id) for node_id in ids]
-        return [r for r in order if r is not None]
+        results = {result['id']: result for result in latch.wait(OPERATION_TIME)}
+        return [results[node_id] for node_id in ids if node_id in results]
 
     def _ask_one(self, node_id, steps, answer_of, describe, latch):
         before = self.table.get(node_id)
         was_lost = before is not None and before.view['state'] == UNREACHABLE
 
         def done(outcome, error):
-            result = result_of(node_id, 'dispyadmin met an unexpected error; see its log.')
+            result = failure(node_id, 'unreachable', 'dispyadmin met an unexpected error; see its log.')
             try:
                 if error:
                     self._lost(node_id, error)
@@ -2498,23 +2499,22 @@ class Admin:
         def prepare(node_id):
             view = self.node(node_id).view
             if view['state'] != UNREACHABLE and not view['controllable']:
-                return result_of(node_id, view['reason'])
+                return failure(node_id, LOCKED if view['state'] == LOCKED else 'refused', view['reason'])
             return None
 
         def steps(node_id):
             return control(self.sign, self.table.known(node_id), self._secrets, self._may_send(node_id), message)
 
         def tell(node_id, outcome, error):
-            if error:
-                return result_of(node_id, error)
-            value = outcome[0]
-            view = self.table.get(node_id)
-            view = view.view if view else Node(*split_id(node_id), now=0).view(0)
+            published = self.table.get(node_id)
+            if error or not published:
+                return failure(node_id, 'unreachable', error or 'It has been forgotten.')
+            value, view = outcome[0], published.view
             if value is NOT_ADMIN:
-                return result_of(node_id, view['reason'] or NO_ADMIN_REASON)
+                return failure(node_id, LOCKED if view['state'] == LOCKED else 'refused', view['reason'] or NO_ADMIN_REASON)
             if value is REFUSED:
-                return result_of(node_id, refuse(view))
-            return dict(value, id=node_id, ok=True, message=describe(value, view))
+                return failure(node_id, 'refused', refuse(view))
+            return success(node_id, describe(value, view), **value)
         return self._ask_each(ids, steps, lambda outcome: outcome[1], tell, prepare)
 
     # --- conversations ---
@@ -2635,13 +2635,14 @@ class Admin:
             self._meet(address, port)
 
 
-def result_of(node_id, error):
-    """The result of what did not work."""
-    return dict(id=node_id, ok=False, message=str(error))
+def success(node_id, message, **values):
+    """The result of what a node has done; `values` are those now in force there."""
+    return dict(values, id=node_id, ok=True, outcome='done', message=message)
 
 
-def unknown_result(node_id):
-    return result_of(node_id, 'It is not in the table of nodes; it may have been forgotten meanwhile.')
+def failure(node_id, outcome, message):
+    """The result of what did not work.  `outcome` is refused, unreachable, locked, or unknown (no such row)."""
+    return dict(id=node_id, ok=False, outcome=outcome, message=str(message))
 
 
 def check_whole(field, value, low, high, unit):
@@ -5566,7 +5567,7 @@ def post_clients(handler, _, body):
 def delete_node(handler, node_id, body):
     take_fields(body)
     handler.server.admin.forget(node_id)
-    return {'results': [dict(id=node_id, ok=True, message='Forgotten. It comes back when it shows itself again.')]}
+    return {'results': [success(node_id, 'Forgotten. It comes back when it shows itself again.')]}
 
 
 def _static(kind, text):
@@ -5859,7 +5860,7 @@ def save_config(settings):
 def read_secret(text, option='--secret'):
     """The secret that --secret stands for.  UsageError."""
     if text == '-':
-        text = getpass.getpass('Admin secret: ') if sys.stdin.isatty() else first_line(sys.stdin, option)
+        text = ask_secret(option) if sys.stdin and sys.stdin.isatty() else first_line(sys.stdin, option)
     elif text.startswith('@'):
         text = read_first_line(text[1:], option)
     try:
@@ -5867,6 +5868,14 @@ def read_secret(text, option='--secret'):
     except UnicodeEncodeError:
         raise UsageError('%s: must be text in UTF-8' % option)
     return text
+
+
+def ask_secret(option):
+    """Ask for a secret at the terminal, without showing it."""
+    try:
+        return getpass.getpass('Admin secret: ')
+    except EOFError:
+        raise UsageError('%s -: no secret was entered' % option)
 
 
 def read_first_line(name, option):
@@ -5879,7 +5888,7 @@ def read_first_line(name, option):
 
 
 def first_line(file, where):
-    line = file.readline(4096).rstrip('\r\n')
+    line = file.readline(4096).rstrip('\r\n') if file else ''
     if not line:
         raise UsageError('%s: the first line is empty' % where)
     return line
@@ -5950,7 +5959,8 @@ class Console(Worker):
             self.say('%s: no such command; try help' % printable(line)[:80])
 
     def _help(self):
-        self.say('nodes   list the nodes\nscan    search for nodes now\nsecret  add an admin secret\nquit    end dispyadmin')
+        self.say('nodes       list the nodes\nscan        search for nodes now\nsecret      add an admin secret\n'
+                 'quit, exit  end dispyadmin')
 
     def _nodes(self):
         views = sorted((p.view for p in self._admin.snapshot().nodes), key=lambda view: view['id'])

@@ -1,6 +1,7 @@
 """The laboratory: real nodes, dispyadmin itself, hosts in network namespaces, a browser. Everything that a test starts
 here ends with it."""
 
+import atexit
 import concurrent.futures
 import ctypes
 import http.client
@@ -291,6 +292,22 @@ class Admin(Process):
         return {result['id']: result for result in answer['results']}
 
 
+_started = []                    # what still runs
+
+
+def finish(made):
+    if made in _started:
+        _started.remove(made)
+    made.close()
+
+
+@atexit.register
+def finish_all():
+    """unittest runs no cleanups when it is interrupted."""
+    for made in reversed(list(_started)):
+        finish(made)
+
+
 class LabTest(unittest.TestCase):
     """A test with addresses and ports of its own: two runs at once, or two modules, do not meet."""
 
@@ -343,7 +360,8 @@ class LabTest(unittest.TestCase):
 
     def start(self, make, *args, **kwargs):
         made = make(*args, **kwargs)
-        self.addCleanup(made.close)
+        _started.append(made)
+        self.addCleanup(finish, made)
         return made
 
     def node(self, secret='', address=None, **kwargs):

@@ -269,7 +269,7 @@ class Secrets(lab.LabTest):
 
     def test_file(self):
         for ending in ('', '\n', '\r\n'):
-            self.check('--secret', '@' + self.write(self.SECRET + ending))
+            self.check('--secret', '@' + self.write(self.SECRET + ending)).close()
 
     def test_environment(self):
         self.check(env={'DISPYADMIN_SECRET': self.SECRET})
@@ -284,16 +284,17 @@ class Secrets(lab.LabTest):
             admin = self.check(*kwargs.pop('options', ()), **kwargs)
             with open('/proc/%d/cmdline' % admin.pid, 'rb') as file:
                 self.assertNotIn(self.SECRET.encode(), file.read())
+            admin.close()
 
 
 class GivenNodes(lab.LabTest):
     def test_rows_from_the_start(self):
         """--node is a row at once: unreachable until the node answers, with what to do."""
         address = self.address()
-        admin = self.admin('--node', '%s:%d' % (address, self.info_port + 1))
+        admin = self.admin('--secret', 'open', '--node', '%s:%d' % (address, self.info_port + 1))
         node = admin.wait_node('%s:%d' % (address, self.info_port + 1), state='unreachable', reason=bool)
         self.assertIsNone(node['update_time'])
-        self.fake(address=address)
+        self.fake('open', address=address)
         admin.wait_node(node['id'], state='ready', reason=None)
 
     def test_name(self):

@@ -49,7 +49,7 @@ class Tls(lab.LabTest):
         other = lab.certificate(self.folder(), 'other')
         node = self.node('open', certfile=other)
         admin = self.secure('--secret', 'open', '--node', node.id)
-        shown = admin.wait_node(node, state='unreachable', reason=lambda text: text and 'ertificate' in text)
+        shown = admin.wait_node(node, state='unreachable', reason=lambda text: text and 'certfile' in text)
         self.assertFalse(shown['controllable'])
 
     def test_mixed(self):
