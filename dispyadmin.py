@@ -144,6 +144,9 @@ class Error(Exception):
     """Something that an administrator is told as one sentence."""
 
 
+UNEXPECTED = 'dispyadmin met an unexpected error; see its log.'
+
+
 class WireError(Error):
     """Bytes from the network that are not what the protocol allows."""
 
@@ -920,6 +923,9 @@ FOREIGN_REASON = ('It shows the same sign as %s: it is that node under a second 
                   'No auth code is sent to it. If it is the node, forget the other row.')
 
 
+ELSEWHERE_REASON = ' It showed itself at %s too: forget this row to have it asked there.'
+
+
 class Node:
     """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
 
@@ -949,7 +955,7 @@ class Node:
     def state(self, now):
         """(state, reason or None): what the node does at Unix time `now`."""
         if self.error:
-            return UNREACHABLE, self.error
+            return UNREACHABLE, self.error + (ELSEWHERE_REASON % ', '.join(self.aliases) if self.aliases else '')
         if self.foreign:
             return LOCKED, FOREIGN_REASON % self.foreign
         if self.info is None or self.secret is None:
@@ -1160,6 +1166,7 @@ class NodeTable:
         """This address shows the sign of `owner`: it is no row of its own (any more).  Lock held."""
         if node_id in self._nodes:
             self._remove(node_id)
+        self._release(node_id)
         node = self._nodes.get(owner)
         aliases = self._expected.setdefault(owner, []) if node is None else node.aliases
         if node_id in aliases or len(aliases) >= MAX_ADDRESSES - 1:
@@ -1590,7 +1597,7 @@ class Poller(Worker):
             self._end(talk, None, error)
         except Exception as error:
             self.report(error)
-            self._end(talk, None, NodeError('dispyadmin met an unexpected error; see its log.'))
+            self._end(talk, None, NodeError(UNEXPECTED))
         else:
             self._launch(talk, request, now)
 
@@ -1989,7 +1996,7 @@ class Announcer(Worker):
 
     def __init__(self, sign, hosts, node_ports, ping_interval, multicast, listener, clock=time.monotonic):
         super().__init__()
-        self.sign = sign
+        self._sign = sign
         self._hosts = hosts
         self._node_ports = node_ports
         self._ping_interval = ping_interval
@@ -1997,6 +2004,7 @@ class Announcer(Worker):
         self._listener = listener
         self._clock = clock
         self._wanted = threading.Event()           # ask now
+        self._all = False                          # ask those too that have been asked before; any thread sets it
         self._lock = threading.Lock()              # guards _releases, which the listener's thread adds to
         self._releases = list(DISPY_RELEASES)
         self.sources = local_sources(hosts, multicast)  # replaced whole, by this thread
@@ -2005,8 +2013,10 @@ class Announcer(Worker):
 
     # --- any thread ---
 
-    def scan(self):
-        """Ask soon."""
+    def scan(self, all_nodes=False):
+        """Ask soon.  A node does not answer a sign that has opened it; with `all_nodes` it is asked under a new one, so that
+        forgotten nodes come back."""
+        self._all = self._all or all_nodes
         self._wanted.set()
 
     def release_heard(self, release):
@@ -2031,8 +2041,9 @@ class Announcer(Worker):
         if self._wanted.is_set() or self._clock() >= self._due() or set(self.sources) - set(before):
             self._wanted.clear()
             self._last = self._clock()
+            sign, self._all = secrets.token_hex(20) if self._all else self._sign, False
             for source in self.sources:
-                self._ask_from(source)
+                self._ask_from(source, sign)
             self.stopping.wait(1.0)  # demands that come close together are one
         self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due() - self._clock())))
 
@@ -2041,14 +2052,14 @@ class Announcer(Worker):
         interval = min(self._ping_interval, DEAF_PING_INTERVAL) if self._listener.deaf() else self._ping_interval
         return self._last + interval
 
-    def _ask_from(self, source):
+    def _ask_from(self, source, sign):
         with self._lock:
             releases = list(self._releases)
         try:
             with self._open(source) as sock:
                 for node_port in self._node_ports:
                     ask = {'ip_addr': source.address.partition('%')[0], 'port': self._listener.reply_port(node_port),
-                           'sign': self.sign}
+                           'sign': sign}
                     for target in source.targets:
                         for release in releases:
                             message = write_message(b'NODE_INFO:', dict(ask, version=release))
@@ -2227,28 +2238,28 @@ class Latch:
 
     def __init__(self, count):
         self._missing = count
-        self._results = []
+        self._results = {}
         self._changed = threading.Condition()  # guards both
 
-    def put(self, result):
-        """One is over; `result` is a dict, or None when there is nothing to say of it."""
+    def put(self, key, result):
+        """One is over; its result is a dict, or None when there is nothing to say of it."""
         with self._changed:
             self._missing -= 1
-            if result is not None:
-                self._results.append(result)
+            self._results[key] = result
             self._changed.notify()
 
     def wait(self, seconds):
-        """The results, when all are there or the time is up."""
+        """{key: result}, when all are there or the time is up."""
         with self._changed:
             self._changed.wait_for(lambda: self._missing <= 0, seconds)
-            return list(self._results)
+            return dict(self._results)
 
 
 # How long an operation on many nodes may take before it is answered without those that are missing, in seconds.  Each
 # conversation of a control has up to four exchanges; 5,000 dead nodes at 500 places take 40 s.
 OPERATION_TIME = 120.0
 
+LATE = 'No outcome yet after %d seconds; look again later.' % OPERATION_TIME
 UNKNOWN_NODE = 'It is not in the table of nodes; it may have been forgotten meanwhile.'
 
 CONTROLS = {'start': 'start_time', 'stop': 'stop_time', 'end': 'end_time'}
@@ -2334,8 +2345,8 @@ class Admin:
     # --- operations ---
 
     def scan(self):
-        """Ask for nodes on every interface, soon."""
-        self.announcer.scan()
+        """Ask for nodes on every interface, soon: forgotten ones too."""
+        self.announcer.scan(all_nodes=True)
 
     def set_interval(self, seconds, least=LEAST_PAGE_INTERVAL):
         """Poll each node every so many seconds."""
@@ -2362,25 +2373,34 @@ class Admin:
         except NodeError as error:
             return [failure(format_id(host, ports[0]), 'unreachable', error)]
         latch = Latch(len(places))
-        for address, number in places:
-            self._add_place(address, number, latch)
-        results = latch.wait(OPERATION_TIME)
-        results.sort(key=lambda r: places.index(split_id(r.pop('place'))))
-        return [r for r in results if r['ok']] or results[:1]
+        for place in places:
+            self._add_place(place, latch)
+        found = latch.wait(OPERATION_TIME)
+        results = [found[place] for place in places if place in found]
+        return [r for r in results if r['ok']] or results[:1] or [failure(host, 'unreachable', LATE)]
 
-    def _add_place(self, address, port, latch):
-        node_id = format_id(address, port)
+    def _add_place(self, place, latch):
+        node_id = format_id(*place)
 
         def done(answer, error):
-            if error:
-                self._lost(node_id, error)
-                latch.put(dict(failure(node_id, 'unreachable', error), place=node_id))
-                return
-            self._answered(node_id, answer, create=True)
-            row = node_id if node_id in self.table else self.table.owner(answer.sign)
-            view = self.node(row).view
-            latch.put(success(row, view['reason'] or 'Found; it is %s.' % view['state'], place=node_id))
+            result = failure(node_id, 'unreachable', error or UNEXPECTED)
+            try:
+                if error:
+                    self._lost(node_id, error)
+                else:
+                    self._answered(node_id, answer, create=True)
+                    result = self._found(node_id, answer)
+            finally:
+                latch.put(place, result)
         self.poller.submit(self._talk(node_id, self._info_steps(node_id), done))
+
+    def _found(self, node_id, answer):
+        """The result of adding a node: of the row that it is in now."""
+        row = node_id if node_id in self.table else self.table.owner(answer.sign)
+        published = row and self.table.get(row)
+        if not published:
+            return failure(node_id, 'unreachable', 'It answers, but the table of nodes is full.')
+        return success(row, published.view['reason'] or 'Found; it is %s.' % published.view['state'])
 
     def forget(self, node_id):
         """Remove a row; the node comes back when it shows itself again.  UnknownNode."""
@@ -2469,18 +2489,19 @@ class Admin:
         for node_id in ids:
             early = prepare(node_id) if node_id in self.table else failure(node_id, 'unknown', UNKNOWN_NODE)
             if early:
-                latch.put(early)
+                latch.put(node_id, early)
             else:
                 self._ask_one(node_id, steps, answer_of, describe, latch)
-        results = {result['id']: result for result in latch.wait(OPERATION_TIME)}
-        return [results[node_id] for node_id in ids if node_id in results]
+        results = latch.wait(OPERATION_TIME)
+        in_order = [results.get(node_id, failure(node_id, 'unreachable', LATE)) for node_id in ids]
+        return [result for result in in_order if result is not None]
 
     def _ask_one(self, node_id, steps, answer_of, describe, latch):
         before = self.table.get(node_id)
         was_lost = before is not None and before.view['state'] == UNREACHABLE
 
         def done(outcome, error):
-            result = failure(node_id, 'unreachable', 'dispyadmin met an unexpected error; see its log.')
+            result = failure(node_id, 'unreachable', UNEXPECTED)
             try:
                 if error:
                     self._lost(node_id, error)
@@ -2492,7 +2513,7 @@ class Admin:
                     self.schedule.ask_now(node_id)  # so that its next polls come at the pace of what it is now
                 result = describe(node_id, outcome, error)
             finally:
-                latch.put(result)
+                latch.put(node_id, result)
         self.poller.submit(self._talk(node_id, steps(node_id), done))
 
     def _control_each(self, ids, message, describe, refuse):
@@ -2563,7 +2584,7 @@ class Admin:
     def _lost(self, node_id, error):
         """Poller's thread."""
         if self.table.failed(node_id, str(error)) == LOST:
-            logger.warning('%s is lost: %s', node_id, error)
+            logger.warning('%s is lost: %s', node_id, self.node(node_id).view['reason'])
             self._meet_aliases(node_id)
 
     # --- new addresses ---
@@ -2700,15 +2721,16 @@ class Seeker(Worker):
         admin = self._admin
         if (host, port) not in self._rows:
             try:
-                address = resolve(host)[0]
+                addresses = resolve(host)
             except NodeError as error:
                 if host not in self._said:
                     self._said.add(host)
                     logger.warning('--node %s: %s It is tried again every %d seconds.', host, error, LONGEST_PAUSE / 2)
                 return False
-            self._rows[host, port] = node_id = format_id(address, port or admin.node_ports[0])
-            admin.table.add(address, port or admin.node_ports[0])
-            if port:
+            first = addresses[0], port or admin.node_ports[0]
+            self._rows[host, port] = node_id = format_id(*first)
+            admin.table.add(*first)
+            if port and len(addresses) == 1:
                 admin.schedule.add(node_id)
                 return True
         results = admin.add(host, port)
@@ -5321,7 +5343,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             raise  # the browser has gone
         except Exception as error:
             self.server.report(error)
-            self._send_error(500, 'dispyadmin met an unexpected error; see its log')
+            self._send_error(500, UNEXPECTED)
 
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = serve
 

@@ -8,7 +8,7 @@ from . import environment, lab
 
 class Compatibility(lab.LabTest):
     def test_every_python(self):
-        """Compiles without a warning, starts, finds a real node and sets its CPUs."""
+        """Compiles without a warning, starts, finds a real node and sets its CPUs, hears another."""
         pythons = {version: path for version, path in environment.PYTHONS.items() if version >= (3, 6)}
         node = self.node('open')
         machine = node.info()['max_cpus']
@@ -25,6 +25,9 @@ class Compatibility(lab.LabTest):
                                         'PYTHONWARNINGS': 'error'})
                 self.addCleanup(admin.close)
                 admin.wait_node(node, timeout=10, state='ready')
+                heard = self.fake('open', port=0)
+                heard.ping(self.info_target())          # it hears announcements, too
+                admin.wait_node(heard, timeout=10, state='ready')
                 cpus = 1 + number % machine
                 self.assertTrue(admin.control('cpus', [node], cpus=cpus)[node.id]['ok'])
                 self.assertEqual(node.managed(), cpus)
