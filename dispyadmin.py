@@ -45,7 +45,7 @@ import itertools
 import json
 import logging
 import os
-import pickle  # to write requests only; what comes in is read by read_value(), since even a strict find_class is not safe
+import pickle  # to write requests only: what comes in is read by read_value(), as even a strict find_class is not safe
 import random
 import re
 import secrets
@@ -123,7 +123,7 @@ MAX_DEPTH = 8                  # containers within containers: nodes send 2
 MAX_INT_BYTES = 16             # disk sizes need 8
 MAX_TEXT = 200                 # characters of a name that are kept
 MAX_ADDRESSES = 16             # addresses kept of one node: interfaces of a well connected machine, twice
-MAX_SIGNS = 3                  # signs taken from one node in one conversation: it may restart in the middle, once or twice
+MAX_SIGNS = 3                  # signs taken from one node in one conversation: it may restart in the middle of it
 MAX_SECRETS = 32               # each costs one exchange with each locked node, once
 MAX_RELEASES = 32              # releases asked for: the twelve known ones, and what is heard from newer nodes
 MAX_WAITING = 8192             # announced addresses that wait to be asked: 8192 * 600 bytes = 5 MB
@@ -417,8 +417,9 @@ class _ValueReader:
         b'K': lambda r: r.push(r.number(1)), b'M': lambda r: r.push(r.number(2)), b'J': lambda r: r.long(4),
         b'\x8a': lambda r: r.long(r.number(1)), b'\x8b': lambda r: r.long(r.number(4)), b'I': decimal, b'L': decimal,
         b'G': lambda r: r.push(struct.unpack('>d', r.take(8))[0]), b'F': decimal_float,
-        b'\x8c': lambda r: r.text(r.number(1)), b'X': lambda r: r.text(r.number(4)), b'\x8d': lambda r: r.text(r.number(8)),
-        b'U': lambda r: r.text(r.number(1)), b'T': lambda r: r.text(r.number(4)), b'S': quoted, b'V': escaped,
+        b'\x8c': lambda r: r.text(r.number(1)), b'X': lambda r: r.text(r.number(4)),
+        b'\x8d': lambda r: r.text(r.number(8)), b'V': escaped,
+        b'U': lambda r: r.text(r.number(1)), b'T': lambda r: r.text(r.number(4)), b'S': quoted,
         b'}': lambda r: r.push({}), b'd': new_dict, b's': set_item, b'u': lambda r: r.set_items(r.pop_mark()),
         b']': lambda r: r.push([]), b'l': lambda r: r.push(r.pop_mark()), b'a': append, b'e': appends,
         b')': lambda r: r.push(()), b't': lambda r: r.push(tuple(r.pop_mark())), b'\x85': lambda r: r.new_tuple(1),
@@ -550,7 +551,8 @@ def canonical(address, scope=0):
     """
     text, _, zone = str(address).partition('%')
     if re.search(r'(^|\.)0[0-9]', text):
-        raise ValueError('%s: a leading zero in an IPv4 address' % printable(address))  # octal to some, decimal to others
+        # octal to some programs, decimal to others
+        raise ValueError('%s: a leading zero in an IPv4 address' % printable(address))
     parsed = ipaddress.ip_address(text)
     if parsed.version == 6 and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
@@ -679,7 +681,7 @@ def _attributes(data):
 
 
 def interfaces():
-    """The addresses of this machine's interfaces that are up, as Interface records; OSError where there is no netlink."""
+    """The addresses of all interfaces that are up, as Interface records.  OSError where there is no netlink."""
     links = {}
     for head, found in _kernel_table(_GET_LINKS, 16):
         _, _, index, flags, _ = struct.unpack('=BxHiII', head)
@@ -698,7 +700,7 @@ def interfaces():
 
 
 def _broadcast_address(family, address, prefix, flags, found):
-    """Where a datagram for all on this network goes: what the kernel says, else the network's last address, else None."""
+    """Where a datagram for all of a network goes: what the kernel says, else the network's last address, else None."""
     if family != socket.AF_INET or not flags & (_HAS_BROADCAST | _LOOPBACK):
         return None
     if found.get(_BROADCAST):
@@ -836,7 +838,7 @@ def allow_many_files(wanted=4096):
 
 
 class Wakeup:
-    """Wakes a thread that sleeps in a selector.  Any thread may call set(); the sleeper registers `reader`, calls clear()."""
+    """Wakes a thread that sleeps in a selector: that one registers `reader` and calls clear(), any thread calls set()."""
 
     def __init__(self):
         self.reader, self._writer = socket.socketpair()
@@ -919,8 +921,8 @@ LOCKED_REASON = ('No known secret opens it. Enter the secret that its dispynode 
                  'if it was started without one, start it again with --admin_secret, different from its --secret.')
 NO_ADMIN_REASON = ('It was started without --admin_secret, so it can be seen but not controlled. '
                    'Start dispynode again with --admin_secret.')
-FOREIGN_REASON = ('It shows the same sign as %s: it is that node under a second address, or another host that poses as it. '
-                  'No auth code is sent to it. If it is the node, forget the other row.')
+FOREIGN_REASON = ('It shows the same sign as %s: it is that node under a second address, or another host that poses as '
+                  'it. No auth code is sent to it. If it is the node, forget the other row.')
 
 
 ELSEWHERE_REASON = ' It showed itself at %s too: forget this row to have it asked there.'
@@ -1054,7 +1056,7 @@ class NodeTable:
         """What has changed after sequence number `since`; everything (full) when there is no telling."""
         with self._lock:
             known = since is not None and self._first <= since <= self._sequence
-            full = not known or bool(self._removed and len(self._removed) == MAX_REMOVED and self._removed[0][0] > since)
+            full = not known or len(self._removed) == MAX_REMOVED and self._removed[0][0] > since
             if full:
                 nodes, removed = [node.published for node in self._nodes.values()], []
             else:
@@ -1115,7 +1117,7 @@ class NodeTable:
                 self._changed(self._nodes[node_id])
 
     def answered(self, node_id, answer, create=False):
-        """A node has answered.  Returns what that is to the administrator: FOUND, BACK, RESTARTED, OPENED, ALIAS or None.
+        """A node has answered.  Returns what that is to the administrator, FOUND to ALIAS, or None.
 
         With `create`, an address that is not in the table gets a row, or becomes an alias of the row that has its sign.
         """
@@ -1360,7 +1362,8 @@ def control(me, known, secrets_, may_send, message):
 
 
 class Talk:
-    """One conversation with one address.  `done(result, error)` is called on the poller's thread: one of them is None."""
+    """One conversation with one address.  At its end `done(result, error)` is called, with None for one of them, on the
+    poller's thread."""
 
     __slots__ = ('address', 'port', 'steps', 'done', 'slow')
 
@@ -1375,7 +1378,7 @@ class Talk:
 class Channel:
     """A connection that never blocks: each step does what can be done now and says what to wait for.
 
-    A step is a method that returns selector events to wait for; or None when it is over and has set the next step.  When
+    A step is a method that returns selector events to wait for, or None when it is over and has set the next step.  When
     there is no next step, `message` is the one message that came in.
     """
 
@@ -1388,7 +1391,7 @@ class Channel:
         self._in = b''
 
     def advance(self):
-        """Go on until there is something to wait for: returns the events, or None when all is done.  OSError, NodeError."""
+        """Go on until there is something to wait for: the events, or None when all is done.  OSError, NodeError."""
         while self.step is not None:
             events = self.step()
             if events:
@@ -1406,7 +1409,7 @@ class Channel:
         return None
 
     def receive(self):
-        """One message: 4 bytes of length, then that many bytes.  The length is checked before anything is kept for it."""
+        """One message: 4 bytes of length, then that many bytes.  The length is checked before anything is kept."""
         try:
             data = self.sock.recv(MAX_MESSAGE)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -1506,7 +1509,7 @@ class Poller(Worker):
     def __init__(self, places, tls=None, clock=time.monotonic):
         super().__init__()
         self.places = places      # exchanges at one time; each needs a file descriptor
-        self.take_due = lambda now, room, slow_room: ([], [])  # set by Admin: talks that are due, likely ones and others
+        self.take_due = lambda now, room, slow_room: ([], [])  # set by Admin: talks that are due: likely ones, others
         self.next_due = lambda: None                           # set by Admin: monotonic time, or None
         self._tls = tls
         self._clock = clock
@@ -1774,8 +1777,8 @@ class Inbound(Channel):
 class Listener(Worker):
     """Hears nodes: datagrams on the info ports, and connections on these and on a port of its own.
 
-    `hear(address, announcement, connected)` is called for each announcement, on this thread; `port_taken()` when an info
-    port has been taken, so that what was missed can be asked for.
+    `hear(address, announcement, connected)` is called for each announcement, on this thread; `port_taken()` when an
+    info port has been taken, so that what was missed can be asked for.
     """
 
     name = 'listener'
@@ -1830,7 +1833,7 @@ class Listener(Worker):
             info_port.open()
         except OSError as error:
             self.finish()
-            raise StartError('--info_port %d: %s; give another port, or none (then the port is shared with dispy clients).'
+            raise StartError('--info_port %d: %s; give another port, or none (then it is shared with dispy clients)'
                              % (info_port.port, error.strerror))
         info_port.state, info_port.next_turn = 'held', float('inf')
 
@@ -2110,8 +2113,8 @@ class _Due:
 class Schedule:
     """When each node is to be asked next.  Nodes that failed last are kept apart, and are asked with growing pauses.
 
-    Its lock guards everything in it; any thread may call.  Times are monotonic, so steps of the clock do not matter, and
-    a time missed while the machine slept is made up for once.
+    Its lock guards everything in it; any thread may call.  Times are monotonic, so steps of the clock do not matter,
+    and a time missed while the machine slept is made up for once.
     """
 
     def __init__(self, interval, clock=time.monotonic, rand=random.random):
@@ -2175,7 +2178,7 @@ class Schedule:
                     self._put(node_id, self._clock() + seconds * self._rand())
 
     def take(self, room, slow_room):
-        """(ids of nodes that are due, ids of failing nodes that are due): at most so many.  finished() must follow for each."""
+        """(ids of nodes that are due, ids of failing nodes that are due), at most so many; finished() follows for each."""
         with self._lock:
             now = self._clock()
             return self._take(self._well, now, room), self._take(self._failing, now, slow_room)
@@ -2440,11 +2443,12 @@ class Admin:
             return 'dispy uses %s of %s CPUs.' % (value['cpus'], view['max_cpus'])
 
         def refuse(view):
-            return 'Refused: it has %s CPUs; %s asked.' % (view['max_cpus'], '%d' % cpus if cpus >= 0 else 'all but %d' % -cpus)
+            asked = '%d' % cpus if cpus >= 0 else 'all but %d' % -cpus
+            return 'Refused: it has %s CPUs; %s asked.' % (view['max_cpus'], asked)
         return self._control_each(ids, write_message(b'SET_CPUS:', {'cpus': wanted}), describe, refuse)
 
     def set_service_time(self, ids, control_, time_):
-        """Set when nodes take jobs.  `control_` is start, stop or end; `time_` is HH:MM of the node's clock, now, or None."""
+        """Set when nodes take jobs: `control_` is start, stop or end; `time_` is HH:MM of the node's clock, now, or None."""
         if not isinstance(control_, str) or control_ not in CONTROLS:
             raise InputError('control: must be "start", "stop" or "end"')
         if time_ is not None and not (isinstance(time_, str) and (time_ == 'now' or CLOCK.match(time_))):
@@ -2471,8 +2475,9 @@ class Admin:
         def describe(value, view):
             if value['serve'] == 0:
                 return 'Takes no more clients.'
-            return ('Serves clients without limit.' if value['serve'] < 0 else
-                    'Serves %d more client%s; then its program ends.' % (value['serve'], 's' if value['serve'] > 1 else ''))
+            if value['serve'] < 0:
+                return 'Serves clients without limit.'
+            return 'Serves %d more client%s; then its program ends.' % (value['serve'], 's' * (value['serve'] > 1))
         return self._control_each(ids, write_message(b'SERVE_CLIENTS:', {'serve': clients}), describe,
                                   lambda view: 'Refused: it does not take this number of clients.')
 
@@ -2520,7 +2525,7 @@ class Admin:
         def prepare(node_id):
             view = self.node(node_id).view
             if view['state'] != UNREACHABLE and not view['controllable']:
-                return failure(node_id, LOCKED if view['state'] == LOCKED else 'refused', view['reason'])
+                return failure(node_id, _why(view), view['reason'])
             return None
 
         def steps(node_id):
@@ -2532,7 +2537,7 @@ class Admin:
                 return failure(node_id, 'unreachable', error or 'It has been forgotten.')
             value, view = outcome[0], published.view
             if value is NOT_ADMIN:
-                return failure(node_id, LOCKED if view['state'] == LOCKED else 'refused', view['reason'] or NO_ADMIN_REASON)
+                return failure(node_id, _why(view), view['reason'] or NO_ADMIN_REASON)
             if value is REFUSED:
                 return failure(node_id, 'refused', refuse(view))
             return success(node_id, describe(value, view), **value)
@@ -2584,7 +2589,8 @@ class Admin:
     def _lost(self, node_id, error):
         """Poller's thread."""
         if self.table.failed(node_id, str(error)) == LOST:
-            logger.warning('%s is lost: %s', node_id, self.node(node_id).view['reason'])
+            published = self.table.get(node_id)
+            logger.warning('%s is lost: %s', node_id, published.view['reason'] if published else error)
             self._meet_aliases(node_id)
 
     # --- new addresses ---
@@ -2664,6 +2670,11 @@ def success(node_id, message, **values):
 def failure(node_id, outcome, message):
     """The result of what did not work.  `outcome` is refused, unreachable, locked, or unknown (no such row)."""
     return dict(id=node_id, ok=False, outcome=outcome, message=str(message))
+
+
+def _why(view):
+    """The outcome of a control at a node that cannot be controlled."""
+    return LOCKED if view['state'] == LOCKED else 'refused'
 
 
 def check_whole(field, value, low, high, unit):
@@ -5285,9 +5296,9 @@ HEADERS = (
 
 JSON, HTML = 'application/json', 'text/html; charset=utf-8'
 
-NEEDS_TOKEN = ('This page needs a token: open the link that dispyadmin printed when it started (it ends in ?token=...), '
-               'or send the header "Authorization: Bearer TOKEN". The token is in the file given as --http_token, if '
-               'that was used.')
+NEEDS_TOKEN = ('A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
+               'the header "Authorization: Bearer TOKEN". The token is in the file given as --http_token, if that was '
+               'used.')
 
 
 class RequestHandler(http.server.BaseHTTPRequestHandler):
@@ -5323,16 +5334,16 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self.connection.settimeout(REQUEST_TIME)
         try:
             self._check_host()
-            path = urllib.parse.urlsplit(self.path)
-            if self._log_in(path):
+            path, query = self._target()
+            if self._log_in(path, query):
                 return
             self._check_access()
-            action, argument = self._route(path.path)
+            action, argument = self._route(path)
             if self.command in ('POST', 'DELETE'):
                 self._check_origin()
                 self._send_json(action(self, argument, self._read_body()))
             else:
-                action(self, argument, urllib.parse.parse_qs(path.query))
+                action(self, argument, query)
         except HttpError as error:
             self._send_error(error.status, str(error), error.headers)
         except InputError as error:
@@ -5345,6 +5356,14 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             self.server.report(error)
             self._send_error(500, UNEXPECTED)
 
+    def _target(self):
+        """(path, {field: values of the query}) of the request."""
+        path, _, query = self.path.partition('?')
+        try:
+            return path, urllib.parse.parse_qs(query, max_num_fields=20)
+        except (ValueError, TypeError):  # TypeError: Python 3.6 before 3.6.8 cannot count
+            return path, {}
+
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = serve
 
     # --- who may ask ---
@@ -5354,8 +5373,8 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         host = self.headers.get_all('Host', [])
         match = re.match(r'(\[[^\]]*\]|[^:]*)(:[0-9]*)?\Z', host[0].strip()) if len(host) == 1 else None
         if match is None or not self.server.is_own_name(match.group(1), peer_address(self.connection.getsockname())):
-            raise HttpError(421, 'Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin '
-                                 'with --http_name NAME' % (printable(host[0])[:80] if host else 'named'))
+            raise HttpError(421, 'Host: this server is not %s; if a proxy or a name of your own leads here, start '
+                                 'dispyadmin with --http_name NAME' % (printable(host[0])[:80] if host else 'named'))
 
     def _check_access(self):
         if self._has_token() or self._is_trusted():
@@ -5380,25 +5399,30 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             self._trusted = self.server.trusts_kernel and connection_user(self.connection) in (0, os.geteuid())
         return self._trusted
 
-    def _log_in(self, path):
+    def _log_in(self, path, query):
         """A page's address with ?token=: keep the token in a cookie, and lead on to the address without it."""
-        given = urllib.parse.parse_qs(path.query)
-        if self.command != 'GET' or 'token' not in given or path.path not in PAGES:
+        if self.command != 'GET' or 'token' not in query or path not in PAGES:
             return False
-        if not self._is_token(given.pop('token')[0]):
+        if not self._is_token(query.pop('token')[0]):
             raise HttpError(401, 'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
-        query = urllib.parse.urlencode(given, doseq=True)
+        rest = urllib.parse.urlencode(query, doseq=True)
         cookie = '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie_name(), self.server.token,
                                                          '; Secure' if self.server.tls else '')
         self._send(303, HTML, b'', {'Set-Cookie': cookie,
-                                    'Location': './' + path.path.lstrip('/') + ('?' + query if query else '')})
+                                    'Location': './' + path.lstrip('/') + ('?' + rest if rest else '')})
         return True
 
     def _check_origin(self):
         """A browser says from which page a request comes: it must be our own."""
         origin = self.headers.get('Origin')
-        if origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != self.headers['Host'].strip().lower():
-            raise HttpError(403, 'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'another site'))
+        if origin is None:
+            return
+        try:
+            place = urllib.parse.urlsplit(origin).netloc.lower()
+        except ValueError:
+            place = None
+        if place != self.headers['Host'].strip().lower():
+            raise HttpError(403, 'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
 
     # --- what is asked for ---
 
@@ -5468,7 +5492,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def _send_error(self, status, sentence, headers=None):
         if self.command in ('POST', 'PUT', 'PATCH', 'DELETE') and not self._body_read:
             self.close_connection = True  # what is left of the body would be taken for the next request
-        if status == 401 and self.command == 'GET' and urllib.parse.urlsplit(self.path).path in PAGES:
+        if status == 401 and self.command == 'GET' and self._target()[0] in PAGES:
             self._send(status, HTML, (DENIED_HTML + sentence).encode('utf-8'), headers)
         else:
             self._send(status, JSON, json.dumps({'error': sentence}).encode('ascii'), headers)
@@ -5477,7 +5501,8 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         """What the standard library finds wrong with a request is told like all else."""
         self.close_connection = True
         self.headers = getattr(self, 'headers', None) or http.client.HTTPMessage()
-        self._send(code, JSON, json.dumps({'error': printable(message or 'request cannot be read')[:200]}).encode('ascii'))
+        error = printable(message or 'request cannot be read')[:200]
+        self._send(code, JSON, json.dumps({'error': error}).encode('ascii'))
 
     def _send(self, status, kind, body, headers=None):
         """The one place from which answers go."""
@@ -5495,7 +5520,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format, *args):
         """At debug level only, and without the query: it may hold the token."""
         logger.debug('http %s %s %s', self.client_address[0], self.command,
-                     urllib.parse.urlsplit(getattr(self, 'path', '')).path[:200])
+                     (getattr(self, 'path', None) or '').partition('?')[0][:200])
 
 
 def read_json(data):
@@ -5617,7 +5642,10 @@ NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': delete_node}
 
 
 def connection_user(sock):
-    """The user id that owns the other end of a loopback connection; None when the kernel does not tell (proc(5), net/tcp)."""
+    """The id of the user whose is the other end of a loopback connection; None when the kernel does not tell.
+
+    Source: /proc/net/tcp, see proc(5).
+    """
     v6 = sock.family == socket.AF_INET6
     there, here = sock.getpeername()[:2], sock.getsockname()[:2]
     wanted = [_proc_address(sock.family, *there), _proc_address(sock.family, *here), b'01']  # 01: established
@@ -5906,7 +5934,8 @@ def read_first_line(name, option):
         with open(name, encoding='utf-8') as file:
             return first_line(file, '%s %s' % (option, printable(name)))
     except (OSError, ValueError) as error:
-        raise UsageError('%s %s: %s' % (option, printable(name), getattr(error, 'strerror', None) or 'is not text in UTF-8'))
+        raise UsageError('%s %s: %s' % (option, printable(name),
+                                        getattr(error, 'strerror', None) or 'is not text in UTF-8'))
 
 
 def first_line(file, where):
@@ -5920,7 +5949,8 @@ def read_token(name):
     """The token in a --http_token file.  UsageError."""
     token = read_first_line(name, '--http_token')
     if not re.match(r'[A-Za-z0-9._~+/=-]{8,200}\Z', token):
-        raise UsageError('--http_token %s: the token must have 8 to 200 letters, digits or . _ ~ + / = -' % printable(name))
+        raise UsageError('--http_token %s: the token must have 8 to 200 letters, digits or . _ ~ + / = -'
+                         % printable(name))
     return token
 
 
@@ -5989,7 +6019,7 @@ class Console(Worker):
         for view in views:
             cpus = '' if view['cpus'] is None else '%d of %d CPUs busy' % (view['busy'], view['cpus'])
             self.say('%-22s %-16s %-11s %-20s %s' % (view['id'], view['name'] or '', view['state'], cpus,
-                                                    view['reason'] or ''))
+                                                     view['reason'] or ''))
         totals = self._admin.snapshot().totals
         self.say('%d nodes: %s' % (totals['nodes'], ', '.join('%d %s' % (totals[state], state) for state in STATES)))
 
@@ -6028,7 +6058,8 @@ class Console(Worker):
     def _quit(self):
         self._end()
 
-    COMMANDS = {'help': _help, '?': _help, 'nodes': _nodes, 'scan': _scan, 'secret': _secret, 'quit': _quit, 'exit': _quit}
+    COMMANDS = {'help': _help, '?': _help, 'nodes': _nodes, 'scan': _scan, 'secret': _secret,
+                'quit': _quit, 'exit': _quit}
 
 
 class _LogFormatter(logging.Formatter):
