@@ -1734,7 +1734,7 @@ class InfoPort:
             self._take_up(sock)
 
     def datagram_sockets(self):
-        return [sock for sock in self._sockets if sock.type == socket.SOCK_DGRAM]
+        return [sock for sock in self._sockets if hears_datagrams(sock)]
 
     def close(self, state='off', next_turn=float('inf')):
         """Give the port up, TCP first."""
@@ -1743,6 +1743,11 @@ class InfoPort:
             sock.close()
         self._sockets = []
         self.state, self.next_turn = state, next_turn
+
+
+def hears_datagrams(sock):
+    """Whether this is a UDP socket (sock.type does not say: Python 3.6 mixes flags into it)."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_DGRAM
 
 
 def wildcards():
@@ -1877,9 +1882,8 @@ class Listener(Worker):
         return max(0.0, min(times))
 
     def _take_up(self, sock):
-        datagrams = sock.type == socket.SOCK_DGRAM
-        self._selector.register(sock, selectors.EVENT_READ,
-                                lambda: self._read_datagrams(sock) if datagrams else self._accept(sock))
+        read = self._read_datagrams if hears_datagrams(sock) else self._accept
+        self._selector.register(sock, selectors.EVENT_READ, lambda: read(sock))
 
     def _give_up(self, sock):
         self._selector.unregister(sock)

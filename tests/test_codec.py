@@ -78,8 +78,8 @@ class Agreement(unittest.TestCase):
     def test_the_one_class(self):
         state = {'cpu': 97.5, 'memory': 2 ** 33, 'disk': 2 ** 40, 'swap': 100.0}
         self.assertEqual(dispyadmin.read_value(instance(state)), state)
-        data = (b'\x80\x04\x95\x50\x00\x00\x00\x00\x00\x00\x00\x8c\x05dispy\x94\x8c\x12DispyNodeAvailInfo\x94\x93\x94)\x81\x94'
-                + pickle.dumps(state, 2)[2:-1] + b'b.')
+        data = (b'\x80\x04\x95\x50\x00\x00\x00\x00\x00\x00\x00\x8c\x05dispy\x94\x8c\x12DispyNodeAvailInfo\x94'
+                b'\x93\x94)\x81\x94' + pickle.dumps(state, 2)[2:-1] + b'b.')
         self.assertEqual(dispyadmin.read_value(data), state)
 
     def test_requests_are_read_by_pickle_in_every_python(self):
