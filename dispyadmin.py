@@ -130,8 +130,8 @@ MAX_WAITING = 8192             # announced addresses that wait to be asked: 8192
 MAX_WAITING_EACH = 64          # of them from one address: dispynodes on one machine, one for each port
 MAX_NODES = 50000              # rows: at about 6 KB each, 300 MB
 MAX_REMOVED = 10000            # forgotten ids remembered for readers that ask for changes
-MAX_BODY = 1024 * 1024         # bytes of a request from the browser; 20,000 ids of 47 characters and their quotes
-MAX_BODY_NODES = 20000         # ids in one request
+MAX_BODY_NODES = 20000         # ids in one request of the browser
+MAX_BODY = MAX_BODY_NODES * 64  # bytes of it: an id has up to 60 (IPv6 with an interface's name), and two quotes, a comma
 REQUEST_TIME = 15.0            # seconds in which a request must have arrived whole
 IDLE_TIME = 75.0               # seconds that a browser may keep a connection open without asking
 
@@ -917,10 +917,9 @@ class Worker:
 
 READY, STOPPED, LOCKED, UNREACHABLE = STATES = ('ready', 'stopped', 'locked', 'unreachable')
 
-LOCKED_REASON = ('No known secret opens it. Enter the secret that its dispynode was started with as --admin_secret; '
-                 'if it was started without one, start it again with --admin_secret, different from its --secret.')
-NO_ADMIN_REASON = ('It was started without --admin_secret, so it can be seen but not controlled. '
-                   'Start dispynode again with --admin_secret.')
+LOCKED_REASON = ('No known secret opens it: enter its --admin_secret. If it has none, or the same as its --secret, start '
+                 'dispynode again with one of its own.')
+NO_ADMIN_REASON = 'It has no --admin_secret, so it can be seen but not controlled: start dispynode again with one.'
 FOREIGN_REASON = ('It shows the same sign as %s: it is that node under a second address, or another host that poses as '
                   'it. No auth code is sent to it. If it is the node, forget the other row.')
 
@@ -2638,8 +2637,8 @@ class Admin:
         """Ask an address that is not in the table what it is, in due time.  Bounded in all and for each address."""
         node_id = format_id(address, port)
         with self._lock:
-            if (node_id in self._meeting or len(self._meeting) >= MAX_WAITING
-                    or self._meeting_each[address] >= MAX_WAITING_EACH):
+            full = len(self._meeting) >= MAX_WAITING * (1 + connected)  # a flood of datagrams keeps no connection out
+            if full or node_id in self._meeting or self._meeting_each[address] >= MAX_WAITING_EACH:
                 return
             self._meeting.add(node_id)
             self._meeting_each[address] += 1
@@ -3413,6 +3412,7 @@ td.meter[style*="--share"] {
 .facts dl > div:first-child { border-top: 0; }
 .facts dt { color: var(--muted); }
 .facts dd { margin-left: auto; text-align: right; font-weight: 500; white-space: pre-line; overflow-wrap: anywhere; min-width: 0; }
+.facts.bare .detail { display: none; }
 .facts dd.meter::after { content: ""; display: block; width: 6rem; height: 3px; margin: .1875rem 0 .125rem auto; border-radius: 2px;
   background: linear-gradient(var(--accent), var(--accent)) no-repeat left / calc(var(--share) * .06rem) 100%, var(--line); }
 .facts dd.meter:not([style*="--share"])::after { display: none; }
@@ -3690,7 +3690,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   // The two largest units: "3 d 4 h", "12 m 5 s".
   function asDuration(seconds) {
     if (!isNumber(seconds)) return DASH;
-    if (seconds >= .05 && seconds < 10) return seconds.toFixed(1) + ' s';
+    if (seconds >= .05 && seconds < 10) return String(Math.round(seconds * 10) / 10) + ' s';
     const parts = [['d', 86400], ['h', 3600], ['m', 60], ['s', 1]];
     let rest = Math.round(seconds);
     const at = parts.findIndex(function (part) { return rest >= part[1]; });
@@ -4383,6 +4383,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     FACTS.forEach(function (group) {
       const section = make('section', undefined, 'panel');
       const list = make('dl');
+      section.classList.toggle('detail', group[0] !== 'Identity');   // what a node tells only when it is opened
       section.appendChild(make('h2', group[0]));
       section.appendChild(list);
       group[1].forEach(function (fact) { buildFact(list, fact); });
@@ -4433,6 +4434,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     setState(els['node-state'], node.state);
     updateNotice(node);
     els.node.classList.toggle('unreachable', node.state === 'unreachable');
+    els['node-facts'].classList.toggle('bare', isBare(node));
     facts.forEach(function (fact) {
       setText(fact.dd, fact.text(node));
       if (fact.share) setShare(fact.dd, fact.share(node));
@@ -4524,7 +4526,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   const SERVICE_HINTS = {
     start: 'The node takes jobs from this time on.',
     stop: 'From this time on the node takes no new jobs; running ones go on.',
-    end: 'At this time running jobs are ended.',
+    end: 'At this time running jobs are ended, and with dispy 4.15 dispynode itself: it has to be started again.',
   };
 
   function updateServiceHint() {
@@ -4673,7 +4675,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     const it = recs.length === 1 ? 'this node' : 'these nodes';
     return ask({
       title: 'End running jobs ' + (time === 'now' ? 'now' : 'at ' + time) + '?',
-      text: plural(recs.length, 'node') + ' will end all running jobs ' + when + ' and take no more. Their work so far is lost. ' +
+      text: plural(recs.length, 'node') + ' will end all running jobs ' + when + ' and take no more. Their work so far is lost, and dispynode itself may end with them: it has to be started again there. ' +
         (busy ? plural(busy, 'job') + ' ran' + ' on ' + it + ' at the last count.' : 'No job ran on ' + it + ' at the last count.'),
       yes: time === 'now' ? 'End jobs' : 'Set End',
     });
