@@ -1803,40 +1803,36 @@ class Listener(Worker):
         self._complained = collections.OrderedDict()  # addresses whose bad messages were logged
         addresses = hosts or wildcards()
         self.info_ports = [InfoPort(port, addresses, shared, self._take_up, self._give_up) for port in info_ports]
-        self._own = self._open_own(addresses)
-        self.own_port = self._own[0].getsockname()[1]
-        if not shared:
-            for info_port in self.info_ports:
+        self._own = []             # listening sockets of our own, all with one port
+        try:
+            self._open_own(addresses)
+            for info_port in () if shared else self.info_ports:
                 self._hold(info_port)
+        except StartError:
+            self.finish()
+            raise
+        self.own_port = self._own[0].getsockname()[1]
 
     def _open_own(self, addresses):
-        """Listening sockets on one free port of all these addresses."""
-        for _ in range(20):  # the port that one address has free may be taken at another
-            sockets, port = [], 0
+        """Listen on one free port at all these addresses."""
+        for attempt in range(20):
             try:
                 for address in addresses:
-                    sockets.append(open_socket(socket.SOCK_STREAM, address, port))
-                    port = sockets[0].getsockname()[1]
+                    port = self._own[0].getsockname()[1] if self._own else 0
+                    self._own.append(open_socket(socket.SOCK_STREAM, address, port))
                 break
             except OSError as error:
-                for sock in sockets:
-                    sock.close()
-                problem = error
-                if error.errno != errno.EADDRINUSE:
-                    break
-        else:
-            sockets = []
-        if not sockets or sockets[0].fileno() < 0:
-            raise StartError('--host %s: cannot listen there: %s' % (', '.join(addresses), problem.strerror))
-        for sock in sockets:
+                if error.errno != errno.EADDRINUSE or attempt == 19:  # free at one address, the port may be taken at another
+                    raise StartError('--host %s: cannot listen there: %s' % (', '.join(addresses), error.strerror))
+                while self._own:
+                    self._own.pop().close()
+        for sock in self._own:
             self._take_up(sock)
-        return sockets
 
     def _hold(self, info_port):
         try:
             info_port.open()
         except OSError as error:
-            self.finish()
             raise StartError('--info_port %d: %s; give another port, or none (then it is shared with dispy clients)'
                              % (info_port.port, error.strerror))
         info_port.state, info_port.next_turn = 'held', float('inf')
@@ -2289,11 +2285,11 @@ class Admin:
         self.node_ports = [settings.node_port] if settings.node_port else [node for _, node in PORT_PAIRS]
         self.table = NodeTable()
         self.schedule = Schedule(settings.poll_interval)
-        self.poller = Poller(max(16, min(1024, files // 2)), client_tls)
         shared = settings.info_port is None
         info_ports = [info for info, _ in PORT_PAIRS] if shared else [settings.info_port] if settings.info_port else []
         hosts = own_addresses(settings.hosts)
         self.listener = Listener(hosts, info_ports, shared, max(16, min(512, files // 8)), server_tls)
+        self.poller = Poller(max(16, min(1024, files // 2)), client_tls)
         self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
         self.seeker = Seeker(settings.nodes, self)
@@ -5126,13 +5122,13 @@ class WebServer(Worker):
         self.admin = admin
         self.tls = admin.server_tls
         self._places = places
+        self._sockets = self._open(settings.http_host, settings.http_port)
         self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
         self._lock = threading.Lock()                   # guards _connections
         self._connections = collections.OrderedDict()   # Connection -> its thread; those that asked last at the end
         self._numbers = itertools.count(1)
-        self._sockets = self._open(settings.http_host, settings.http_port)
         self.port = self._sockets[0].getsockname()[1]
         addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
         self.loopback = all(is_loopback(address) for address in addresses)
