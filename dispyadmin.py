@@ -102,6 +102,7 @@ MOST_INTERVAL = 86400          # seconds
 # other side of a busy switch answers in milliseconds; one that swaps, in a second.
 EXCHANGE_TIME = 4.0
 ENDING_TIME = 10.0             # seconds in which a node that announced its end is watched closely
+STARVED_TIME = 0.2             # seconds without new exchanges when the system has no more file descriptors
 FIRST_PAUSE = 2.0              # seconds until a silent node is asked again; doubled each time ...
 LONGEST_PAUSE = 60.0           # ... up to this
 
@@ -118,7 +119,7 @@ WATCH_INTERVAL = 10.0          # seconds between looks at this machine's address
 # and field names it stays below 2 KiB; eight times that leaves room for fields of later releases.
 MAX_MESSAGE = 16 * 1024        # bytes
 MAX_DATAGRAM = 2 * 1024        # bytes: nodes send about 200
-MAX_VALUES = 1024              # values in one message: 15 fields make 32
+MAX_OPCODES = 4096             # steps in reading one message: 15 fields make 110
 MAX_DEPTH = 8                  # containers within containers: nodes send 2
 MAX_INT_BYTES = 16             # disk sizes need 8
 MAX_TEXT = 200                 # characters of a name that are kept
@@ -127,12 +128,13 @@ MAX_SIGNS = 3                  # signs taken from one node in one conversation: 
 MAX_SECRETS = 32               # each costs one exchange with each locked node, once
 MAX_RELEASES = 32              # releases asked for: the twelve known ones, and what is heard from newer nodes
 MAX_WAITING = 8192             # announced addresses that wait to be asked: 8192 * 600 bytes = 5 MB
-MAX_WAITING_EACH = 64          # of them from one address: dispynodes on one machine, one for each port
+MAX_MEETINGS = 64              # of them from one address in a minute: dispynodes on one machine, one for each port
 MAX_NODES = 50000              # rows: at about 6 KB each, 300 MB
 MAX_REMOVED = 10000            # forgotten ids remembered for readers that ask for changes
 MAX_BODY_NODES = 20000         # ids in one request of the browser
 MAX_BODY = MAX_BODY_NODES * 64  # bytes of it: an id has up to 60 (IPv6 with an interface's name), and two quotes, a comma
 REQUEST_TIME = 15.0            # seconds in which a request must have arrived whole
+END_TIME = 0.7                 # seconds that threads may take to end; those that then still run die with the program
 IDLE_TIME = 75.0               # seconds that a browser may keep a connection open without asking
 
 
@@ -221,17 +223,33 @@ class _ValueReader:
         self.at = 0
         self.stack = []
         self.memo = {}
-        self.values = 0
 
     def read(self):
-        while True:
-            code = self.take(1)
-            if code == b'.':
-                break
-            step = self.STEPS.get(code)
-            if step is None:
-                raise WireError('pickle opcode %r is not for plain values' % code)
-            step(self)
+        """The value.  Two opcodes make three quarters of a message, so these are done here: a poll is mostly reading."""
+        data, stack, memo, steps = self.data, self.stack, self.memo, self.STEPS
+        end = len(data)
+        for _ in range(MAX_OPCODES):
+            at = self.at
+            if at >= end:
+                raise WireError('pickle ends too early')
+            code = data[at]
+            if code == 0x94 and stack:  # remember the value on top
+                self.at = at + 1
+                memo[len(memo)] = stack[-1]
+            elif code == 0x8c and at + 1 < end and at + 2 + data[at + 1] <= end:  # a short text
+                self.at = at + 2 + data[at + 1]
+                stack.append(self.decode(data[at + 2:self.at]))
+            elif code == 0x2e:
+                return self.result()
+            else:
+                self.at = at + 1
+                step = steps.get(code)
+                if step is None:
+                    raise WireError('pickle opcode %#x is not for plain values' % code)
+                step(self)
+        raise WireError('more than %d steps in a message' % MAX_OPCODES)
+
+    def result(self):
         if len(self.stack) != 1 or self.stack[0] is _Mark or self.stack[0] is self.AVAIL_INFO:
             raise WireError('pickle does not end with one value')
         return self.stack[0]
@@ -259,9 +277,6 @@ class _ValueReader:
     # --- stack ---
 
     def push(self, value):
-        self.values += 1
-        if self.values > MAX_VALUES:
-            raise WireError('more than %d values in a message' % MAX_VALUES)
         self.stack.append(value)
 
     def pop(self):
@@ -321,13 +336,15 @@ class _ValueReader:
 
     def quoted(self):
         """A byte string of protocol 0: the literal that Python 2 shows for it."""
-        try:
-            value = ast.literal_eval('b' + self.line().decode('ascii'))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            value = None
-        if not isinstance(value, bytes):
+        line = self.line()
+        if not re.match(br"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*")\Z""", line):
             raise WireError('not a string literal')
-        self.push(self.decode(value))
+        self.push(self.decode(re.sub(br'\\(x[0-9a-f]{2}|.)', self.unescape, line[1:-1])))
+
+    @staticmethod
+    def unescape(match):
+        what = match.group(1)
+        return bytes([int(what[1:], 16)]) if len(what) == 3 else {b'n': b'\n', b't': b'\t', b'r': b'\r'}.get(what, what)
 
     def escaped(self):
         try:
@@ -411,7 +428,7 @@ class _ValueReader:
             raise WireError('not a memo index')
         return int(line)
 
-    STEPS = {
+    STEPS = {code[0]: step for code, step in {
         b'\x80': lambda r: r.take(1), b'\x95': lambda r: r.take(8), b'(': lambda r: r.stack.append(_Mark),
         b'N': lambda r: r.push(None), b'\x88': lambda r: r.push(True), b'\x89': lambda r: r.push(False),
         b'K': lambda r: r.push(r.number(1)), b'M': lambda r: r.push(r.number(2)), b'J': lambda r: r.long(4),
@@ -428,13 +445,13 @@ class _ValueReader:
         b'q': lambda r: r.put(r.number(1)), b'r': lambda r: r.put(r.number(4)), b'p': lambda r: r.put(r.memo_line()),
         b'\x94': lambda r: r.put(len(r.memo)),
         b'h': lambda r: r.get(r.number(1)), b'j': lambda r: r.get(r.number(4)), b'g': lambda r: r.get(r.memo_line()),
-    }
+    }.items()}
 
 
 def read_value(data):
     """The plain value in a pickle that came from the network; WireError for anything else.
 
-    Bounded: MAX_MESSAGE bytes, MAX_VALUES values, MAX_DEPTH containers deep, integers of MAX_INT_BYTES.
+    Bounded: MAX_MESSAGE bytes, MAX_OPCODES opcodes, MAX_DEPTH containers deep, integers of MAX_INT_BYTES.
     """
     if len(data) > MAX_MESSAGE:
         raise WireError('message of %d bytes' % len(data))
@@ -550,7 +567,7 @@ def canonical(address, scope=0):
     `scope` is the interface index that came with it, if any.  ValueError when it is no IP address.
     """
     text, _, zone = str(address).partition('%')
-    if re.search(r'(^|\.)0[0-9]', text):
+    if re.search(r'(^|[.:])0[0-9]+\.|\.0[0-9]+\Z', text):
         # octal to some programs, decimal to others
         raise ValueError('%s: a leading zero in an IPv4 address' % printable(address))
     parsed = ipaddress.ip_address(text)
@@ -597,9 +614,12 @@ def check_host(host):
     """`host` when it can be a host name or an IP address, else ValueError."""
     if re.match(r'[0-9.]+\Z', host) or ':' in host:
         try:
-            return canonical(host)
+            address = canonical(host)
         except ValueError:
             raise ValueError('%s is no IP address' % printable(host)[:80])
+        if address == BROADCAST or ipaddress.ip_address(address.partition('%')[0]).is_multicast:
+            raise ValueError('%s is not the address of one machine' % address)
+        return address
     if not re.match(r'(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?\Z', host):
         raise ValueError('%s is neither a host name nor an IP address' % (printable(host)[:80] or 'an empty text'))
     return host
@@ -874,18 +894,21 @@ class Worker:
     def __init__(self):
         self.stopping = threading.Event()
         self._thread = None
-        self._last_error = None
+        self._last_error = self._last_problem = (None, 0.0)  # (what was logged, monotonic time)
 
     def start(self):
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
 
-    def stop(self):
-        """Ask the thread to end, and wait until it has."""
+    def end(self):
+        """Ask the thread to end."""
         self.stopping.set()
         self.wake()
+
+    def join(self, deadline):
+        """Wait until the thread has ended, or until this monotonic time: it may hang in a look-up of a name."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def wake(self):
         """Make turn() return soon.  Any thread."""
@@ -897,17 +920,24 @@ class Worker:
         while not self.stopping.is_set():
             try:
                 self.turn()
-                self._last_error = None
             except Exception as error:
                 self.report(error)
                 self.stopping.wait(0.1)  # an error that comes back at once must not eat the machine
         self.finish()
 
+    def report_once(self, problem):
+        """Log what the system refuses, unless it was the same less than a minute ago."""
+        last, when = self._last_problem
+        if problem != last or time.monotonic() - when > 60:
+            self._last_problem = problem, time.monotonic()
+            logger.warning('%s', problem)
+
     def report(self, error):
-        """Log an unexpected error, unless it is the same as the one before."""
+        """Log an unexpected error, unless it was the same less than a minute ago."""
         kind = '%s: %s' % (type(error).__name__, error)
-        if kind != self._last_error:
-            self._last_error = kind
+        last, when = self._last_error
+        if kind != last or time.monotonic() - when > 60:
+            self._last_error = kind, time.monotonic()
             logger.error('%s goes on after an unexpected error', self.name, exc_info=error)
 
 
@@ -1020,6 +1050,7 @@ Known = collections.namedtuple('Known', 'sign secret tried admin')
 STRANGER = Known('', None, 0, False)
 
 Answer = collections.namedtuple('Answer', 'sign secret admin info tried')
+Answer.__new__.__defaults__ = None, False, None, 0  # the answer of a node that is locked
 
 Snapshot = collections.namedtuple('Snapshot', 'sequence full nodes removed totals')
 
@@ -1034,7 +1065,7 @@ class NodeTable:
     """All nodes.  Its lock guards everything in it and is held for microseconds: no I/O and no encoding under it.
 
     Each change gives the node the next number of one sequence and a new Published; readers ask for what has changed
-    since a number.  Sequences of different runs do not overlap, as they start at the time in microseconds.
+    since a number.  It starts at the time in microseconds, so that a number of an earlier run is not taken for one of this.
     """
 
     def __init__(self, clock=time.time):
@@ -1111,7 +1142,8 @@ class NodeTable:
         """A row for an address that the administrator named, before it has answered."""
         with self._lock:
             node_id = format_id(address, port)
-            if node_id not in self._nodes and len(self._nodes) < MAX_NODES:
+            known = node_id in self._nodes or node_id in self._aliases
+            if not known and len(self._nodes) < MAX_NODES:
                 self._nodes[node_id] = Node(address, port, self._clock())
                 self._changed(self._nodes[node_id])
 
@@ -1130,6 +1162,8 @@ class NodeTable:
                     self._release(node_id)
                     return None
                 node = self._nodes[node_id] = Node(*split_id(node_id), now=self._clock())
+            if answer.sign == node.sign and answer.secret is None and node.secret is not None:
+                return None  # it was asked before the secret came that has opened it meanwhile
             node.aliases += tuple(self._expected.pop(node_id, ()))[:MAX_ADDRESSES]
             self._aliases.pop(node_id, None)
             event = self._event(node, answer)
@@ -1188,7 +1222,10 @@ class NodeTable:
                 self._release(node_id)
                 return None
             lost = node.error is None
-            if node.said_end:
+            ended = node.info and node.info.service_end
+            if ended and ended <= self._clock():
+                sentence = 'It ended itself at its End time; start dispynode there again.'
+            elif node.said_end:
                 sentence = 'It ended at %s, as it announced; start dispynode there again.' % clock_time(node.said_end)
             if lost or node.error != sentence:
                 node.error = sentence
@@ -1306,23 +1343,25 @@ def ask_info(me, known, secrets_, may_send):
     secrets_ = tuple(secrets_)  # more may be added meanwhile, by another thread
     opened = known.secret is not None and may_send(known.sign)
     shown = read_info((yield frame(auth_code(known.secret, known.sign) if opened else NO_CODE, request)))
+    if opened and isinstance(shown, Info):
+        return Answer(known.sign, known.secret, known.admin, shown)
+    if opened and shown == known.sign:  # a dispynode cannot change its secret while it runs
+        raise NodeError('It does not take the secret any more that opened it: another program may answer at its address.')
     for _ in range(MAX_SIGNS):
         if isinstance(shown, Info):
-            if opened:
-                return Answer(known.sign, known.secret, known.admin, shown, 0)
             raise NodeError('It answers whatever auth code it is sent, so it is no dispynode.')
         sign, known = shown, known if shown == known.sign else STRANGER
         if not may_send(sign):
-            return Answer(sign, None, False, None, 0)
+            return Answer(sign)
         for secret in secrets_[known.tried:]:
             code = auth_code(secret, sign)
             shown = read_info((yield frame(code, request)))
             if isinstance(shown, Info):
-                return Answer(sign, secret, secret != '' and (yield from is_admin(code)), shown, 0)
+                return Answer(sign, secret, secret != '' and (yield from is_admin(code)), shown)
             if shown != sign:
                 break  # it was started again while it was asked
         else:
-            return Answer(sign, None, False, None, len(secrets_))
+            return Answer(sign, tried=len(secrets_))
     raise NodeError('It shows a new sign each time it is asked.')
 
 
@@ -1351,7 +1390,12 @@ def control(me, known, secrets_, may_send, message):
         if known.secret is None:
             return NOT_ADMIN, answer
         value = read_control((yield frame(auth_code(known.secret, known.sign), message)))
-        answer = yield from ask_info(me, known, secrets_, may_send)
+        try:
+            answer = yield from ask_info(me, known, secrets_, may_send)
+        except (NodeError, WireError):
+            if value is REFUSED:
+                raise
+            return value, None  # what it did, it did
         if value is NOT_ADMIN:
             answer = answer._replace(admin=False)
         if value is not REFUSED or answer.sign == known.sign:
@@ -1515,17 +1559,20 @@ class Poller(Worker):
         self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
-        self._urgent, self._likely, self._unlikely = (collections.deque() for _ in range(3))  # any thread appends
+        # Talks that wait; any thread appends.
+        self._urgent, self._urgent_slow, self._likely, self._unlikely = (collections.deque() for _ in range(4))
         self._flights = collections.OrderedDict()  # Exchange -> None, by deadline; this thread alone
         self._slow = 0                             # how many of them are slow
         self._parked = collections.deque()         # (Talk, request) for which there was no descriptor
         self._limit = places                       # lower than `places` while the system has no more descriptors
+        self._starved_until = 0.0                  # monotonic time until which none is asked for
 
     # --- any thread ---
 
-    def submit(self, talk):
-        """Run a conversation before all others."""
-        self._urgent.append(talk)
+    def submit(self, talk, slow=False):
+        """Run a conversation before all others; `slow` when it will likely not be answered."""
+        talk.slow = slow
+        (self._urgent_slow if slow else self._urgent).append(talk)
         self.wake()
 
     def submit_new(self, talk, likely):
@@ -1558,32 +1605,39 @@ class Poller(Worker):
         times = [60.0]
         if self._flights:
             times.append(next(iter(self._flights)).expires - now)
+        if now < self._starved_until:
+            times.append(self._starved_until - now)
         due = self.next_due()
-        if due is not None and len(self._flights) < self._limit:
+        if due is not None and self._room(now):
             # at least a little, or one overdue poll without a place would make this loop spin
-            times.append(max(due - now, 0.0 if self._slow < self._slow_limit() else 0.05))
+            times.append(max(due - now, 0.0 if self._room(now, slow=True) else 0.05))
         return max(0.0, min(times))
 
-    def _slow_limit(self):
-        return max(1, self._limit // 4)
+    def _room(self, now, slow=False):
+        """How many exchanges may begin now, or how many slow ones: these get a quarter of the places."""
+        if now < self._starved_until:
+            return 0
+        room = self._limit - len(self._flights)
+        return max(0, min(room, max(1, self._limit // 4) - self._slow) if slow else room)
 
     def _start_talks(self, now):
-        while self._parked and len(self._flights) < self._limit:
+        while self._parked and self._room(now):
             talk, request = self._parked.popleft()
             self._launch(talk, request, now)
-        while self._urgent and len(self._flights) < self._limit:
-            self._start(self._urgent.popleft(), now)
-        room, slow_room = self._limit - len(self._flights), self._slow_limit() - self._slow
-        if room > 0:
-            likely, unlikely = self.take_due(now, room, max(0, min(room, slow_room)))
+        self._start_some(self._urgent, now)
+        self._start_some(self._urgent_slow, now, slow=True)
+        if self._room(now):
+            likely, unlikely = self.take_due(now, self._room(now), self._room(now, slow=True))
             for talk in unlikely:
                 talk.slow = True
             for talk in itertools.chain(likely, unlikely):
                 self._start(talk, now)
-        while self._likely and len(self._flights) < self._limit:
-            self._start(self._likely.popleft(), now)
-        while self._unlikely and len(self._flights) < self._limit and self._slow < self._slow_limit():
-            self._start(self._unlikely.popleft(), now)
+        self._start_some(self._likely, now)
+        self._start_some(self._unlikely, now, slow=True)
+
+    def _start_some(self, lane, now, slow=False):
+        while lane and self._room(now, slow):
+            self._start(lane.popleft(), now)
 
     def _start(self, talk, now):
         self._slow += talk.slow
@@ -1616,7 +1670,7 @@ class Poller(Worker):
                 self._fail(talk, NodeError(connection_error(error)), now)
                 return
             self._parked.append((talk, request))
-            self._limit = max(1, len(self._flights))
+            self._limit, self._starved_until = max(1, len(self._flights)), now + STARVED_TIME
         except NodeError as error:
             self._fail(talk, error, now)
         else:
@@ -1663,7 +1717,7 @@ class Poller(Worker):
 
     def _end(self, talk, result, error):
         self._slow -= talk.slow
-        if error is None and self._limit < self.places:
+        if self._limit < self.places:
             self._limit += 1
         try:
             talk.done(result, error)
@@ -1770,12 +1824,13 @@ class Inbound(Channel):
 
     def __init__(self, sock, address, tls, expires):
         sock.setblocking(False)
+        super().__init__(sock, self._begin if tls else self.receive, expires)
         self.address = address
-        if tls:
-            sock = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            super().__init__(sock, lambda: self.handshake(self.receive), expires)
-        else:
-            super().__init__(sock, self.receive, expires)
+        self._tls = tls
+
+    def _begin(self):
+        self.sock = self._tls.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        self.step = lambda: self.handshake(self.receive)
 
 
 class Listener(Worker):
@@ -1791,6 +1846,7 @@ class Listener(Worker):
         super().__init__()
         self.hear = lambda address, announcement, connected: None  # set by Admin
         self.port_taken = lambda: None                             # set by Admin
+        self._shared = shared      # info ports are taken in turns with dispy clients
         self._places = places      # connections at one time
         self._tls = tls
         self._clock = clock
@@ -1843,11 +1899,11 @@ class Listener(Worker):
         """Where nodes are to answer: the info port that belongs to their node port while it is held, else our own."""
         pair = dict((node, info) for info, node in PORT_PAIRS).get(node_port)
         held = [p.port for p in self.info_ports if p.state == 'held']
-        return pair if pair in held else held[0] if held and pair is None else self.own_port
+        return pair if pair in held else held[0] if held and not self._shared else self.own_port
 
     def deaf(self):
         """Whether announcements are missed now."""
-        return any(p.state != 'held' for p in self.info_ports)
+        return not self.info_ports or any(p.state != 'held' for p in self.info_ports)
 
     def join(self, groups):
         """Hear these multicast groups: a set of (group, address, interface index)."""
@@ -1901,7 +1957,7 @@ class Listener(Worker):
             except BlockingIOError:
                 return
             except OSError as error:
-                logger.warning('a node that connected could not be heard: %s', error)
+                self.report_once('a node that connected cannot be heard: %s' % error)
                 self.stopping.wait(0.05)  # no descriptors: some are free again in a moment
                 return
             inbound = Inbound(connection, peer_address(sender), self._tls, self._clock() + EXCHANGE_TIME)
@@ -1909,6 +1965,8 @@ class Listener(Worker):
             self._advance(inbound)
 
     def _advance(self, inbound):
+        if inbound not in self._inbound:
+            return  # it was dropped for another since the selector told of it
         try:
             events = inbound.advance()
             if events:
@@ -1959,12 +2017,12 @@ class Listener(Worker):
                 joined = self._joined.setdefault(sock, set())
                 for group in joined - wanted:
                     self._membership(sock, group, False)
-                for group in wanted - joined:
-                    self._membership(sock, group, True)
-                self._joined[sock] = wanted
+                    joined.discard(group)
+                joined |= {group for group in wanted - joined if self._membership(sock, group, True)}
 
     @staticmethod
     def _membership(sock, group, join):
+        """Join a group, or leave it; False when that cannot be: the interface has just come or gone."""
         group, address, index = group
         try:
             if sock.family == socket.AF_INET6:
@@ -1974,8 +2032,10 @@ class Listener(Worker):
             else:
                 option = socket.IP_ADD_MEMBERSHIP if join else socket.IP_DROP_MEMBERSHIP
                 sock.setsockopt(socket.IPPROTO_IP, option, socket.inet_aton(group) + socket.inet_aton(address))
+            return True
         except OSError as error:
-            logger.debug('group %s on %s: %s', group, address, error)  # the interface has just come or gone
+            logger.debug('group %s on %s: %s', group, address, error)
+            return join and error.errno == errno.EADDRINUSE  # joined already
 
     def finish(self):
         for info_port in self.info_ports:
@@ -2057,20 +2117,20 @@ class Announcer(Worker):
     def _ask_from(self, source, sign):
         with self._lock:
             releases = list(self._releases)
-        try:
-            with self._open(source) as sock:
-                for node_port in self._node_ports:
-                    ask = {'ip_addr': source.address.partition('%')[0], 'port': self._listener.reply_port(node_port),
-                           'sign': sign}
-                    for target in source.targets:
+        for target in source.targets:
+            try:
+                with self._open(source) as sock:
+                    for node_port in self._node_ports:
+                        ask = {'ip_addr': source.address.partition('%')[0], 'sign': sign,
+                               'port': self._listener.reply_port(node_port)}
                         for release in releases:
                             message = write_message(b'NODE_INFO:', dict(ask, version=release))
                             sock.sendto(message, socket_address(target, node_port))
-                        self._failed.pop(source.address, None)
-        except (OSError, NodeError) as error:
-            if self._failed.get(source.address) != str(error):
-                self._failed[source.address] = str(error)
-                logger.warning('cannot ask for nodes from %s: %s', source.address, error)
+                self._failed.pop((source.address, target), None)
+            except (OSError, NodeError) as error:
+                if self._failed.get((source.address, target)) != str(error):
+                    self._failed[source.address, target] = str(error)
+                    logger.warning('cannot ask for nodes from %s at %s: %s', source.address, target, error)
 
     @staticmethod
     def _open(source):
@@ -2099,13 +2159,14 @@ class Announcer(Worker):
 class _Due:
     """When a node is to be asked next."""
 
-    __slots__ = ('turn', 'failures', 'asking', 'again', 'steady')
+    __slots__ = ('turn', 'failures', 'asking', 'again', 'steady', 'nudged')
 
     def __init__(self):
         self.turn = None      # the heap entry that counts; older ones of the same node are stale
         self.failures = 0     # since its last answer
         self.asking = False   # an exchange is under way
         self.again = False    # it is to be asked again as soon as that is over
+        self.nudged = float('-inf')  # when it was, or will be, asked because of an announcement (monotonic time)
         self.steady = False   # it has been asked at a time of its own, so that nodes are spread over the interval
 
 
@@ -2156,6 +2217,15 @@ class Schedule:
             else:
                 self._put(node_id, self._clock())
 
+    def ask_soon(self, node_id):
+        """Ask it at once, but not more than once a second: this is called for what anybody may send."""
+        with self._lock:
+            entry = self._nodes.get(node_id)
+            now = self._clock()
+            if entry is not None and not entry.asking and entry.nudged <= now:
+                entry.nudged = max(now, entry.nudged + 1.0)
+                self._put(node_id, entry.nudged)
+
     def ask_in(self, node_id, seconds):
         """Ask it in so many seconds, unless it is being asked."""
         with self._lock:
@@ -2173,8 +2243,9 @@ class Schedule:
         with self._lock:
             self._interval = seconds
             for node_id, entry in self._nodes.items():
-                if not entry.failures and not entry.asking:
-                    self._put(node_id, self._clock() + seconds * self._rand())
+                due = self._clock() + seconds * self._rand()
+                if entry.turn and not entry.failures and due < entry.turn[0]:
+                    self._put(node_id, due)
 
     def take(self, room, slow_room):
         """(ids of nodes that are due, ids of failing nodes that are due), at most so many; finished() follows for each."""
@@ -2250,6 +2321,12 @@ class Latch:
             self._results[key] = result
             self._changed.notify()
 
+    def cancel(self):
+        """Wait no longer."""
+        with self._changed:
+            self._missing = 0
+            self._changed.notify()
+
     def wait(self, seconds):
         """{key: result}, when all are there or the time is up."""
         with self._changed:
@@ -2266,6 +2343,10 @@ UNKNOWN_NODE = 'It is not in the table of nodes; it may have been forgotten mean
 
 CONTROLS = {'start': 'start_time', 'stop': 'stop_time', 'end': 'end_time'}
 CLOCK = re.compile(r'([01]?[0-9]|2[0-3]):[0-5][0-9]\Z')
+
+
+# Seen with dispy 4.11.0 and 4.15.2, whether jobs run or not.
+ENDS_PROGRAM = '. At that time dispynode ends itself, and has to be started again there.'
 
 
 class Admin:
@@ -2293,12 +2374,15 @@ class Admin:
         self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
         self.seeker = Seeker(settings.nodes, self)
+        self._workers = (self.poller, self.listener, self.announcer, self.seeker)
         self._secrets = ['']       # tried in this order; it only grows, so that a node's `tried` stays true
         if settings.secret:
             self._secrets.append(settings.secret)
-        self._lock = threading.Lock()  # guards _secrets while it grows, and the two below
+        self._lock = threading.Lock()  # guards _secrets while it grows, and those below
+        self._latches = set()          # those that somebody waits for
         self._meeting = set()          # ids of new addresses that are being asked or wait for it
-        self._meeting_each = collections.Counter()  # how many of them at each address
+        self._met_each = collections.Counter()  # how many there were at each address in the present minute
+        self._minute = 0.0             # monotonic time at which that began
         self._own = (0.0, frozenset())  # (monotonic time, addresses of this machine)
         self.poller.take_due, self.poller.next_due = self._due_talks, self.schedule.next_due
         self.schedule.earlier = self.poller.wake
@@ -2307,13 +2391,22 @@ class Admin:
     def start(self):
         """Start the threads."""
         self.announcer.scan()
-        for worker in (self.poller, self.listener, self.announcer, self.seeker):
+        for worker in self._workers:
             worker.start()
 
-    def stop(self):
-        """End the threads, and wait for them."""
-        for worker in (self.seeker, self.announcer, self.listener, self.poller):
-            worker.stop()
+    def end(self):
+        """Ask the threads to end; operations under way are answered with what there is."""
+        for worker in self._workers:
+            worker.end()
+        with self._lock:
+            latches = list(self._latches)
+        for latch in latches:
+            latch.cancel()
+
+    def join(self, deadline):
+        """Wait until the threads have ended, or until this monotonic time."""
+        for worker in self._workers:
+            worker.join(deadline)
 
     def discard(self):
         """Give everything up before start()."""
@@ -2364,7 +2457,7 @@ class Admin:
             published = self.table.get(node_id)
             if error or not published:
                 return failure(node_id, 'unreachable', error or 'It has been forgotten.')
-            return success(node_id, published.view['reason'] or 'Answers; it is %s.' % published.view['state'])
+            return success(node_id, 'Answers; it is %s.' % published.view['state'])
         return self._ask_each(self.table.ids() if ids is None else ids, self._info_steps, lambda r: r, describe)
 
     def add(self, host, port=None):
@@ -2377,7 +2470,7 @@ class Admin:
         latch = Latch(len(places))
         for place in places:
             self._add_place(place, latch)
-        found = latch.wait(OPERATION_TIME)
+        found = self._wait(latch)
         results = [found[place] for place in places if place in found]
         return [r for r in results if r['ok']] or results[:1] or [failure(host, 'unreachable', LATE)]
 
@@ -2402,6 +2495,8 @@ class Admin:
         published = row and self.table.get(row)
         if not published:
             return failure(node_id, 'unreachable', 'It answers, but the table of nodes is full.')
+        if row != node_id:
+            return success(row, '%s shows the sign of this node: taken as another address of it.' % node_id)
         return success(row, published.view['reason'] or 'Found; it is %s.' % published.view['state'])
 
     def forget(self, node_id):
@@ -2442,7 +2537,7 @@ class Admin:
             return 'dispy uses %s of %s CPUs.' % (value['cpus'], view['max_cpus'])
 
         def refuse(view):
-            asked = '%d' % cpus if cpus >= 0 else 'all but %d' % -cpus
+            asked = cpus if cpus == 'all' or cpus >= 0 else 'all but %d' % -cpus
             return 'Refused: it has %s CPUs; %s asked.' % (view['max_cpus'], asked)
         return self._control_each(ids, write_message(b'SET_CPUS:', {'cpus': wanted}), describe, refuse)
 
@@ -2458,7 +2553,11 @@ class Admin:
         def describe(value, view):
             if time_ is None:
                 return '%s cleared.' % what
-            return '%s is now.' % what if time_ == 'now' else '%s is %s, by its own clock.' % (what, time_)
+            at = value.get('service_' + control_)
+            past = time_ != 'now' and at is not None and at <= time.time()
+            text = '%s is %s%s' % (what, 'now' if time_ == 'now' else time_ + ' by its own clock',
+                                   ', which has passed: it counts at once' if past else '')
+            return text + (ENDS_PROGRAM if control_ == 'end' else '.')
 
         def refuse(view):
             if control_ == 'stop':
@@ -2496,9 +2595,19 @@ class Admin:
                 latch.put(node_id, early)
             else:
                 self._ask_one(node_id, steps, answer_of, describe, latch)
-        results = latch.wait(OPERATION_TIME)
+        results = self._wait(latch)
         in_order = [results.get(node_id, failure(node_id, 'unreachable', LATE)) for node_id in ids]
         return [result for result in in_order if result is not None]
+
+    def _wait(self, latch):
+        """What has come into this latch in OPERATION_TIME, or until everything ends."""
+        with self._lock:
+            self._latches.add(latch)
+        try:
+            return latch.wait(0 if self.poller.stopping.is_set() else OPERATION_TIME)
+        finally:
+            with self._lock:
+                self._latches.discard(latch)
 
     def _ask_one(self, node_id, steps, answer_of, describe, latch):
         before = self.table.get(node_id)
@@ -2518,7 +2627,7 @@ class Admin:
                 result = describe(node_id, outcome, error)
             finally:
                 latch.put(node_id, result)
-        self.poller.submit(self._talk(node_id, steps(node_id), done))
+        self.poller.submit(self._talk(node_id, steps(node_id), done), slow=was_lost)
 
     def _control_each(self, ids, message, describe, refuse):
         def prepare(node_id):
@@ -2566,6 +2675,8 @@ class Admin:
                     self._answered(node_id, answer)
             finally:
                 self.schedule.finished(node_id, error is None)
+                if node_id not in self.table:
+                    self.schedule.remove(node_id)
                 if error is None and self.table.is_ending(node_id):
                     self.schedule.ask_in(node_id, 0.5)
         return self._talk(node_id, self._info_steps(node_id), done)
@@ -2605,7 +2716,7 @@ class Admin:
             self.announcer.release_heard(announcement.version)
         verdict, row = self.table.heard(node_id, announcement)
         if verdict == CHANGED:
-            self.schedule.ask_now(row)
+            self.schedule.ask_soon(row)
         elif verdict == NEW and announcement.tag != 'TERMINATED':
             self._meet(address, announcement.port, connected, announcement)
 
@@ -2630,21 +2741,24 @@ class Admin:
         return address in self._own[1]
 
     def _meet(self, address, port, connected=False, announcement=None):
-        """Ask an address that is not in the table what it is, in due time.  Bounded in all and for each address."""
+        """Ask an address that is not in the table what it is, in due time.
+
+        Bounded in all, and for each address in a minute: who forges announcements must not make us knock at all ports.
+        """
         node_id = format_id(address, port)
         with self._lock:
             full = len(self._meeting) >= MAX_WAITING * (1 + connected)  # a flood of datagrams keeps no connection out
-            if full or node_id in self._meeting or self._meeting_each[address] >= MAX_WAITING_EACH:
+            now = time.monotonic()
+            if now - self._minute > 60 or len(self._met_each) > 8 * MAX_WAITING:
+                self._minute, self._met_each = now, collections.Counter()
+            if full or node_id in self._meeting or self._met_each[address] >= MAX_MEETINGS:
                 return
             self._meeting.add(node_id)
-            self._meeting_each[address] += 1
+            self._met_each[address] += 1
 
         def done(answer, error):
             with self._lock:
                 self._meeting.discard(node_id)
-                self._meeting_each[address] -= 1
-                if self._meeting_each[address] <= 0:
-                    del self._meeting_each[address]
             if error:
                 logger.debug('%s announced itself but cannot be asked: %s', node_id, error)
                 self._lost(node_id, error)
@@ -2694,6 +2808,10 @@ def own_addresses(hosts):
         if not usable:
             raise StartError('--host %s: no interface of this machine that is up has the address %s'
                              % (host, ' or '.join(found)))
+        if host not in found and all(is_loopback(address) for address in usable) and not host.startswith('localhost'):
+            # Debian gives a machine's own name this address, at which no other machine can be heard
+            logger.warning('--host %s is the loopback address %s; every interface is used instead', host, usable[0])
+            return []
         result.extend(address for address in usable if address not in result)
     return result
 
@@ -2780,6 +2898,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
 </svg>
 
 <a class="skip" href="#main">Skip to the nodes</a>
+<a class="skip" href="#controls">Skip to the controls</a>
 
 <header class="top">
   <span class="brand"><svg viewBox="0 0 16 16" aria-hidden="true" focusable="false"><g fill="currentColor"><rect x="1" y="1" width="6" height="6" rx="1.4"/><rect x="9" y="9" width="6" height="6" rx="1.4"/><rect x="1" y="9" width="6" height="6" rx="1.4" opacity=".5"/><rect x="9" y="1" width="6" height="6" rx="1.4" opacity=".5"/></g></svg>dispyadmin</span>
@@ -2889,7 +3008,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
   </section>
 
   <!-- ======== controls: the same ones serve the selected nodes and the node view's one node ======== -->
-  <aside id="controls" class="controls" aria-label="Controls">
+  <aside id="controls" class="controls" tabindex="-1" aria-label="Controls">
 
     <section id="target" class="panel wide" aria-labelledby="target-title">
       <h2 id="target-title">Selected nodes</h2>
@@ -2942,6 +3061,20 @@ PAGE_HTML = r'''<!DOCTYPE html>
       </form>
     </section>
 
+    <section class="panel" aria-labelledby="secret-title">
+      <h2 id="secret-title">Admin secret</h2>
+      <form id="secret-form" novalidate autocomplete="off">
+        <div class="line">
+          <label class="field grow"><span class="unseen">Admin secret</span>
+            <input id="secret" type="password" autocomplete="off" autocapitalize="none" spellcheck="false" aria-describedby="secret-hint secret-error"></label>
+          <button id="secret-set">Set</button>
+        </div>
+        <label class="check"><input id="secret-show" type="checkbox"> Show</label>
+        <p id="secret-error" class="error" role="alert"></p>
+        <p id="secret-hint" class="hint">Tried on locked nodes; open ones stay open. Set several one by one.</p>
+      </form>
+    </section>
+
     <section class="panel" aria-labelledby="poll-title">
       <h2 id="poll-title">Polling</h2>
       <form id="poll-form" novalidate>
@@ -2971,20 +3104,6 @@ PAGE_HTML = r'''<!DOCTYPE html>
           <button id="add-node">Add</button>
         </div>
         <p id="add-error" class="error" role="alert"></p>
-      </form>
-    </section>
-
-    <section class="panel" aria-labelledby="secret-title">
-      <h2 id="secret-title">Admin secret</h2>
-      <form id="secret-form" novalidate autocomplete="off">
-        <div class="line">
-          <label class="field grow"><span class="unseen">Admin secret</span>
-            <input id="secret" type="password" autocomplete="off" autocapitalize="none" spellcheck="false" aria-describedby="secret-hint secret-error"></label>
-          <button id="secret-set">Set</button>
-        </div>
-        <label class="check"><input id="secret-show" type="checkbox"> Show</label>
-        <p id="secret-error" class="error" role="alert"></p>
-        <p id="secret-hint" class="hint">Tried on locked nodes; open ones stay open. Set several one by one.</p>
       </form>
     </section>
   </aside>
@@ -3482,7 +3601,7 @@ dialog .line { margin-top: 1.125rem; justify-content: flex-end; }
   .view-cluster .layout { min-height: 0; grid-template-rows: auto minmax(0, 1fr) auto; padding-bottom: 0; }
   .view-cluster .work { min-height: 0; }
   .view-cluster .viewport { max-height: none; min-height: 0; }
-  .view-cluster .controls { grid-row: 2 / span 2; min-height: 0; overflow: auto; padding-bottom: .25rem; }
+  .view-cluster .controls { grid-row: 2 / span 2; min-height: 0; overflow: auto; scrollbar-gutter: stable; padding-bottom: .25rem; }
   .view-cluster .outcome { grid-row: 3; bottom: 0; }
 }
 
@@ -4420,7 +4539,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   function updateNotice(node) {
     setHidden(els['node-notice'], !node.reason);
     els['node-notice'].dataset.state = node.state;
-    setText(els['node-notice'].firstElementChild, node.controllable ? '' : 'It cannot be controlled now.');
+    setText(els['node-notice'].firstElementChild, node.controllable ? '' : node.state === 'unreachable' ? 'It cannot be controlled now.' : 'It cannot be controlled.');
     setText(els['node-notice'].lastElementChild, node.reason || '');
   }
 
@@ -4497,7 +4616,9 @@ PAGE_JS = r'''/* dispyadmin's page.
   function updateTargetOfCluster() {
     const count = view.selected.size;
     setText(els['target-title'], count ? plural(count, 'selected node') : 'Selected nodes');
-    setText(els['target-hint'], count ? '' : 'Select nodes in the table first; these controls then apply to them.');
+    const here = countSelectedShown();
+    setText(els['target-hint'], !count ? 'Select nodes in the table first; these controls then apply to them.' :
+      here < count ? asCount(count - here) + ' of them are not shown: the filter hides them.' : 'These controls apply to all of them.');
     els['target-fields'].disabled = !count;
     els.forget.disabled = !count;
   }
@@ -4505,7 +4626,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   function updateTargetOfNode(rec) {
     const able = Boolean(rec && rec.node.controllable);
     setText(els['target-title'], 'This node');
-    setText(els['target-hint'], able ? '' : 'Not available while the node is ' + (rec ? rec.node.state : 'not known') + '.');
+    setText(els['target-hint'], able ? '' : 'Not available: the node ' + (rec ? 'cannot be controlled' : 'is not known') + '.');
     els['target-fields'].disabled = !able;
     els.forget.disabled = !rec;
   }
@@ -4522,7 +4643,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   const SERVICE_HINTS = {
     start: 'The node takes jobs from this time on.',
     stop: 'From this time on the node takes no new jobs; running ones go on.',
-    end: 'At this time running jobs are ended, and with dispy 4.15 dispynode itself: it has to be started again.',
+    end: 'At this time running jobs are ended, and dispynode itself: it has to be started again there.',
   };
 
   function updateServiceHint() {
@@ -4665,13 +4786,17 @@ PAGE_JS = r'''/* dispyadmin's page.
   }
 
   function askEnd(time) {
-    const recs = targetRecords();
+    const chosen = targetRecords();
+    const recs = chosen.filter(function (rec) { return rec.node.controllable; });
+    const others = chosen.length - recs.length;
     const busy = recs.reduce(function (sum, rec) { return sum + (rec.node.busy || 0); }, 0);
     const when = time === 'now' ? 'now' : 'at ' + time + ', by each node\u2019s own clock,';
     const it = recs.length === 1 ? 'this node' : 'these nodes';
     return ask({
       title: 'End running jobs ' + (time === 'now' ? 'now' : 'at ' + time) + '?',
-      text: plural(recs.length, 'node') + ' will end all running jobs ' + when + ' and take no more. Their work so far is lost, and dispynode itself may end with them: it has to be started again there. ' +
+      text: plural(recs.length, 'node') + ' will end all running jobs ' + when + ' and take no more. Their work so far is lost. dispynode itself ends, too, and has to be started again there. ' +
+        (time === 'now' ? '' : 'Where that time has passed today, it counts at once. ') +
+        (others ? plural(others, 'selected node') + ' cannot be controlled. ' : '') +
         (busy ? plural(busy, 'job') + ' ran' + ' on ' + it + ' at the last count.' : 'No job ran on ' + it + ' at the last count.'),
       yes: time === 'now' ? 'End jobs' : 'Set End',
     });
@@ -5135,7 +5260,8 @@ class WebServer(Worker):
         self.trusts_kernel = self.loopback and os.path.exists('/proc/net/tcp') and hasattr(os, 'geteuid')
         self.token = settings.http_token or secrets.token_urlsafe(24)
         self.names = {'localhost', settings.http_host.lower().strip('[]')} | {n.lower() for n in settings.http_names}
-        self.show_token = not self.trusts_kernel and not settings.http_token
+        self.proxy_names = {name.lower() for name in settings.http_names} - {'localhost'}
+        self.show_token = not settings.http_token and (not self.trusts_kernel or bool(settings.http_names))
         for sock in self._sockets:
             self._selector.register(sock, selectors.EVENT_READ, sock)
 
@@ -5184,7 +5310,7 @@ class WebServer(Worker):
             address = canonical(name.strip('[]'))
         except ValueError:
             return False
-        return is_loopback(address) if self.loopback else is_loopback(address) or address == local_address
+        return is_loopback(address) or not self.loopback and address == local_address.partition('%')[0]
 
     # --- its thread ---
 
@@ -5201,22 +5327,29 @@ class WebServer(Worker):
         except BlockingIOError:
             return
         except OSError as error:
-            logger.warning('a browser cannot be served: %s', error)
-            self._drop_idle()
+            self.report_once('a browser cannot be served: %s' % error)
+            self._drop_idle()  # no descriptors: that gives one back
             self.stopping.wait(0.05)
             return
         with self._lock:
             full = len(self._connections) >= self._places
-        if full:
-            self._drop_idle()
-        Connection(self, connection, sender).start('http-%d' % next(self._numbers))
+        if full and not self._drop_idle():
+            connection.close()
+            return
+        try:
+            Connection(self, connection, sender).start('http-%d' % next(self._numbers))
+        except (OSError, ValueError, RuntimeError) as error:  # TLS: gone already; RuntimeError: no more threads
+            logger.debug('http connection from %s is not served: %s', sender[0], error)
+            connection.close()
 
     def _drop_idle(self):
-        """Close the connection that has asked for nothing the longest time, to make room."""
+        """Close the connection that has asked for nothing the longest time, to make room; False when all are busy."""
         with self._lock:
             idle = next((c for c in self._connections if not c.busy), None)
+            self._connections.pop(idle, None)
         if idle is not None:
             idle.shut()
+        return idle is not None
 
     def wake(self):
         self._wakeup.set()
@@ -5228,8 +5361,9 @@ class WebServer(Worker):
             connections = list(self._connections.items())
         for connection, _ in connections:
             connection.shut()
+        deadline = time.monotonic() + END_TIME / 2
         for _, thread in connections:
-            thread.join(0.5)
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._selector.close()
         self._wakeup.close()
 
@@ -5254,14 +5388,19 @@ class Connection:
 
     def __init__(self, server, sock, sender):
         self.server = server
-        self.sock = sock
+        self.sock = server.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False) if server.tls else sock
         self.sender = sender
         self.busy = False  # whether a request is being served now
 
     def start(self, name):
         thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.server.enter(self, thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            self.server.leave(self)
+            self.sock.close()
+            raise
 
     def shut(self):
         """Make the thread end soon.  Any thread."""
@@ -5274,7 +5413,7 @@ class Connection:
         try:
             self.sock.settimeout(REQUEST_TIME)
             if self.server.tls:
-                self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
+                self.sock.do_handshake()
             RequestHandler(self)
         except (OSError, ValueError) as error:
             logger.debug('http connection from %s ends: %s', self.sender[0], error)
@@ -5296,11 +5435,13 @@ HEADERS = (
     ('Cache-Control', 'no-store'),
 )
 
+PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Real-IP', 'Via')
+
 JSON, HTML = 'application/json', 'text/html; charset=utf-8'
 
 NEEDS_TOKEN = ('A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
-               'the header "Authorization: Bearer TOKEN". The token is in the file given as --http_token, if that was '
-               'used.')
+               'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as '
+               '--http_token; without that, the page is for the user who runs dispyadmin and for root alone.')
 
 
 class RequestHandler(http.server.BaseHTTPRequestHandler):
@@ -5399,7 +5540,12 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def _is_trusted(self):
         if self._trusted is None:
             self._trusted = self.server.trusts_kernel and connection_user(self.connection) in (0, os.geteuid())
-        return self._trusted
+        return self._trusted and not self._is_proxied()
+
+    def _is_proxied(self):
+        """Whether the request comes through a proxy, so that the connection does not tell whose it is."""
+        host = re.sub(r':[0-9]*\Z', '', self.headers['Host'].strip().lower())
+        return host in self.server.proxy_names or any(name in self.headers for name in PROXY_HEADERS)
 
     def _log_in(self, path, query):
         """A page's address with ?token=: keep the token in a cookie, and lead on to the address without it."""
@@ -5492,8 +5638,6 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self._send(200, JSON, json.dumps(value, allow_nan=False).encode('ascii'))
 
     def _send_error(self, status, sentence, headers=None):
-        if self.command in ('POST', 'PUT', 'PATCH', 'DELETE') and not self._body_read:
-            self.close_connection = True  # what is left of the body would be taken for the next request
         if status == 401 and self.command == 'GET' and self._target()[0] in PAGES:
             self._send(status, HTML, (DENIED_HTML + sentence).encode('utf-8'), headers)
         else:
@@ -5508,6 +5652,10 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def _send(self, status, kind, body, headers=None):
         """The one place from which answers go."""
+        length = self.headers.get('Content-Length', '0').strip()
+        if not self._body_read and (length != '0' or 'Transfer-Encoding' in self.headers):
+            self.close_connection = True  # what is left of the body would be taken for the next request
+        self.connection.settimeout(REQUEST_TIME)
         self.send_response(status)
         for name, value in itertools.chain(HEADERS, (headers or {}).items()):
             self.send_header(name, value)
@@ -5573,6 +5721,8 @@ def post_nodes(handler, _, body):
             check_whole('port', port, 1, 65535, '')
     except ValueError as error:
         raise InputError('host: %s' % error)
+    if port is not None and port_too not in (None, port):
+        raise InputError('port: %d, but the host says %d' % (port, port_too))
     return {'results': handler.server.admin.add(host, port or port_too)}
 
 
@@ -5648,17 +5798,20 @@ def connection_user(sock):
 
     Source: /proc/net/tcp, see proc(5).
     """
-    v6 = sock.family == socket.AF_INET6
     there, here = sock.getpeername()[:2], sock.getsockname()[:2]
-    wanted = [_proc_address(sock.family, *there), _proc_address(sock.family, *here), b'01']  # 01: established
-    try:
-        with open('/proc/net/tcp6' if v6 else '/proc/net/tcp', 'rb') as table:
-            for line in table:
-                fields = line.split()
-                if fields[1:4] == wanted:
-                    return int(fields[7])
-    except (OSError, ValueError, IndexError):
-        pass
+    tables = [('/proc/net/tcp6', socket.AF_INET6, '')]
+    if sock.family == socket.AF_INET:  # a client may speak IPv4 through a socket of either family
+        tables = [('/proc/net/tcp', socket.AF_INET, ''), ('/proc/net/tcp6', socket.AF_INET6, '::ffff:')]
+    for name, family, prefix in tables:
+        wanted = [_proc_address(family, prefix + place[0], place[1]) for place in (there, here)] + [b'01']  # established
+        try:
+            with open(name, 'rb') as table:
+                for line in table:
+                    fields = line.split()
+                    if fields[1:4] == wanted:
+                        return int(fields[7])
+        except (OSError, ValueError, IndexError):
+            pass
     return None
 
 
@@ -5719,7 +5872,13 @@ def _file(text):
 
 def _secret(text):
     """A secret as given: itself, @FILE, or - to be asked for it; read_secret() gets it."""
+    if not text:
+        raise ValueError('is empty')
     return text
+
+
+class Literal(str):
+    """A secret that stands for itself, whatever it begins with."""
 
 
 # name in the configuration; flags, metavar and help of the command line; how its text is read; the default.  A list as
@@ -5765,12 +5924,15 @@ OPTIONS = (
            'log every announcement and request'),
 )
 
-# Other names for the same in a configuration file: the option's own, where that is different.
-KEYS = dict({option.key: option for option in OPTIONS},
-            host=OPTIONS[1], node=OPTIONS[2], http_name=OPTIONS[6])
+# What an option may be called in a configuration file: by its key, its flag, or as in dispy before 4.14 (ip_addrs).
+KEYS = {option.key: option for option in OPTIONS}
+KEYS.update(host=KEYS['hosts'], ip_addrs=KEYS['hosts'], node=KEYS['nodes'], http_name=KEYS['http_names'])
 
-# In a file, these mean the default: upstream's dispyadmin saves all its options, given or not.
-DEFAULT_PORTS = {'info_port': PORT_PAIRS[0][0], 'node_port': PORT_PAIRS[0][1]}
+# The dispyadmin of dispy saves all its options, given or not.  In a file with all of these, a port that is dispy's own
+# was not asked for, and a secret stands for itself.
+UPSTREAM_KEYS = {'secret', 'http_host', 'http_port', 'info_port', 'node_port', 'poll_interval', 'ping_interval',
+                 'certfile', 'keyfile'}
+DISPY_PORTS = set(itertools.chain(*PORT_PAIRS))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -5782,7 +5944,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser():
     """The command line.  An option that is not given is None."""
-    parser = _Parser(prog='dispyadmin', allow_abbrev=False, description='Find, watch and control the nodes of a dispy '
+    parser = _Parser(prog='dispyadmin', allow_abbrev=sys.version_info < (3, 8), description='Find, watch and control the nodes of a dispy '
                      'cluster from a web page, by default at http://localhost:%d/.' % HTTP_PORT)
     parser.add_argument('--version', action='version', version='dispyadmin ' + __version__)
     parser.add_argument('--config', metavar='FILE', help='read options from this file; the command line comes first')
@@ -5805,8 +5967,6 @@ def read_settings(argv, environ):
     given = {}
     if args.config:
         given.update(read_config(args.config))
-    if 'DISPYADMIN_SECRET' in environ:
-        given['secret'] = environ['DISPYADMIN_SECRET']
     for option in OPTIONS:
         text = getattr(args, option.key)
         if text is not None:
@@ -5814,6 +5974,8 @@ def read_settings(argv, environ):
     settings = argparse.Namespace(save_config=args.save_config, given=given)
     for option in OPTIONS:
         setattr(settings, option.key, given.get(option.key, option.default))
+    if args.secret is None and environ.get('DISPYADMIN_SECRET'):
+        settings.secret = Literal(environ['DISPYADMIN_SECRET'])
     if settings.keyfile and not settings.certfile:
         raise UsageError('--keyfile: needs --certfile too')
     return settings
@@ -5834,8 +5996,14 @@ def read_config(name):
             parser.read_file(file)
     except OSError as error:
         raise UsageError('--config %s: %s' % (printable(name), error.strerror))
-    except (configparser.Error, ValueError) as error:
-        raise UsageError('--config %s: %s' % (printable(name), printable(str(error).replace('\n', ' '))[:200]))
+    except UnicodeDecodeError:
+        raise UsageError('--config %s: is not text in UTF-8' % printable(name))
+    except configparser.DuplicateOptionError as error:
+        raise UsageError('--config %s: %s stands twice' % (printable(name), printable(error.option)))
+    except (configparser.Error, ValueError) as error:  # its text may show a line with the secret: its number will do
+        number = getattr(error, 'lineno', None) or (getattr(error, 'errors', None) or [[0]])[0][0]
+        raise UsageError('--config %s: line %d is not "option = value" under [DEFAULT]'
+                         % (printable(name), number))
     if parser.sections():
         raise UsageError('--config %s: unknown section [%s]; options are under [DEFAULT]'
                          % (printable(name), printable(parser.sections()[0])))
@@ -5848,9 +6016,10 @@ def read_config(name):
         if isinstance(option.default, list):
             values[option.key] = _parse(option, _read_list(text, where), where)
         elif text.strip() and not (option.default in ('', None) and text.strip() == 'None'):
-            value = _parse(option, text, where)
-            if value != DEFAULT_PORTS.get(option.key):
-                values[option.key] = value
+            values[option.key] = _parse(option, text, where)
+    if UPSTREAM_KEYS <= set(parser.defaults()):
+        values = {key: Literal(value) if key == 'secret' else value for key, value in values.items()
+                  if not (key in ('info_port', 'node_port') and value in DISPY_PORTS)}
     return values
 
 
@@ -5878,12 +6047,16 @@ def write_config(settings):
         if option.key not in settings.given:
             continue
         value = settings.given[option.key]
+        if option.parse is _secret and value.startswith('@') and not isinstance(value, Literal):
+            value = '@' + os.path.abspath(value[1:])
+        elif option.parse is _file:
+            value = os.path.abspath(value)
         if option.parse is _place:
             value = [_write_place(*place) for place in value]
         text = repr(value) if isinstance(value, list) else str(value)
-        if text != text.strip() or '\n' in text:
-            raise UsageError('%s: a text that begins or ends with space, or has several lines, cannot be saved'
-                             % option.flags[-1])
+        if text != text.strip() or '\n' in text or isinstance(value, Literal) and re.match(r'@|-\Z', text):
+            raise UsageError('%s: a text that begins or ends with space, has several lines, or means something else in '
+                             'a configuration file, cannot be saved' % option.flags[-1])
         lines.append('%s = %s' % (option.key, text))
     return '\n'.join(lines) + '\n'
 
@@ -5911,7 +6084,9 @@ def save_config(settings):
 
 def read_secret(text, option='--secret'):
     """The secret that --secret stands for.  UsageError."""
-    if text == '-':
+    if isinstance(text, Literal):
+        pass
+    elif text == '-':
         text = ask_secret(option) if sys.stdin and sys.stdin.isatty() else first_line(sys.stdin, option)
     elif text.startswith('@'):
         text = read_first_line(text[1:], option)
@@ -5935,13 +6110,16 @@ def read_first_line(name, option):
     try:
         with open(name, encoding='utf-8') as file:
             return first_line(file, '%s %s' % (option, printable(name)))
-    except (OSError, ValueError) as error:
-        raise UsageError('%s %s: %s' % (option, printable(name),
-                                        getattr(error, 'strerror', None) or 'is not text in UTF-8'))
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise UsageError('%s %s: %s' % (option, printable(name), getattr(error, 'strerror', None) or error))
 
 
 def first_line(file, where):
-    line = file.readline(4096).rstrip('\r\n') if file else ''
+    """The first line of an open text file, without its end.  UsageError."""
+    try:
+        line = file.readline(4096).rstrip('\r\n') if file else ''
+    except UnicodeDecodeError:
+        raise UsageError('%s: is not text in UTF-8' % where)
     if not line:
         raise UsageError('%s: the first line is empty' % where)
     return line
@@ -5973,11 +6151,20 @@ class Console(Worker):
     def is_possible():
         """Whether there is a terminal to take commands from."""
         try:
-            return termios is not None and sys.stdin is not None and os.isatty(sys.stdin.fileno())
+            if termios is None or sys.stdin is None or not os.isatty(sys.stdin.fileno()):
+                return False
+            os.tcgetpgrp(sys.stdin.fileno())  # it must be our controlling terminal, too
+            return True
         except (OSError, ValueError):
             return False
 
     def turn(self):
+        try:
+            self._take_command()
+        except OSError:  # the terminal has gone
+            self.stopping.wait()
+
+    def _take_command(self):
         if os.tcgetpgrp(self._fd) != os.getpgrp():
             self.stopping.wait(1.0)  # in the background; reading would stop the whole program
             return
@@ -6045,12 +6232,15 @@ class Console(Worker):
             return
         for result in results:
             self.say('%s: %s' % (result['id'], result['message']))
-        self.say('%d nodes opened.' % len(results))
+        self.say('%d node%s opened.' % (len(results), '' if len(results) == 1 else 's'))
 
     def _echo(self, on):
         if on and self._asks_secret is not None:
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._asks_secret)
-            self._asks_secret = None
+            before, self._asks_secret = self._asks_secret, None
+            try:
+                termios.tcsetattr(self._fd, termios.TCSADRAIN, before)
+            except termios.error:
+                pass  # the terminal has gone
         elif not on:
             self._asks_secret = termios.tcgetattr(self._fd)
             silent = list(self._asks_secret)
@@ -6107,8 +6297,11 @@ def serve(settings):
     if len(workers) > 2:
         tell('Commands: nodes, scan, secret, quit, help')
     select.select([ended.reader], [], [])
+    for worker in workers:
+        worker.end()
+    deadline = time.monotonic() + END_TIME
     for worker in reversed(workers):
-        worker.stop()
+        worker.join(deadline)
     ended.close()
 
 

@@ -136,7 +136,7 @@ HOSTILE = {
     'a string that is an expression': b"S'a'+'b'\n.",
     'a string that is a call': b"S__import__('os')\n.",
     'half an escape': b'V\\u12\n.',
-    'more values than a message has': b'\x80\x02](' + b'N' * 2000 + b'e.',
+    'more values than a message has': b'\x80\x02](' + b'N' * 5000 + b'e.',
     'a message of 17 KiB': pickle.dumps('a' * 17000, 2),
     'opcodes without end': b'\xff' * 100,
 }
