@@ -414,6 +414,95 @@ def certificate(folder, name='dispy'):
     return path
 
 
+# ---- attacks: what must hold while they last and afterwards ------------------------------------------------------------
+
+QUICK = 0.1                      # seconds in which the page is answered, in the middle of 20 requests
+
+
+def memory_of(pid, field='VmRSS'):
+    """MiB that a process has now (VmHWM: had at most)."""
+    with open('/proc/%d/status' % pid) as file:
+        return int(re.search(r'^%s:\s+(\d+) kB' % field, file.read(), re.MULTILINE).group(1)) / 1024
+
+
+def open_files_of(pid):
+    return len(os.listdir('/proc/%d/fd' % pid))
+
+
+def threads_of(pid):
+    return len(os.listdir('/proc/%d/task' % pid))
+
+
+class Watched(wire.FakeNode):
+    """A fake node that notes when it was asked; `raw` (bytes) is sent instead of an answer."""
+
+    def __init__(self, *args, **kwargs):
+        self.times, self.raw = [], None
+        super().__init__(*args, **kwargs)
+
+    def serve(self, sock):
+        self.times.append(time.monotonic())
+        raw = self.raw
+        if raw is None:
+            super().serve(sock)
+            return
+        with sock:
+            try:
+                sock.settimeout(wire.TIMEOUT)
+                self.codes.append(wire.read_exactly(sock, 40))
+                wire.read_message(sock)
+                sock.sendall(raw)
+            except (OSError, EOFError):
+                pass
+
+    def longest_gap(self, since):
+        """Seconds between two questions, at most, from a monotonic time until now."""
+        times = [since] + sorted(t for t in self.times if t > since) + [time.monotonic()]
+        return max(b - a for a, b in zip(times, times[1:]))
+
+
+class HostileTest(LabTest):
+    """dispyadmin in a process of its own, with a good node that has to be seen, polled and controlled after all."""
+
+    def watched(self, *options, **kwargs):
+        """(admin, the good node)."""
+        node = self.start(Watched, self.address(), self.info_port + 1, 'open', name='good')
+        admin = self.admin('--secret', 'open', *options, **kwargs)
+        self.assertTrue(admin.add(node)['ok'])
+        admin.wait_node(node, state='ready')
+        return admin, node
+
+    def check_alive(self, admin, node, quick=QUICK, growth=None):
+        """The good node is shown, polled and controlled, the page is quick, and nothing unexpected was met."""
+        polls = len(node.asked('NODE_INFO'))
+        cpus = node.info['cpus'] % 4 + 1
+        result = admin.control('cpus', [node], cpus=cpus)[node.id]
+        self.assertTrue(result['ok'], result)
+        self.assertEqual(node.asked('SET_CPUS')[-1], {'cpus': cpus})
+        self.assertEqual(node.info['cpus'], cpus)
+        admin.wait_node(node, state='ready', cpus=cpus)
+        wait_for(lambda: len(node.asked('NODE_INFO')) >= polls + 3, 10, 'polls at the good node')
+        self.check_quick(admin, quick)
+        self.check_log(admin)
+        if growth is not None:
+            base, most = growth
+            self.assertLess(memory_of(admin.pid, 'VmHWM') - base, most, 'MiB that it took')
+
+    def check_quick(self, admin, quick=QUICK):
+        times = []
+        for path in ('/api/nodes', '/', '/api/nodes', '/api/about') * 5:
+            began = time.monotonic()
+            self.assertEqual(admin.request('GET', path).status, 200)
+            times.append(time.monotonic() - began)
+        self.assertLess(sorted(times)[len(times) // 2], quick)
+
+    def check_log(self, admin):
+        self.assertTrue(admin.running())
+        log = admin.output()
+        self.assertNotIn('Traceback', log)
+        self.assertNotIn('unexpected', log)
+
+
 # ---- network namespaces ------------------------------------------------------------
 
 CLONE_NEWNET = 0x40000000        # linux/sched.h
@@ -453,6 +542,12 @@ class Namespace:
         """What programs in this namespace read as /etc/hosts."""
         os.makedirs('/etc/netns/' + self.name, exist_ok=True)
         with open('/etc/netns/%s/hosts' % self.name, 'w') as file:
+            file.write(text)
+
+    def etc_file(self, name, text):
+        """What programs in this namespace read as /etc/NAME."""
+        os.makedirs('/etc/netns/' + self.name, exist_ok=True)
+        with open('/etc/netns/%s/%s' % (self.name, name), 'w') as file:
             file.write(text)
 
     def close(self):

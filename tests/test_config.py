@@ -104,6 +104,31 @@ class Upstream(lab.LabTest):
             self.skipTest('upstream wrote no configuration: ' + process.output())
         self.check(path)
 
+    def test_ports_of_dispy_were_not_asked_for(self):
+        """Upstream saves the ports of its release, given or not: they are shared with clients, as by default."""
+        for info, node in ((9700, 9701), (61590, 61591)):
+            path = self.write(self.TEXT.format(secret='', info=info, node=node, hosts="['%s']" % self.admin_address))
+            admin = self.start(lab.Admin, '--config', path, '--http_port', 0)
+            about = admin.get('/api/about')
+            self.assertEqual([port['port'] for port in about['info_ports']], [9700, 61590])
+            self.assertEqual(about['node_ports'], [9701, 61591])
+            admin.close()
+
+    def test_older_name_of_hosts(self):
+        text = self.TEXT.replace('hosts =', 'ip_addrs =').format(
+            secret='', info=self.info_port, node=self.info_port + 1, hosts="['%s']" % self.admin_address)
+        admin = self.start(lab.Admin, '--config', self.write(text), '--http_port', 0)
+        self.assertIn(self.admin_address, str(admin.get('/api/about')['hosts']))
+
+    def test_secret_stands_for_itself(self):
+        """Upstream knows no @FILE."""
+        node = self.fake('@open')
+        path = self.write(self.TEXT.format(secret='@open', info=self.info_port, node=node.port,
+                                           hosts="['%s']" % self.admin_address))
+        admin = self.start(lab.Admin, '--config', path, '--http_port', 0)
+        admin.add(node)
+        admin.wait_node(node, state='ready')
+
     def test_no_hosts(self):
         path = self.write(self.TEXT.format(secret='', info=self.info_port, node=self.info_port + 1, hosts='[]'))
         self.start(lab.Admin, '--config', path, '--http_port', 0)
@@ -116,6 +141,31 @@ class Upstream(lab.LabTest):
             self.assertEqual(status, 2, err)
             self.assertIn('hosts', err)
             self.assertFalse(os.path.exists(trace))
+
+
+class Secret(lab.LabTest):
+    """A file with a secret in it may be wrong; the secret is not shown for that."""
+
+    def test_lines_are_not_shown(self):
+        for text in ('topsecret\n', '[DEFAULT]\nsecret topsecret\n', '[DEFAULT]\n  topsecret\n',
+                     '[DEFAULT]\nsecret = topsecret\nsecret = topsecret\n'):
+            with self.subTest(text):
+                status, out, err = self.run_script('--config', self.write(text))
+                self.assertEqual((status, out), (2, ''))
+                self.assertNotIn('topsecret', err)
+                self.assertEqual(len(err.splitlines()), 1, err)
+
+    def test_own_ports_are_held_when_they_were_asked_for(self):
+        path = os.path.join(self.folder(), 'saved.cfg')
+        self.run_script('--info_port', 9700, '--node_port', 9701, '--save_config', path)
+        admin = self.start(lab.Admin, '--config', path, '--http_port', 0, '-i', self.admin_address)
+        self.assertEqual(admin.get('/api/about')['info_ports'], [{'port': 9700, 'state': 'held'}])
+        self.assertEqual(admin.get('/api/about')['node_ports'], [9701])
+
+    def test_environment_is_neither_interpreted_nor_saved(self):
+        status, out, err = self.run_script('--save_config', '--poll_interval', 9, env={'DISPYADMIN_SECRET': '@hunter2'})
+        self.assertEqual((status, err), (0, ''))
+        self.assertNotIn('hunter2', out)
 
 
 class Wrong(lab.LabTest):

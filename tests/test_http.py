@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -624,6 +625,37 @@ class Server(HttpTest):
                               + body + b'GET /api/about HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
             self.assertNotIn(b'smuggled', answer)
             self.assertLessEqual(answer.count(b'HTTP/1.1 '), 2)
+
+    def test_body_of_a_request_that_has_none_is_not_a_request(self):
+        """A proxy that reuses connections would mix up its users."""
+        admin, _ = self.shown()
+        body = b'DELETE /api/nodes/x HTTP/1.1\r\nHost: localhost\r\n\r\n'
+        for method in (b'GET', b'HEAD', b'OPTIONS'):
+            answer = self.raw(admin, b'%s /page.css HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n'
+                              % (method, len(body)) + body)
+            self.assertEqual(answer.count(b'HTTP/1.1 '), 1, answer[-500:])
+
+    def test_requests_through_a_proxy_need_the_token(self):
+        """The kernel tells whose the connection is, and that is the proxy's."""
+        admin, _ = self.shown('--http_name', 'cluster.example.org')
+        token, admin.token = admin.token, None
+        self.assertTrue(token)      # so that there is a way in
+        for headers in ({'Host': 'cluster.example.org'}, {'X-Forwarded-For': '10.0.0.9'}, {'Via': '1.1 proxy'}):
+            self.assertEqual(admin.request('GET', '/api/nodes', headers=headers).status, 401, headers)
+            headers['Authorization'] = 'Bearer ' + token
+            self.assertEqual(admin.request('GET', '/api/nodes', headers=headers).status, 200, headers)
+
+    def test_ends_within_a_second_with_operations_under_way(self):
+        admin, _ = self.shown()
+        silent = self.fake('open', mode='silent', port=0)
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            for _ in range(6):
+                pool.submit(admin.request, 'POST', '/api/nodes', {'host': silent.address, 'port': silent.port})
+            lab.wait_for(lambda: silent.connections, what='the dead node is asked')
+            began = time.monotonic()
+            admin.signal(signal.SIGTERM)
+            self.assertEqual(admin.wait(), 0)
+            self.assertLess(time.monotonic() - began, 1.5)
 
     def test_clients_do_not_hold_each_other_up(self):
         """A hundred half-open requests, slow bodies and actions on dead nodes; another client is served meanwhile."""

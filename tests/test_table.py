@@ -155,6 +155,12 @@ class Table(unittest.TestCase):
         self.assertEqual(self.view(A)['addresses'], [A])
         self.assertTrue(self.table.may_send(B, SIGN))     # the old sign is nobody's now
 
+    def test_answer_from_before_the_secret_does_not_lock_again(self):
+        self.meet(A, locked(tried=1))
+        self.table.answered(A, opened())
+        self.table.answered(A, locked(tried=1))
+        self.assertEqual(self.view(A)['state'], 'ready')
+
     def test_terminated(self):
         self.meet(A, opened())
         self.assertEqual(self.table.heard(A, Announcement('TERMINATED', None, 9701, OTHER, None))[0], 'changed')
@@ -239,6 +245,19 @@ class ScheduleTest(unittest.TestCase):
         self.schedule.interval = 5
         self.assertEqual(self.due(2.6), ([A], []))
 
+    def test_announcements_do_not_set_the_pace(self):
+        """Anybody can send them, in anybody's name."""
+        self.schedule.add(A)
+        asked = 0
+        for _ in range(1000):
+            self.clock.now += 0.01
+            for node_id in sum(self.schedule.take(10, 10), []):
+                asked += 1
+                self.schedule.finished(node_id, True)
+            self.schedule.ask_soon(A)
+        self.assertGreater(asked, 9)
+        self.assertLess(asked, 14)
+
     def test_removed(self):
         self.schedule.add(A)
         self.schedule.remove(A)
@@ -319,6 +338,15 @@ class Conversations(unittest.TestCase):
         with self.assertRaises(NodeError):
             self.ask(self.node(['%040x' % i for i in range(100)], secret=None))
         self.assertLess(len(self.asked), 10)
+
+    def test_confirmed_control_counts_although_the_node_is_gone_then(self):
+        steps = dispyadmin.control('m' * 40, Known(SIGN, 'X', 0, True), ('', 'X'), lambda sign: True,
+                                   dispyadmin.write_message(b'SET_CPUS:', {'cpus': 1}))
+        self.assertIn(b'SET_CPUS:', next(steps))
+        self.assertIn(b'NODE_INFO:', steps.send(dispyadmin.pickle.dumps({'cpus': 1}, 2)))
+        with self.assertRaises(StopIteration) as end:
+            steps.throw(NodeError('gone'))
+        self.assertEqual(end.exception.value, ({'cpus': 1}, None))
 
     def test_node_that_answers_any_code_is_none(self):
         with self.assertRaises(NodeError):
