@@ -456,10 +456,10 @@ def read_value(data):
     if len(data) > MAX_MESSAGE:
         raise WireError('message of %d bytes' % len(data))
     value = _ValueReader(data).read()
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):  # level by level, so that depth needs no recursion
-        level = [inner for outer in level if isinstance(outer, (dict, list, tuple))
-                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    level = [value] if isinstance(value, (dict, list, tuple)) else []
+    for _ in range(MAX_DEPTH):  # level by level, so that depth needs no recursion
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)
+                 if isinstance(inner, (dict, list, tuple))]
         if not level:
             return value
     raise WireError('more than %d containers deep' % MAX_DEPTH)
@@ -472,6 +472,8 @@ def read_value(data):
 # Here `cpus` becomes what dispy manages, as the rest of the world sees it; the node sends the free ones.
 Info = collections.namedtuple('Info', 'name cpus max_cpus busy serve clients_done jobs_done cpu_time scheduler_ip '
                                       'service_start service_stop service_end avail_info')
+
+NO_INFO = Info(*[None] * len(Info._fields))
 
 # An announcement (PING, NODE_INFO or TERMINATED): what a node says of itself without being opened.
 #   {'ip_addr': '10.0.0.17', 'port': 9701, 'sign': '3f…', 'version': '4.15.2'}
@@ -946,6 +948,7 @@ class Worker:
 # ---------------------------------------------------------------------------------------------------------------------
 
 READY, STOPPED, LOCKED, UNREACHABLE = STATES = ('ready', 'stopped', 'locked', 'unreachable')
+SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time')  # what is added up over nodes, in the order of the HTTP interface
 
 LOCKED_REASON = ('No known secret opens it: enter its --admin_secret. If it has none, or the same as its --secret, start '
                  'dispynode again with one of its own.')
@@ -980,7 +983,7 @@ class Node:
         self.update_time = None  # Unix time of its last answer
         self.aliases = ()        # ids of other addresses that show the same sign
         self.sequence = 0        # the table's sequence at the last change
-        self.counted = None      # what this node adds to the totals now
+        self.counted = ()        # what this node adds to the totals now: pairs of key and share
         self.published = None    # Published: the last state that readers may have
 
     def state(self, now):
@@ -997,16 +1000,18 @@ class Node:
     def view(self, now):
         """The node as the HTTP interface shows it (see README, HTTP interface)."""
         state, reason = self.state(now)
-        info = self.info or Info(*[None] * len(Info._fields))
+        info = self.info or NO_INFO
         controllable = self.secret is not None and self.admin and state in (READY, STOPPED)
         if not controllable and state in (READY, STOPPED):
             reason = ' '.join(filter(None, (reason, NO_ADMIN_REASON)))
-        view = collections.OrderedDict(id=self.id, ip_addr=self.address, port=self.port, name=info.name,
-                                       version=self.version, state=state, controllable=controllable, reason=reason)
-        view.update((key, getattr(info, key)) for key in Info._fields if key != 'name')
-        view.update(first_seen=self.first_seen, update_time=self.update_time,
-                    addresses=[self.id] + list(self.aliases))
-        return view
+        return {
+            'id': self.id, 'ip_addr': self.address, 'port': self.port, 'name': info.name, 'version': self.version,
+            'state': state, 'controllable': controllable, 'reason': reason,
+            'cpus': info.cpus, 'max_cpus': info.max_cpus, 'busy': info.busy, 'avail_info': info.avail_info,
+            'clients_done': info.clients_done, 'jobs_done': info.jobs_done, 'cpu_time': info.cpu_time,
+            'serve': info.serve, 'scheduler_ip': info.scheduler_ip, 'service_start': info.service_start,
+            'service_stop': info.service_stop, 'service_end': info.service_end, 'first_seen': self.first_seen,
+            'update_time': self.update_time, 'addresses': [self.id] + list(self.aliases)}
 
 
 def idle_reason(info, now):
@@ -1078,7 +1083,7 @@ class NodeTable:
         self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
         self._removed = collections.deque(maxlen=MAX_REMOVED)  # (sequence, id)
         self._first = self._sequence = int(clock() * 1e6)
-        self._totals = collections.Counter()
+        self._totals = dict.fromkeys(STATES + SUMS, 0)
 
     # --- for readers ---
 
@@ -1100,8 +1105,8 @@ class NodeTable:
         """The totals of the HTTP interface.  Lock held."""
         sums = self._totals
         totals = collections.OrderedDict(nodes=len(self._nodes))
-        totals.update((key, sums[key]) for key in STATES + ('cpus', 'busy', 'jobs_done'))
-        totals['cpu_time'] = round(max(0.0, sums['cpu_time']), 3)
+        totals.update(sums)
+        totals['cpu_time'] = round(max(0.0, sums['cpu_time']), 3)  # sums of floats drift a little
         return totals
 
     def get(self, node_id):
@@ -1297,16 +1302,19 @@ class NodeTable:
         view = node.view(self._clock())
         node.published = Published(self._sequence, view)
         self._nodes.move_to_end(node.id)
-        if node.counted:
-            self._totals.subtract(node.counted)
+        self._count(node.counted, -1)
         node.counted = _shares(view)
-        self._totals.update(node.counted)
+        self._count(node.counted, 1)
+
+    def _count(self, shares, sign):
+        for key, share in shares:
+            self._totals[key] += sign * share
 
     def _remove(self, node_id):
         node = self._nodes.pop(node_id)
         self._sequence += 1
         self._removed.append((self._sequence, node_id))
-        self._totals.subtract(node.counted)
+        self._count(node.counted, -1)
         self._release(node_id)
         for alias in node.aliases:
             self._aliases.pop(alias, None)
@@ -1314,9 +1322,10 @@ class NodeTable:
 
 def _shares(view):
     """What a node adds to the totals.  CPUs count while the node answers; work that is done stays done."""
-    shares = {view['state']: 1, 'jobs_done': view['jobs_done'] or 0, 'cpu_time': view['cpu_time'] or 0}
-    if view['state'] in (READY, STOPPED):
-        shares.update(cpus=view['cpus'] or 0, busy=view['busy'] or 0)
+    state = view['state']
+    shares = [(state, 1), ('jobs_done', view['jobs_done'] or 0), ('cpu_time', view['cpu_time'] or 0)]
+    if state in (READY, STOPPED):
+        shares += [('cpus', view['cpus'] or 0), ('busy', view['busy'] or 0)]
     return shares
 
 
