@@ -1342,13 +1342,12 @@ def clock_time(seconds):
 # A conversation is a generator: it yields requests and is sent replies, so it knows the protocol and no socket.  The
 # poller runs many of them at once; each of their exchanges has a connection and a deadline of its own.
 
-def ask_info(me, known, secrets_, may_send):
+def ask_info(request, known, secrets_, may_send):
     """Conversation: what is this node, and does one of the admin's secrets open it?  Returns an Answer.
 
-    `me` is the admin's own sign; `known` is how the node was opened last; `secrets_` are those to try; `may_send(sign)`
-    says whether auth codes made from a sign may go to this address.
+    `request` is the NODE_INFO message with the admin's own sign; `known` is how the node was opened last; `secrets_` are
+    those to try; `may_send(sign)` says whether auth codes made from a sign may go to this address.
     """
-    request = write_message(b'NODE_INFO:', {'sign': me})
     secrets_ = tuple(secrets_)  # more may be added meanwhile, by another thread
     opened = known.secret is not None and may_send(known.sign)
     shown = read_info((yield frame(auth_code(known.secret, known.sign) if opened else NO_CODE, request)))
@@ -1386,21 +1385,21 @@ def is_admin(code):
         return True  # no answer is no proof; the first real control will tell
 
 
-def control(me, known, secrets_, may_send, message):
+def control(request, known, secrets_, may_send, message):
     """Conversation: send a control, then read what the node says now.  Returns (value, Answer).
 
     `value` is read_control()'s.  A node that was started again since it was last asked is paired again first.
     """
     answer = None
     if known.secret is None or not may_send(known.sign):
-        answer = yield from ask_info(me, known, secrets_, may_send)
+        answer = yield from ask_info(request, known, secrets_, may_send)
         known = Known(answer.sign, answer.secret, answer.tried, answer.admin)
     for _ in range(2):
         if known.secret is None:
             return NOT_ADMIN, answer
         value = read_control((yield frame(auth_code(known.secret, known.sign), message)))
         try:
-            answer = yield from ask_info(me, known, secrets_, may_send)
+            answer = yield from ask_info(request, known, secrets_, may_send)
         except (NodeError, WireError):
             if value is REFUSED:
                 raise
@@ -2372,6 +2371,7 @@ class Admin:
         self.settings = settings
         self.server_tls = server_tls
         self.sign = secrets.token_hex(20)
+        self._request = write_message(b'NODE_INFO:', {'sign': self.sign})
         self.node_ports = [settings.node_port] if settings.node_port else [node for _, node in PORT_PAIRS]
         self.table = NodeTable()
         self.schedule = Schedule(settings.poll_interval)
@@ -2646,7 +2646,7 @@ class Admin:
             return None
 
         def steps(node_id):
-            return control(self.sign, self.table.known(node_id), self._secrets, self._may_send(node_id), message)
+            return control(self._request, self.table.known(node_id), self._secrets, self._may_send(node_id), message)
 
         def tell(node_id, outcome, error):
             published = self.table.get(node_id)
@@ -2669,7 +2669,7 @@ class Admin:
         return lambda sign: self.table.may_send(node_id, sign)
 
     def _info_steps(self, node_id):
-        return ask_info(self.sign, self.table.known(node_id), self._secrets, self._may_send(node_id))
+        return ask_info(self._request, self.table.known(node_id), self._secrets, self._may_send(node_id))
 
     def _due_talks(self, now, room, slow_room):
         """Polls that are due now.  Poller's thread."""

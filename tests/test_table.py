@@ -8,6 +8,7 @@ from dispyadmin import Answer, Announcement, Info, Known, NodeError, NodeTable, 
 
 A, B, C = '10.0.0.1:9701', '10.0.0.2:9701', '[fd00::1]:9701'
 SIGN, OTHER = 'a' * 40, 'b' * 40
+REQUEST = dispyadmin.write_message(b'NODE_INFO:', {'sign': 'c' * 40})
 
 
 def info(**fields):
@@ -300,7 +301,7 @@ class Conversations(unittest.TestCase):
         return reply
 
     def ask(self, node, known=dispyadmin.STRANGER, secrets=('', 'W', 'X'), may_send=lambda sign: True):
-        return self.run_with(dispyadmin.ask_info('m' * 40, known, secrets, may_send), node)
+        return self.run_with(dispyadmin.ask_info(REQUEST, known, secrets, may_send), node)
 
     def test_no_code_is_sent_before_the_sign_is_shown(self):
         answer = self.ask(self.node([SIGN]))
@@ -340,7 +341,7 @@ class Conversations(unittest.TestCase):
         self.assertLess(len(self.asked), 10)
 
     def test_confirmed_control_counts_although_the_node_is_gone_then(self):
-        steps = dispyadmin.control('m' * 40, Known(SIGN, 'X', 0, True), ('', 'X'), lambda sign: True,
+        steps = dispyadmin.control(REQUEST, Known(SIGN, 'X', 0, True), ('', 'X'), lambda sign: True,
                                    dispyadmin.write_message(b'SET_CPUS:', {'cpus': 1}))
         self.assertIn(b'SET_CPUS:', next(steps))
         self.assertIn(b'NODE_INFO:', steps.send(dispyadmin.pickle.dumps({'cpus': 1}, 2)))
