@@ -126,14 +126,17 @@ MAX_TEXT = 200                 # characters of a name that are kept
 MAX_ADDRESSES = 16             # addresses kept of one node: interfaces of a well connected machine, twice
 MAX_SIGNS = 3                  # signs taken from one node in one conversation: it may restart in the middle of it
 MAX_SECRETS = 32               # each costs one exchange with each locked node, once
+MAX_COMPLAINTS = 200           # senders of bad messages that are named in the log, each hour
 MAX_RELEASES = 32              # releases asked for: the twelve known ones, and what is heard from newer nodes
 MAX_WAITING = 8192             # announced addresses that wait to be asked: 8192 * 600 bytes = 5 MB
 MAX_MEETINGS = 64              # of them from one address in a minute: dispynodes on one machine, one for each port
 MAX_NODES = 50000              # rows: at about 6 KB each, 300 MB
 MAX_REMOVED = 10000            # forgotten ids remembered for readers that ask for changes
+MAX_HEAD = 32 * 1024           # bytes of a request before its body: browsers send below 2 KiB, cookies of others included
 MAX_BODY_NODES = 20000         # ids in one request of the browser
 MAX_BODY = MAX_BODY_NODES * 64  # bytes of it: an id has up to 60 (IPv6 with an interface's name), and two quotes, a comma
 REQUEST_TIME = 15.0            # seconds in which a request must have arrived whole
+LINGER_TIME = 1.0              # seconds in which what still comes is read after the last answer
 END_TIME = 0.7                 # seconds that threads may take to end; those that then still run die with the program
 IDLE_TIME = 75.0               # seconds that a browser may keep a connection open without asking
 
@@ -554,9 +557,9 @@ def read_control(reply):
         return REFUSED
     if not isinstance(value, dict):
         raise WireError('a reply that answers no control')
-    kept = {'cpus': _integer(value.get('cpus')), 'serve': _integer(value.get('serve'), -1)}
+    kept = {'cpus': _integer(value.get('cpus', 0)), 'serve': _integer(value.get('serve', 0), -1)}
     kept.update((key, _real(value.get(key))) for key in ('service_start', 'service_stop', 'service_end'))
-    return {key: kept[key] for key in kept if key in value}
+    return {key: kept[key] for key in kept if key in value and (kept[key] is not None or value[key] is None)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -583,8 +586,8 @@ def canonical(address, scope=0):
         return '%s%%%s' % (parsed, zone)
     try:
         return '%s%%%s' % (parsed, socket.if_indextoname(scope)) if scope else str(parsed)
-    except OSError:
-        return '%s%%%d' % (parsed, scope)
+    except (OSError, OverflowError):
+        raise ValueError('%s: there is no such interface' % printable(address))
 
 
 def peer_address(sockaddr):
@@ -964,7 +967,7 @@ class Node:
     """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
 
     __slots__ = ('id', 'address', 'port', 'sign', 'secret', 'tried', 'admin', 'foreign', 'info', 'version', 'error',
-                 'said_end', 'first_seen', 'update_time', 'aliases', 'sequence', 'counted', 'published')
+                 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'sequence', 'counted', 'published')
 
     def __init__(self, address, port, now):
         self.id = format_id(address, port)
@@ -979,6 +982,7 @@ class Node:
         self.version = None      # dispy release, from its announcements: a reply does not have it
         self.error = 'It has not answered yet.'  # one sentence, while unreachable; else None
         self.said_end = None     # Unix time at which it announced its end
+        self.ending_until = 0.0  # monotonic time until which that is believed although it answers
         self.first_seen = now    # Unix time
         self.update_time = None  # Unix time of its last answer
         self.aliases = ()        # ids of other addresses that show the same sign
@@ -1051,11 +1055,28 @@ class Published:
 # Node table: the lock, and what it guards
 # ---------------------------------------------------------------------------------------------------------------------
 
-Known = collections.namedtuple('Known', 'sign secret tried admin')
-STRANGER = Known('', None, 0, False)
+class Known(collections.namedtuple('Known', 'sign secret tried admin')):
+    """How a node was opened last."""
 
-Answer = collections.namedtuple('Answer', 'sign secret admin info tried')
-Answer.__new__.__defaults__ = None, False, None, 0  # the answer of a node that is locked
+    __slots__ = ()
+
+    def __repr__(self):
+        return 'Known(...)'  # no log shows the secret
+
+
+class Answer(collections.namedtuple('Answer', 'sign secret admin info tried')):
+    """What a conversation found out; by default, that the node is locked."""
+
+    __slots__ = ()
+
+    def __new__(cls, sign, secret=None, admin=False, info=None, tried=0):
+        return super().__new__(cls, sign, secret, admin, info, tried)
+
+    def __repr__(self):
+        return 'Answer(...)'
+
+
+STRANGER = Known('', None, 0, False)
 
 Snapshot = collections.namedtuple('Snapshot', 'sequence full nodes removed totals')
 
@@ -1073,8 +1094,9 @@ class NodeTable:
     since a number.  It starts at the time in microseconds, so that a number of an earlier run is not taken for one of this.
     """
 
-    def __init__(self, clock=time.time):
+    def __init__(self, clock=time.time, monotonic=time.monotonic):
         self._clock = clock
+        self._monotonic = monotonic
         self._lock = threading.Lock()            # guards all that follows
         self._nodes = collections.OrderedDict()  # id -> Node, those that changed last at the end
         self._owners = {}                        # sign -> id of the one address that auth codes for it may go to
@@ -1199,7 +1221,7 @@ class NodeTable:
             node.info = answer.info
         node.error = None
         node.update_time = self._clock()
-        if node.said_end and node.update_time - node.said_end > ENDING_TIME:
+        if node.said_end and self._monotonic() > node.ending_until:
             node.said_end = None
 
     def _alias(self, node_id, owner):
@@ -1226,6 +1248,7 @@ class NodeTable:
             if node is None:
                 self._release(node_id)
                 return None
+            self._release(node_id, keep=node.sign)
             lost = node.error is None
             ended = node.info and node.info.service_end
             if ended and ended <= self._clock():
@@ -1259,7 +1282,7 @@ class NodeTable:
                 node.version = announcement.version
                 self._changed(node)
             if same and announcement.tag == 'TERMINATED':
-                node.said_end = self._clock()
+                node.said_end, node.ending_until = self._clock(), self._monotonic() + ENDING_TIME
                 return CHANGED, row
             return (SAME if same and not node.error else CHANGED), row
 
@@ -1274,16 +1297,16 @@ class NodeTable:
             node = self._nodes.get(node_id)
             return bool(node and node.said_end and not node.error)
 
-    def drop_aliases(self, node_id):
-        """Forget the other addresses of a node, and return them: each is to be asked again what it is."""
+    def drop_aliases(self, node_id, only=None):
+        """Forget the other addresses of a node, or one of them, and return them: each is to be asked again what it is."""
         with self._lock:
             node = self._nodes.get(node_id)
-            if node is None or not node.aliases:
-                return ()
-            dropped, node.aliases = node.aliases, ()
-            for alias in dropped:
-                self._aliases.pop(alias, None)
-            self._changed(node)
+            dropped = [alias for alias in node.aliases if only in (None, alias)] if node else []
+            if dropped:
+                node.aliases = tuple(alias for alias in node.aliases if alias not in dropped)
+                for alias in dropped:
+                    self._aliases.pop(alias, None)
+                self._changed(node)
             return dropped
 
     def forget(self, node_id):
@@ -1416,13 +1439,14 @@ class Talk:
     """One conversation with one address.  At its end `done(result, error)` is called, with None for one of them, on the
     poller's thread."""
 
-    __slots__ = ('address', 'port', 'steps', 'done', 'slow')
+    __slots__ = ('address', 'port', 'steps', 'done', 'slow', 'exchange')
 
     def __init__(self, address, port, steps, done):
         self.address = address
         self.port = port
         self.steps = steps
         self.done = done
+        self.exchange = None  # the one under way; poller's thread
         self.slow = False  # whether it is counted among those that will likely not be answered
 
 
@@ -1605,7 +1629,7 @@ class Poller(Worker):
             if key.data is None:
                 self._wakeup.clear()
             else:
-                self._advance(key.data)
+                self._guard(key.data.talk, self._advance, key.data)
         self._expire(self._clock())
 
     def _patience(self, now):
@@ -1631,7 +1655,7 @@ class Poller(Worker):
     def _start_talks(self, now):
         while self._parked and self._room(now):
             talk, request = self._parked.popleft()
-            self._launch(talk, request, now)
+            self._guard(talk, self._launch, talk, request, now)
         self._start_some(self._urgent, now)
         self._start_some(self._urgent_slow, now, slow=True)
         if self._room(now):
@@ -1649,21 +1673,30 @@ class Poller(Worker):
 
     def _start(self, talk, now):
         self._slow += talk.slow
-        self._step(talk, lambda: next(talk.steps), now)
+        self._guard(talk, self._step, talk, lambda: next(talk.steps), now)
+
+    def _guard(self, talk, work, *args):
+        """Do a part of a conversation: whatever goes wrong in it, the conversation ends and the others go on."""
+        try:
+            work(*args)
+        except Exception as error:
+            self.report(error)
+            if talk.exchange is not None:
+                self._land(talk.exchange)
+            self._end(talk, None, NodeError(UNEXPECTED))
 
     def _step(self, talk, step, now):
         """Let a conversation go one step; send what it asks for, or end it."""
         try:
             request = step()
         except StopIteration as end:
-            self._end(talk, end.value, None)
+            result, problem = end.value, None
         except (NodeError, WireError) as error:
-            self._end(talk, None, error)
-        except Exception as error:
-            self.report(error)
-            self._end(talk, None, NodeError(UNEXPECTED))
+            result, problem = None, error
         else:
             self._launch(talk, request, now)
+            return
+        self._end(talk, result, problem)
 
     def _fail(self, talk, error, now):
         """Tell a conversation that its exchange failed: it may know what to do, else it ends."""
@@ -1683,6 +1716,7 @@ class Poller(Worker):
             self._fail(talk, error, now)
         else:
             self._flights[exchange] = None
+            talk.exchange = exchange
             self._advance(exchange)
 
     def _advance(self, exchange):
@@ -1711,6 +1745,7 @@ class Poller(Worker):
     def _land(self, exchange):
         """An exchange is over: give its place back."""
         self._flights.pop(exchange, None)
+        exchange.talk.exchange = None
         if exchange.events:
             self._selector.unregister(exchange.sock)
         exchange.close()
@@ -1721,14 +1756,17 @@ class Poller(Worker):
             if exchange.expires > now:
                 return
             self._land(exchange)
-            self._fail(exchange.talk, NodeError(NO_ANSWER), now)
+            self._guard(exchange.talk, self._fail, exchange.talk, NodeError(NO_ANSWER), now)
 
     def _end(self, talk, result, error):
+        if talk.done is None:
+            return  # it has ended, and what failed came after that
         self._slow -= talk.slow
         if self._limit < self.places:
             self._limit += 1
+        done, talk.done = talk.done, None
         try:
-            talk.done(result, error)
+            done(result, error)
         except Exception as problem:
             self.report(problem)
 
@@ -1862,9 +1900,10 @@ class Listener(Worker):
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup.clear)
         self._inbound = collections.OrderedDict()  # Inbound -> None, by deadline
-        self._groups = set()                       # (group, address, index) to be joined; replaced whole by join()
+        self._groups = set()                       # (group, address, index) to be joined; replaced whole by hear_groups()
         self._joined = {}                          # socket -> groups that it has joined
-        self._complained = collections.OrderedDict()  # addresses whose bad messages were logged
+        self._complained = set()                   # addresses whose bad messages were logged, this hour
+        self._complained_since = clock()
         addresses = hosts or wildcards()
         self.info_ports = [InfoPort(port, addresses, shared, self._take_up, self._give_up) for port in info_ports]
         self._own = []             # listening sockets of our own, all with one port
@@ -1913,7 +1952,7 @@ class Listener(Worker):
         """Whether announcements are missed now."""
         return not self.info_ports or any(p.state != 'held' for p in self.info_ports)
 
-    def join(self, groups):
+    def hear_groups(self, groups):
         """Hear these multicast groups: a set of (group, address, interface index)."""
         self._groups = groups
         self.wake()
@@ -2012,11 +2051,15 @@ class Listener(Worker):
 
     def _complain(self, address, error):
         """Log what is wrong with a sender's message, once for each sender."""
-        if address not in self._complained:
-            self._complained[address] = None
-            if len(self._complained) > 1000:
-                self._complained.popitem(last=False)
-            logger.warning('%s sends what no dispynode sends (said once): %s', address, error)
+        if self._clock() - self._complained_since > 3600:
+            self._complained, self._complained_since = set(), self._clock()
+        if address in self._complained or len(self._complained) > MAX_COMPLAINTS:
+            return
+        self._complained.add(address)
+        if len(self._complained) > MAX_COMPLAINTS:
+            logger.warning('more senders send what no dispynode sends; no further ones are named for an hour')
+        else:
+            logger.warning('%s sends what no dispynode sends (said once an hour): %s', address, error)
 
     def _join_groups(self):
         for info_port in self.info_ports:
@@ -2106,8 +2149,8 @@ class Announcer(Worker):
     def turn(self):
         before = self.sources
         self.sources = local_sources(self._hosts, self._multicast)
-        self._listener.join({(GROUP_V6 if ':' in source.address else GROUP_V4, source.address, source.index)
-                             for source in self.sources})
+        self._listener.hear_groups({(GROUP_V6 if ':' in source.address else GROUP_V4, source.address, source.index)
+                                    for source in self.sources})
         if self._wanted.is_set() or self._clock() >= self._due() or set(self.sources) - set(before):
             self._wanted.clear()
             self._last = self._clock()
@@ -2226,12 +2269,12 @@ class Schedule:
                 self._put(node_id, self._clock())
 
     def ask_soon(self, node_id):
-        """Ask it at once, but not more than once a second: this is called for what anybody may send."""
+        """Ask it at once, but not more than once a second, nor so often while it fails: anybody can make us call this."""
         with self._lock:
             entry = self._nodes.get(node_id)
             now = self._clock()
             if entry is not None and not entry.asking and entry.nudged <= now:
-                entry.nudged = max(now, entry.nudged + 1.0)
+                entry.nudged = max(now, entry.nudged + min(2.0 ** entry.failures, 16.0))
                 self._put(node_id, entry.nudged)
 
     def ask_in(self, node_id, seconds):
@@ -2390,8 +2433,9 @@ class Admin:
         self._lock = threading.Lock()  # guards _secrets while it grows, and those below
         self._latches = set()          # those that somebody waits for
         self._meeting = set()          # ids of new addresses that are being asked or wait for it
-        self._met_each = collections.Counter()  # how many there were at each address in the present minute
+        self._met_each = collections.Counter()  # how many there were at each address, of each id, in the present minute
         self._minute = 0.0             # monotonic time at which that began
+        self._changed_aliases = {}     # id -> other addresses of that node which announced another sign
         self._own = (0.0, frozenset())  # (monotonic time, addresses of this machine)
         self.poller.take_due, self.poller.next_due = self._due_talks, self.schedule.next_due
         self.schedule.earlier = self.poller.wake
@@ -2548,7 +2592,7 @@ class Admin:
         def refuse(view):
             asked = cpus if cpus == 'all' or cpus >= 0 else 'all but %d' % -cpus
             return 'Refused: it has %s CPUs; %s asked.' % (view['max_cpus'], asked)
-        return self._control_each(ids, write_message(b'SET_CPUS:', {'cpus': wanted}), describe, refuse)
+        return self._control_each(ids, 'cpus', write_message(b'SET_CPUS:', {'cpus': wanted}), describe, refuse)
 
     def set_service_time(self, ids, control_, time_):
         """Set when nodes take jobs: `control_` is start, stop or end; `time_` is HH:MM of the node's clock, now, or None."""
@@ -2573,7 +2617,7 @@ class Admin:
                 return 'Refused: Stop would come after End. Set End later, or clear it, first.'
             return 'Refused: it does not take this %s.' % what
         message = write_message(b'SERVICE_TIME:', {'control': CONTROLS[control_], 'time': sent})
-        return self._control_each(ids, message, describe, refuse)
+        return self._control_each(ids, 'service_' + control_, message, describe, refuse)
 
     def set_clients(self, ids, clients):
         """How many more clients each node serves before its program ends: n, 0 for none, -1 without limit."""
@@ -2585,7 +2629,7 @@ class Admin:
             if value['serve'] < 0:
                 return 'Serves clients without limit.'
             return 'Serves %d more client%s; then its program ends.' % (value['serve'], 's' * (value['serve'] > 1))
-        return self._control_each(ids, write_message(b'SERVE_CLIENTS:', {'serve': clients}), describe,
+        return self._control_each(ids, 'serve', write_message(b'SERVE_CLIENTS:', {'serve': clients}), describe,
                                   lambda view: 'Refused: it does not take this number of clients.')
 
     # --- many nodes at once ---
@@ -2638,7 +2682,8 @@ class Admin:
                 latch.put(node_id, result)
         self.poller.submit(self._talk(node_id, steps(node_id), done), slow=was_lost)
 
-    def _control_each(self, ids, message, describe, refuse):
+    def _control_each(self, ids, key, message, describe, refuse):
+        """Send a control; `key` is the value that a node that has done it answers with."""
         def prepare(node_id):
             view = self.node(node_id).view
             if view['state'] != UNREACHABLE and not view['controllable']:
@@ -2657,6 +2702,8 @@ class Admin:
                 return failure(node_id, _why(view), view['reason'] or NO_ADMIN_REASON)
             if value is REFUSED:
                 return failure(node_id, 'refused', refuse(view))
+            if key not in value or value[key] is None and key in ('cpus', 'serve'):
+                return failure(node_id, 'refused', 'Its answer makes no sense; see what it shows now.')
             return success(node_id, describe(value, view), **value)
         return self._ask_each(ids, steps, lambda outcome: outcome[1], tell, prepare)
 
@@ -2673,7 +2720,18 @@ class Admin:
 
     def _due_talks(self, now, room, slow_room):
         """Polls that are due now.  Poller's thread."""
-        return [[self._poll_talk(node_id) for node_id in ids] for ids in self.schedule.take(room, slow_room)]
+        well, failing = self.schedule.take(room, slow_room)
+        return self._poll_talks(well), self._poll_talks(failing)
+
+    def _poll_talks(self, ids):
+        talks = []
+        for node_id in ids:
+            try:
+                talks.append(self._poll_talk(node_id))
+            except Exception as error:
+                self.poller.report(error)
+                self.schedule.finished(node_id, False)  # what was taken has to be given back
+        return talks
 
     def _poll_talk(self, node_id):
         def done(answer, error):
@@ -2686,6 +2744,7 @@ class Admin:
                 self.schedule.finished(node_id, error is None)
                 if node_id not in self.table:
                     self.schedule.remove(node_id)
+                self._meet_changed_aliases(node_id)
                 if error is None and self.table.is_ending(node_id):
                     self.schedule.ask_in(node_id, 0.5)
         return self._talk(node_id, self._info_steps(node_id), done)
@@ -2721,13 +2780,21 @@ class Admin:
         logger.debug('%s from %s', announcement.tag, node_id)
         if announcement.sign == self.sign:
             return
-        if announcement.version:
-            self.announcer.release_heard(announcement.version)
         verdict, row = self.table.heard(node_id, announcement)
-        if verdict == CHANGED:
+        if verdict == SAME:
+            self._release_heard(announcement)
+        elif verdict == CHANGED:
+            if row != node_id:
+                with self._lock:
+                    self._changed_aliases.setdefault(row, set()).add(node_id)
             self.schedule.ask_soon(row)
         elif verdict == NEW and announcement.tag != 'TERMINATED':
             self._meet(address, announcement.port, connected, announcement)
+
+    def _release_heard(self, announcement):
+        """A node that has answered announces its release: others of it may wait to be asked."""
+        if announcement.version:
+            self.announcer.release_heard(announcement.version)
 
     def _speaker(self, address, claimed):
         """The address that an announcement speaks for: where it came from, whatever it says.
@@ -2760,10 +2827,10 @@ class Admin:
             now = time.monotonic()
             if now - self._minute > 60 or len(self._met_each) > 8 * MAX_WAITING:
                 self._minute, self._met_each = now, collections.Counter()
-            if full or node_id in self._meeting or self._met_each[address] >= MAX_MEETINGS:
+            if full or node_id in self._meeting or self._met_each[address] >= MAX_MEETINGS or self._met_each[node_id] >= 4:
                 return
             self._meeting.add(node_id)
-            self._met_each[address] += 1
+            self._met_each.update((address, node_id))
 
         def done(answer, error):
             with self._lock:
@@ -2773,9 +2840,18 @@ class Admin:
                 self._lost(node_id, error)
                 return
             self._answered(node_id, answer, create=True)
-            if announcement:
-                self.table.heard(node_id, announcement)
+            if announcement and self.table.heard(node_id, announcement)[0] == SAME:
+                self._release_heard(announcement)
         self.poller.submit_new(self._talk(node_id, self._info_steps(node_id), done), connected)
+
+    def _meet_changed_aliases(self, node_id):
+        """Ask those addresses of a node what they are that announced another sign than it.  It has just been asked itself, so
+        that a node which was started again is known by the address that it had."""
+        with self._lock:
+            changed = self._changed_aliases.pop(node_id, ())
+        for alias in changed:
+            if self.table.drop_aliases(node_id, alias):
+                self._meet(*split_id(alias))
 
     def _meet_aliases(self, node_id):
         """A node was started again or is lost: its other addresses may be nodes of their own now."""
@@ -5227,15 +5303,22 @@ class _TimedReader(io.RawIOBase):
         self._sock = sock
         self._expires = None
         self._idle = True
+        self._room = MAX_HEAD
 
     def readable(self):
         return True
 
     def expect_request(self):
-        """The next byte may take IDLE_TIME to come; from then on the request has REQUEST_TIME."""
-        self._expires, self._idle = time.monotonic() + IDLE_TIME, True
+        """The next byte may take IDLE_TIME to come; from then on the request has REQUEST_TIME, and MAX_HEAD bytes."""
+        self._expires, self._idle, self._room = time.monotonic() + IDLE_TIME, True, MAX_HEAD
+
+    def expect_body(self, size):
+        """So many bytes more."""
+        self._room += size
 
     def readinto(self, buffer):
+        if self._room <= 0:
+            raise HttpError(431, 'The headers of the request have more than %d bytes' % MAX_HEAD)
         left = self._expires - time.monotonic()
         if left <= 0:
             raise socket.timeout('request took too long')
@@ -5243,6 +5326,7 @@ class _TimedReader(io.RawIOBase):
         size = self._sock.recv_into(buffer)
         if self._idle:
             self._expires, self._idle = time.monotonic() + REQUEST_TIME, False
+        self._room -= size
         return size
 
 
@@ -5429,8 +5513,21 @@ class Connection:
         except Exception as error:
             self.server.report(error)
         finally:
+            self._linger()
             self.server.leave(self)
             self.sock.close()
+
+    def _linger(self):
+        """Let the browser read what it was answered: closing with bytes unread would reset the connection at once."""
+        deadline = time.monotonic() + LINGER_TIME
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            while time.monotonic() < deadline:
+                self.sock.settimeout(LINGER_TIME / 2)
+                if not self.sock.recv(1 << 16):
+                    return
+        except (OSError, ValueError):
+            pass  # it is gone
 
 
 # Nothing but this server's own files may be loaded or framed, and nothing is kept by caches.
@@ -5458,6 +5555,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
+    command, path, requestline = None, '', ''  # until a request has been read
     server_version, sys_version = 'dispyadmin/' + __version__, ''
 
     def __init__(self, connection):
@@ -5473,9 +5571,11 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def handle_one_request(self):
         self._timed.expect_request()
-        self._body_read = False
+        self._body_read, self.raw_requestline = False, b''
         try:
             super().handle_one_request()
+        except HttpError as error:
+            self.send_error(error.status if self.raw_requestline else 414, str(error))
         finally:
             self.connection_.busy = False
 
@@ -5613,6 +5713,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             raise HttpError(400, 'Content-Length: must be a number of bytes')
         if int(lengths[0]) > MAX_BODY:
             raise HttpError(413, 'Content-Length: at most %d bytes are taken' % MAX_BODY)
+        self._timed.expect_body(int(lengths[0]))
         try:
             data = self.rfile.read(int(lengths[0]))
         except socket.timeout:
@@ -5665,6 +5766,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         if not self._body_read and (length != '0' or 'Transfer-Encoding' in self.headers):
             self.close_connection = True  # what is left of the body would be taken for the next request
         self.connection.settimeout(REQUEST_TIME)
+        self.request_version = self.protocol_version  # else an answer to HTTP/0.9 would have no headers
         self.send_response(status)
         for name, value in itertools.chain(HEADERS, (headers or {}).items()):
             self.send_header(name, value)
@@ -6268,8 +6370,9 @@ class _LogFormatter(logging.Formatter):
 
     def format(self, record):
         message = printable(record.getMessage())
-        trace = '\n' + self.formatException(record.exc_info) if record.exc_info else ''
-        return '%s %s: %s%s' % (self.formatTime(record), record.levelname.lower(), message, trace)
+        trace = self.formatException(record.exc_info).split('\n') if record.exc_info else ()
+        first = '%s %s: %s' % (self.formatTime(record), record.levelname.lower(), message)
+        return '\n'.join([first] + ['    ' + printable(line) for line in trace])
 
 
 def start_logging(debug):

@@ -152,7 +152,7 @@ class Table(unittest.TestCase):
         self.meet(A, opened())
         self.meet(C, locked())
         self.assertEqual(self.table.answered(A, opened(OTHER, jobs_done=0)), 'restarted')
-        self.assertEqual(self.table.drop_aliases(A), (C,))
+        self.assertEqual(self.table.drop_aliases(A), [C])
         self.assertEqual(self.view(A)['addresses'], [A])
         self.assertTrue(self.table.may_send(B, SIGN))     # the old sign is nobody's now
 
