@@ -113,6 +113,7 @@ HOLD_TIME = 16.0               # seconds
 REST_TIME = 7.0                # seconds
 RETRY_TIME = 5.0               # seconds between tries while a client has the port
 DEAF_PING_INTERVAL = 30.0      # seconds between discoveries while the port is not ours
+EARLY_PINGS = {1: 3.0, 2: 6.0}  # seconds after the first and the second discovery: datagrams get lost
 WATCH_INTERVAL = 10.0          # seconds between looks at this machine's addresses
 
 # A full reply has 15 fields.  With the longest name that is shown (MAX_TEXT characters of 4 bytes), numbers of 9 bytes
@@ -1625,11 +1626,16 @@ class Poller(Worker):
     def turn(self):
         now = self._clock()
         self._start_talks(now)
-        for key, _ in self._selector.select(self._patience(now)):
+        patience = self._patience(now)
+        for key, _ in self._selector.select(patience):
             if key.data is None:
                 self._wakeup.clear()
             else:
                 self._guard(key.data.talk, self._advance, key.data)
+        late = self._clock() - now - patience
+        if late > 1.0:  # this program was stopped, or starved: that says nothing about the nodes
+            for exchange in self._flights:
+                exchange.expires += late
         self._expire(self._clock())
 
     def _patience(self, now):
@@ -1875,6 +1881,7 @@ class Inbound(Channel):
         self._tls = tls
 
     def _begin(self):
+        self.sock.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
         self.sock = self._tls.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
         self.step = lambda: self.handshake(self.receive)
 
@@ -2023,8 +2030,10 @@ class Listener(Worker):
                     self._selector.modify(inbound.sock, events, lambda: self._advance(inbound))
                 inbound.events = events
                 return
-        except (OSError, NodeError) as error:
+        except (ssl.SSLError, NodeError) as error:
             self._complain(inbound.address, error)
+        except OSError as error:
+            logger.debug('%s connected and went: %s', inbound.address, error)
         self._drop(inbound)
         if inbound.message is not None:
             self._understand(inbound.message, inbound.address, True)
@@ -2122,6 +2131,7 @@ class Announcer(Worker):
         self._releases = list(DISPY_RELEASES)
         self.sources = local_sources(hosts, multicast)  # replaced whole, by this thread
         self._last = float('-inf')                 # monotonic time of the last asking
+        self._times = 0                            # how often it was asked
         self._failed = {}                          # (address, target) -> the error that was logged
 
     # --- any thread ---
@@ -2153,17 +2163,19 @@ class Announcer(Worker):
                                     for source in self.sources})
         if self._wanted.is_set() or self._clock() >= self._due() or set(self.sources) - set(before):
             self._wanted.clear()
-            self._last = self._clock()
+            self._last, self._times = self._clock(), self._times + 1
             sign, self._all = secrets.token_hex(20) if self._all else self._sign, False
             for source in self.sources:
                 self._ask_from(source, sign)
             self.stopping.wait(1.0)  # demands that come close together are one
+        if self.stopping.is_set():
+            return  # that this was told may have been cleared above
         self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due() - self._clock())))
 
     def _due(self):
         """When nodes are to be asked for next (monotonic time)."""
         interval = min(self._ping_interval, DEAF_PING_INTERVAL) if self._listener.deaf() else self._ping_interval
-        return self._last + interval
+        return self._last + min(interval, EARLY_PINGS.get(self._times, interval))
 
     def _ask_from(self, source, sign):
         with self._lock:
@@ -5481,7 +5493,10 @@ class Connection:
 
     def __init__(self, server, sock, sender):
         self.server = server
-        self.sock = server.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False) if server.tls else sock
+        self.sock = sock
+        if server.tls:
+            sock.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
+            self.sock = server.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         self.sender = sender
         self.busy = False  # whether a request is being served now
 

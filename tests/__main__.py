@@ -65,9 +65,9 @@ def isolated():
 def run_module(name, prefix):
     """One module in a process of its own; (name, seconds, output, counts)."""
     began = time.monotonic()
-    process = subprocess.Popen(prefix + [sys.executable, '-m', 'tests', '--prepared', name], cwd=environment.ROOT,
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               start_new_session=True)
+    command = prefix + [sys.executable] + environment.STRICT + ['-m', 'tests', '--prepared', name]
+    process = subprocess.Popen(command, cwd=environment.ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, start_new_session=True)
     try:
         output = process.communicate(timeout=MODULE_TIMEOUT)[0].decode('utf-8', 'replace')
     except subprocess.TimeoutExpired:
@@ -110,7 +110,7 @@ def main():
         for reason in environment.prepare():
             print(reason, flush=True)
         if options.names:
-            command = isolated() + [sys.executable, '-m', 'tests', '--prepared'] + options.names
+            command = isolated() + [sys.executable] + environment.STRICT + ['-m', 'tests', '--prepared'] + options.names
             os.execvp(command[0], command)
     began = time.monotonic()
     counts = run_here(options.names) if options.names else run_all()

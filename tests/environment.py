@@ -19,6 +19,7 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDER = os.path.join(ROOT, '.testenv')
 SCRIPT = os.path.join(ROOT, 'dispyadmin.py')
+STRICT = ['-X', 'dev', '-W', 'error']   # the tests run with these, and so does dispyadmin: a warning is a failure
 PIP_TIMEOUT = 240                # seconds for one installation
 NEWEST_FOR_DISPY = (3, 13)       # the newest Python on which dispy 4.15.2 was seen to run
 

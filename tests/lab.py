@@ -186,7 +186,7 @@ class Admin(Process):
                  certfile=None, before=()):
         self.namespace, self.certfile = namespace, certfile
         self.host = self.port = self.token = None
-        environ = dict(os.environ, PYTHONUNBUFFERED='1')
+        environ = dict(os.environ, PYTHONUNBUFFERED='1', PYTHONDEVMODE='1', PYTHONWARNINGS='error')
         environ.pop('DISPYADMIN_SECRET', None)
         environ.update(env or {})
         options = [str(option) for option in options]

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -17,17 +16,17 @@ import dispyadmin
 
 from . import environment, lab, wire
 
-# Starts dispyadmin with the names in the first argument broken: each raises once, at the second call (the first time that
-# the loop is under way), or always.
+# Starts dispyadmin with what the environment variable FAULTS names broken: each raises once, at the second call (the first
+# time that the loop is under way), or always.
 WRAPPER = '''
-import sys, time
+import os, sys, time
 
-mark = ''
-if sys.argv[1] == 'marked':
+what, mark = os.environ.pop('FAULTS'), ''
+if what.startswith('marked '):
     mark = ' \\x1b[2J\\r\\n2026-01-01 00:00:00,000 error: forged'
-    sys.argv.pop(1)
-if sys.argv[1].startswith('clock='):
-    real, name = time.time, sys.argv[1][6:]
+    what = what[7:]
+if what.startswith('clock='):
+    real, name = time.time, what[6:]
 
     def stepped():
         with open(name) as file:
@@ -44,7 +43,6 @@ def broken(cls, name, always):
         return real(*args, **kwargs)
     setattr(cls, name, staticmethod(method) if isinstance(cls.__dict__.get(name), staticmethod) else method)
 
-what = sys.argv.pop(1)
 if not what.startswith('clock='):
     for place in what.split(','):
         cls, _, name = place.partition('.')
@@ -62,13 +60,10 @@ ONCE = ('Listener.turn', 'Announcer.turn', 'Poller.turn', 'WebServer.turn',
 
 
 class FaultTest(lab.HostileTest):
-    def broken(self, *what_and_options, **kwargs):
+    def broken(self, what, *options, **kwargs):
         """dispyadmin with these faults, and options."""
-        count = 2 if what_and_options[0] == 'marked' else 1
-        what, options = what_and_options[:count], what_and_options[count:]
-        script = self.write(WRAPPER, 'wrapper.py')
-        return self.admin(*options, before=[sys.executable, script] + list(what), python='--secret', script='open',
-                          env={'PYTHONPATH': environment.ROOT}, **kwargs)
+        return self.admin('--secret', 'open', *options, script=self.write(WRAPPER, 'wrapper.py'),
+                          env={'PYTHONPATH': environment.ROOT, 'FAULTS': what}, **kwargs)
 
 
 class Errors(FaultTest):
@@ -129,7 +124,7 @@ class Errors(FaultTest):
                       'NodeTable.may_send', 'Exchange.receive', 'Poller._end', 'RequestHandler._check_access'):
             with self.subTest(place):
                 node = self.start(lab.Watched, self.address(), self.info_port + 1, secret)
-                admin = self.broken('marked', place, '--secret', '@' + self.write(secret), '--node', node.id)
+                admin = self.broken('marked ' + place, '--secret', '@' + self.write(secret), '--node', node.id)
                 wire.datagram(b'PING:N.', self.info_target())
                 wire.datagram(b'PING:N.', self.info_target())
 
@@ -218,6 +213,8 @@ class Lifetime(FaultTest):
                 deadline = time.monotonic() + 5
                 for part in (server, admin):
                     part.join(deadline)
+                self.assertLess(time.monotonic(), deadline, 'start %d: some thread does not end: %s'
+                                % (number, [thread.name for thread in threading.enumerate()]))
         logger = logging.getLogger('dispyadmin')
         level = logger.level
         logger.setLevel(logging.ERROR)

@@ -8,7 +8,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 import unittest.mock
@@ -622,12 +621,12 @@ class Secrets(HttpTest):
         self.check_texts(nodes + [bad], texts, token, 'environment-secret-11')
 
     WRAPPER = '''
-import sys, dispyadmin
+import os, sys, dispyadmin
 
 def broken(*args, **kwargs):
     raise RuntimeError('injected')
 
-where = sys.argv.pop(1)
+where = os.environ.pop('FAULTS')
 if where == 'operation':
     dispyadmin.Admin.add_secret = lambda self, secret: broken(secret)
 elif where == 'conversation':
@@ -653,9 +652,9 @@ sys.exit(dispyadmin.main())
         for where in ('operation', 'conversation', 'request', 'access'):
             with self.subTest(where):
                 node = self.start(lab.Watched, self.address(), self.info_port + 1, word)
-                admin = self.admin('-d', '--secret', '@' + self.write(word + '\n'), '--http_token', self.write(token + '\n'),
-                                   before=[sys.executable, script, where], python='-d', script='-d',
-                                   env={'PYTHONPATH': environment.ROOT})
+                admin = self.admin('-d', '--secret', '@' + self.write(word + '\n'),
+                                   '--http_token', self.write(token + '\n'), script=script,
+                                   env={'PYTHONPATH': environment.ROOT, 'FAULTS': where})
                 headers = {'Authorization': 'Bearer ' + token}
                 answers = [admin.request('POST', '/api/nodes', {'host': node.address, 'port': node.port}, headers),
                            admin.request('POST', '/api/secret', {'secret': word}, headers),
