@@ -867,13 +867,13 @@ class Wakeup:
     """Wakes a thread that sleeps in a selector: that one registers `reader` and calls clear(), any thread calls set()."""
 
     def __init__(self):
-        self.reader, self._writer = socket.socketpair()
+        self.reader, self.writer = socket.socketpair()
         self.reader.setblocking(False)
-        self._writer.setblocking(False)
+        self.writer.setblocking(False)
 
     def set(self):
         try:
-            self._writer.send(b'.')
+            self.writer.send(b'.')
         except OSError:
             pass  # full: the sleeper will wake anyway; closed: it is gone
 
@@ -886,7 +886,7 @@ class Wakeup:
 
     def close(self):
         self.reader.close()
-        self._writer.close()
+        self.writer.close()
 
 
 class Worker:
@@ -6412,6 +6412,8 @@ def serve(settings):
         admin.discard()
         raise
     ended = Wakeup()
+    # The kernel may give a signal to any thread; this way the main one wakes whichever it is.
+    signal.set_wakeup_fd(ended.writer.fileno())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     workers = [admin, server] + ([Console(admin, ended.set)] if Console.is_possible() else [])
@@ -6429,6 +6431,7 @@ def serve(settings):
     deadline = time.monotonic() + END_TIME
     for worker in reversed(workers):
         worker.join(deadline)
+    signal.set_wakeup_fd(-1)
     ended.close()
 
 
