@@ -1614,10 +1614,6 @@ class Poller(Worker):
         (self._likely if likely else self._unlikely).append(talk)
         self.wake()
 
-    def waiting(self):
-        """How many new addresses wait."""
-        return len(self._likely) + len(self._unlikely)
-
     def wake(self):
         self._wakeup.set()
 
@@ -5838,6 +5834,7 @@ def check_ids(ids):
 
 
 def post_nodes(handler, _, body):
+    """Add a node by host and port."""
     host, port = take_fields(body, ['host'], ['port'])
     if not isinstance(host, str):
         raise InputError('host: must be a host name or an IP address')
@@ -5853,10 +5850,12 @@ def post_nodes(handler, _, body):
 
 
 def post_secret(handler, _, body):
+    """Try one more admin secret."""
     return {'results': handler.server.admin.add_secret(*take_fields(body, ['secret']))}
 
 
 def post_poll(handler, _, body):
+    """Set the poll interval, or poll now."""
     interval, now, ids = take_fields(body, (), ['interval', 'now', 'nodes'])
     admin = handler.server.admin
     if (interval is None) == (now is None):
@@ -5869,27 +5868,32 @@ def post_poll(handler, _, body):
 
 
 def post_scan(handler, _, body):
+    """Search for nodes now."""
     take_fields(body)
     handler.server.admin.scan()
     return {'results': []}
 
 
 def post_cpus(handler, _, body):
+    """Set the CPUs that dispy uses."""
     ids, cpus = take_fields(body, ['nodes', 'cpus'])
     return {'results': handler.server.admin.set_cpus(check_ids(ids), cpus)}
 
 
 def post_service_time(handler, _, body):
+    """Set or clear a service time."""
     ids, control_, time_ = take_fields(body, ['nodes', 'control', 'time'])
     return {'results': handler.server.admin.set_service_time(check_ids(ids), control_, time_)}
 
 
 def post_clients(handler, _, body):
+    """Set how many more clients are served."""
     ids, clients = take_fields(body, ['nodes', 'clients'])
     return {'results': handler.server.admin.set_clients(check_ids(ids), clients)}
 
 
 def delete_node(handler, node_id, body):
+    """Forget a node."""
     take_fields(body)
     handler.server.admin.forget(node_id)
     return {'results': [success(node_id, 'Forgotten. It comes back when it shows itself again.')]}
