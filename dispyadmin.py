@@ -1614,6 +1614,10 @@ class Poller(Worker):
         (self._likely if likely else self._unlikely).append(talk)
         self.wake()
 
+    def waiting(self):
+        """How many new addresses wait."""
+        return len(self._likely) + len(self._unlikely)
+
     def wake(self):
         self._wakeup.set()
 
