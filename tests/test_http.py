@@ -2,15 +2,20 @@
 tested elsewhere."""
 
 import concurrent.futures
+import gzip
 import json
 import math
 import os
+import random
 import re
 import signal
 import socket
 import struct
 import subprocess
 import time
+import unittest
+
+import dispyadmin
 
 from . import lab, wire
 
@@ -196,6 +201,88 @@ class Nodes(HttpTest):
         self.assertEqual(admin.get('/api/nodes/%5B::1%5D:{}'.format(node.port))['ip_addr'], '::1')
         self.assertTrue(admin.post('/api/nodes', {'host': '[::1]', 'port': node.port})['results'][0]['ok'])
         self.assertEqual(len(admin.nodes()), 1)
+
+
+class Packing(unittest.TestCase):
+    def test_parts_never_show_what_has_changed_since(self):
+        """Packed parts are kept for other readers while nodes change, go, and come back: every list must be true."""
+        rand = random.Random(4)
+        table, lister = dispyadmin.NodeTable(), dispyadmin.NodeLister()
+        addresses = ['127.0.%d.%d' % (n // 250, n % 250) for n in range(1500)]
+        seen = [None]
+        for turn in range(60):
+            for address in rand.sample(addresses, rand.choice([0, 1, 5, 300, 1000])):
+                table.add(address, 9701)
+                table.failed(address + ':9701', 'No answer, turn %d.' % turn)
+            for address in rand.sample(addresses, rand.choice([0, 0, 3])):
+                table.forget(address + ':9701')
+            for since in [None] + rand.sample(seen, min(3, len(seen))):
+                snapshot = table.snapshot(since)
+                text = '{"nodes":[', snapshot.nodes, ']}'
+                packed = lister.packed(*text, most=snapshot.totals['nodes'])
+                plain = lister.plain(*text)
+                self.assertEqual(gzip.decompress(packed), plain)
+                listed = [node['id'] for node in json.loads(plain.decode())['nodes']]
+                self.assertEqual(len(set(listed)), len(listed))
+                if since is None:
+                    self.assertEqual(sorted(listed), sorted(table.ids()))
+            seen.append(snapshot.sequence)
+        self.assertGreater(len(table.ids()), 1200)
+
+
+class Compression(HttpTest):
+    def check(self, admin, path, method='GET', body=None):
+        plain = admin.request(method, path, body)
+        self.assertNotIn('Content-Encoding', plain.headers)
+        for accepted in ('gzip', 'deflate, gzip;q=1.0, *;q=0.5', 'gzip, deflate, br, zstd', 'x-gzip;q=0.5'):
+            packed = admin.request(method, path, body, {'Accept-Encoding': accepted})
+            self.assertEqual(packed.headers['Content-Encoding'], 'gzip', accepted)
+            self.assertIn('Accept-Encoding', packed.headers['Vary'])
+            self.assertEqual(int(packed.headers['Content-Length']), len(packed.body))
+            text = gzip.decompress(packed.body)
+            self.assertLess(len(packed.body), len(plain.body))
+        for refused in ('identity', 'gzip;q=0', 'gzip;q=0.000', 'br', 'sevenzip'):
+            self.assertNotIn('Content-Encoding', admin.request(method, path, body, {'Accept-Encoding': refused}).headers)
+        return plain.body, text
+
+    def test_what_the_page_loads(self):
+        admin = self.admin()
+        for path in ('/', '/page.js', '/page.css'):
+            self.assertEqual(*self.check(admin, path))
+
+    def test_nodes(self):
+        admin, _ = self.shown('--poll_interval', '600')
+        for _ in range(4):
+            admin.add(self.fake('open'))
+        lab.wait_for(lambda: admin.get('/api/nodes')['totals']['ready'] == 5)
+        plain, packed = [json.loads(data.decode()) for data in self.check(admin, '/api/nodes')]
+        self.assertEqual(plain.pop('time') > 0, packed.pop('time') > 0)
+        self.assertEqual(plain, packed)
+        self.assertEqual(len(packed['nodes']), 5)
+
+    def test_lists_can_be_read_in_slices(self):
+        """What the page relies on for large lists: `nodes` comes last, each begins with its id, and nothing has spaces."""
+        admin, _ = self.shown('--poll_interval', '600')
+        admin.add(self.fake('open'))
+        lab.wait_for(lambda: admin.get('/api/nodes')['totals']['ready'] == 2)
+        text = admin.request('GET', '/api/nodes').text
+        head, _, nodes = text.partition(',"nodes":[')
+        self.assertTrue(nodes.endswith('}]}'), nodes[-40:])
+        self.assertEqual(nodes.count('},{"id":'), 1)
+        self.assertTrue(nodes.startswith('{"id":"'))
+        self.assertNotIn('nodes', json.loads(head + '}'))
+
+    def test_results(self):
+        admin = self.admin()
+        ids = ['10.0.0.%d:9701' % n for n in range(50)]
+        plain, packed = self.check(admin, '/api/cpus', 'POST', {'nodes': ids, 'cpus': 1})
+        self.assertEqual(plain, packed)
+        self.assertEqual(len(json.loads(packed.decode())['results']), 50)
+
+    def test_small_answers_stay_as_they_are(self):
+        admin, _ = self.shown()
+        answer = admin.request('GET', '/api/nodes', headers={'Accept-Encoding': 'gzip'})
+        self.assertNotIn('Content-Encoding', answer.headers)
 
 
 class Controls(HttpTest):

@@ -173,6 +173,14 @@ class Table(unittest.TestCase):
         self.table.failed(A, 'Connection refused.')
         self.assertIn('ended at', self.view(A)['reason'])
 
+    def test_an_insane_time_spoils_no_total(self):
+        self.meet(A, opened())
+        self.meet(B, opened(OTHER, cpu_time=2.0 ** 62))
+        for turn in range(50):
+            self.table.answered(A, opened(cpu_time=turn * 1.5))
+        self.table.answered(B, opened(OTHER, cpu_time=1.0))
+        self.assertEqual(self.table.snapshot().totals['cpu_time'], 74.5)
+
     def test_forgotten_node_is_not_brought_back_by_a_late_answer(self):
         self.meet(A, opened())
         self.table.forget(A)
@@ -187,7 +195,7 @@ class ScheduleTest(unittest.TestCase):
 
     def due(self, seconds=0.0):
         self.clock.now += seconds
-        return self.schedule.take(100, 100)
+        return self.schedule.take(self.clock.now, 100, 100)
 
     def test_interval(self):
         self.schedule.add(A)
@@ -196,8 +204,45 @@ class ScheduleTest(unittest.TestCase):
         self.assertEqual(self.due(29.9), ([], []))
         self.assertEqual(self.due(0.2), ([A], []))       # once at a random time, so that nodes are spread
         self.schedule.finished(A, True)
-        self.assertEqual(self.due(59.9), ([], []))
+        self.assertEqual(self.due(59.8), ([], []))
         self.assertEqual(self.due(0.2), ([A], []))
+
+    def test_a_node_keeps_its_place_in_the_interval(self):
+        """Whenever else it was asked, and however late: nodes that once were spread stay so."""
+        self.schedule.add(A)
+        self.due()
+        self.schedule.finished(A, True)
+        place = self.clock.now + 30
+        self.clock.now += 5
+        for ask in (self.schedule.ask_now, self.schedule.ask_soon, lambda node_id: self.schedule.ask_in(node_id, 0)) * 5:
+            ask(A)
+            self.clock.now += 1.1
+            self.assertEqual(self.due(), ([A], []))
+            self.schedule.finished(A, True)
+        for early in (0.01, 0.0, 0.2, 0.1, -1.0, -20.0):
+            self.clock.now = place - 2.5
+            self.assertEqual(self.due(), ([], []))
+            self.clock.now = place - early
+            self.assertEqual(self.schedule.take(max(place, self.clock.now), 9, 9), ([A], []))
+            self.schedule.finished(A, True)
+            place += 60
+        self.clock.now = place + 3600 + 7        # the machine slept
+        self.assertEqual(self.due(), ([A], []))
+        self.schedule.finished(A, True)
+        self.clock.now = place + 3659
+        self.assertEqual(self.due(), ([], []))
+        self.assertEqual(self.due(1.1), ([A], []))
+
+    def test_taken_early_after_a_new_interval(self):
+        self.schedule.add(A)
+        self.due()
+        self.schedule.finished(A, True)
+        self.schedule.interval = 20
+        self.clock.now += 9.8
+        self.assertEqual(self.schedule.take(self.clock.now + 0.25, 9, 9), ([A], []))
+        self.schedule.finished(A, True)
+        self.assertEqual(self.due(19), ([], []))
+        self.assertEqual(self.due(1.3), ([A], []))
 
     def test_growing_pauses_up_to_a_minute(self):
         self.schedule.add(A)
@@ -224,8 +269,8 @@ class ScheduleTest(unittest.TestCase):
         self.schedule.finished(A, False)
         self.schedule.finished(B, True)
         self.clock.now += 100
-        self.assertEqual(self.schedule.take(10, 0), ([B], []))
-        self.assertEqual(self.schedule.take(0, 10), ([], [A]))
+        self.assertEqual(self.schedule.take(self.clock.now, 10, 0), ([B], []))
+        self.assertEqual(self.schedule.take(self.clock.now, 0, 10), ([], [A]))
 
     def test_now(self):
         self.schedule.add(A)
@@ -252,7 +297,7 @@ class ScheduleTest(unittest.TestCase):
         asked = 0
         for _ in range(1000):
             self.clock.now += 0.01
-            for node_id in sum(self.schedule.take(10, 10), []):
+            for node_id in sum(self.schedule.take(self.clock.now, 10, 10), []):
                 asked += 1
                 self.schedule.finished(node_id, True)
             self.schedule.ask_soon(A)
