@@ -46,6 +46,7 @@ import itertools
 import json
 import logging
 import math
+import operator
 import os
 import pickle  # to write requests only: what comes in is read by read_value(), as even a strict find_class is not safe
 import random
@@ -475,6 +476,7 @@ def read_value(data):
 # Here `cpus` becomes what dispy manages, as the rest of the world sees it; the node sends the free ones.
 Info = collections.namedtuple('Info', 'name scheduler_ip avail_info cpus busy max_cpus serve clients_done jobs_done cpu_time '
                                       'service_start service_stop service_end')
+TOLD = ('name', 'scheduler_ip', 'cpus') + Info._fields[4:]  # what Info is made of; and of that, avail_info:
 AVAILABLE = ('cpu', 'memory', 'disk', 'swap')
 
 # The same as bytes, in the one order in which all releases write it from Python 3.6 on.  A text begins with its length:
@@ -509,58 +511,60 @@ class _Layout:
     CONSTANTS = {0x4e: None, 0x88: True, 0x89: False}                         # values without bytes of their own
 
     def __init__(self, data, match):
-        self._base = dict.fromkeys(_FIRST + ('avail_info',) + _LAST)  # in the order in which they came
-        self._fields, self._texts, self._longs, self._reals = [], [], [], []
-        self.has_avail_info = match.start(len(_FIRST) + 1) >= 0
-        form, at = '<', 0
+        fields, reals, constants, odd = [], [], {}, {0x8c: [], 0x8a: []}
+        form, at, real_form, real_at = '<', 0, '>', 0
         for number, field in enumerate(_FIRST + AVAILABLE + _LAST, 1):
             start, end = match.span(number)
-            if start < 0:
-                continue
-            code = data[start]
+            code = data[start] if start >= 0 else 0x4e
             if code in self.CONSTANTS:
-                self._base[field] = self.CONSTANTS[code]
+                constants[field] = self.CONSTANTS[code]
                 continue
             kind, head = self.KINDS.get(code, ('%ds' % (end - start - 2), 2))
             form += '%ds%s' % (start + head - at, kind)
             at = end
-            self._fields.append(field)
-            {0x8c: self._texts, 0x8a: self._longs, 0x47: self._reals}.get(code, []).append(field)
+            if code == 0x47:  # written with the highest byte first, unlike all else
+                real_form += '%dxd' % (start + head - real_at)
+                real_at = end
+                reals.append(field)
+                field = None
+            fields.append(field)
+            odd.get(code, []).append((TOLD + AVAILABLE).index(field) if field else None)
+        order = fields + reals + list(constants)
         self._unpack = struct.Struct('%s%ds' % (form, len(data) - at)).unpack
         self._around = self._unpack(data)[::2]
+        self._read_reals = struct.Struct('%s%dx' % (real_form, len(data) - real_at)).unpack
+        self._constants = tuple(constants.values())
+        self._in_order = operator.itemgetter(*[order.index(field) for field in TOLD + AVAILABLE])
+        self._texts, self._longs = odd.values()  # where they are then
+        self._has_available = match.start(len(_FIRST) + 1) >= 0
 
     def read(self, data):
-        """The dict in a reply of the same length; None when other bytes are around its values."""
+        """What read_reply() returns for a reply of the same length; None when other bytes are around its values."""
         parts = self._unpack(data)
         if parts[::2] != self._around:
             return None
-        value = self._base.copy()
-        value.update(zip(self._fields, parts[1::2]))
-        for field in self._reals:
-            value[field], = _read_double(value[field])
-        for field in self._longs:
-            value[field] = int.from_bytes(value[field], 'little', signed=True)
-        for field in self._texts:
-            value[field] = _ValueReader.decode(value[field])
-        if self.has_avail_info:
-            value['avail_info'] = {field: value.pop(field) for field in AVAILABLE}
-        return value
+        values = list(self._in_order(parts[1::2] + self._read_reals(data) + self._constants))
+        for at in self._longs:
+            values[at] = int.from_bytes(values[at], 'little', signed=True)
+        for at in self._texts:
+            values[at] = _ValueReader.decode(values[at])
+        return values[:len(TOLD)], values[len(TOLD):] if self._has_available else None
 
 
-_read_double = struct.Struct('>d').unpack
 _layouts = {}  # length of a reply -> its last few _Layouts: nodes of one cluster are much alike.  Poller's thread alone
 
 
 def read_reply(data):
-    """What read_value() makes of a reply in the very form in which nodes write it; None for all else.
+    """What a reply in the very form in which nodes write it says: [values of TOLD], [those of AVAILABLE] or None.
 
-    The reader alone would be the largest part of a poll; this takes an eighth of its time.
+    None for all else: that is for read_value(), which alone would be the largest part of a poll; this takes an eighth of
+    its time.
     """
     layouts = _layouts.get(len(data), ())
     for layout in layouts:
-        value = layout.read(data)
-        if value is not None:
-            return value
+        found = layout.read(data)
+        if found is not None:
+            return found
     match = _REPLY.match(data)
     if match is None or match.end() != len(data):
         return None
@@ -569,6 +573,16 @@ def read_reply(data):
     layout = _Layout(data, match)
     _layouts[len(data)] = (layout,) + tuple(layouts)[:MAX_LAYOUTS - 1]
     return layout.read(data)
+
+
+def _read_any_reply(data):
+    """The same for a reply in any form; WireError when it is no node information."""
+    value = read_value(data)
+    if not isinstance(value, dict) or 'busy' not in value or 'cpus' not in value:
+        raise WireError('a reply that is no node information')
+    available = value.get('avail_info')
+    return ([value.get(field) for field in TOLD],
+            [available.get(field) for field in AVAILABLE] if isinstance(available, dict) else None)
 
 
 NO_INFO = Info(*[None] * len(Info._fields))
@@ -593,24 +607,19 @@ def _text(value, most=MAX_TEXT):
     return printable(value[:most]) if isinstance(value, str) else None
 
 
-# What numbers a node may tell, in the order of Info: types, least, most.  Others are None, as is NaN, which fails both
-# comparisons.
+# What numbers a node may tell, in the order of TOLD from its fourth on, and of AVAILABLE: types, least, most.  Others are
+# None, as is NaN, which fails both comparisons.
 _NUMBER = (int, float)
-_NUMBERS = (('busy', (int,), 0, 2 ** 31), ('max_cpus', (int,), 0, 2 ** 31), ('serve', (int,), -1, 2 ** 31),
-            ('clients_done', (int,), 0, _TOO_MUCH), ('jobs_done', (int,), 0, _TOO_MUCH), ('cpu_time', _NUMBER, 0, _TOO_MUCH),
-            ('service_start', _NUMBER, 0, _TOO_MUCH), ('service_stop', _NUMBER, 0, _TOO_MUCH),
-            ('service_end', _NUMBER, 0, _TOO_MUCH))
-_AVAIL_NUMBERS = (('cpu', _NUMBER, 0, 100), ('memory', (int,), 0, _TOO_MUCH), ('disk', (int,), 0, _TOO_MUCH),
-                  ('swap', _NUMBER, 0, 100))
+_TIME = (_NUMBER, 0, _TOO_MUCH)
+_COUNT = ((int,), 0, _TOO_MUCH)
+_NUMBERS = (((int,), 0, 2 ** 31), ((int,), 0, 2 ** 31), ((int,), -1, 2 ** 31), _COUNT, _COUNT, _TIME, _TIME, _TIME, _TIME)
+_AVAIL_NUMBERS = ((_NUMBER, 0, 100), _COUNT, _COUNT, (_NUMBER, 0, 100))
 
 
-def _numbers(value, rules):
-    """The numbers in a dict that came from a node, each of them or None."""
-    numbers = []
-    for field, kinds, low, high in rules:
-        number = value.get(field)
-        numbers.append(number if type(number) in kinds and low <= number <= high else None)
-    return numbers
+def _numbers(values, rules):
+    """These values that came from a node, each of them or None."""
+    return [value if type(value) in kinds and low <= value <= high else None
+            for value, (kinds, low, high) in zip(values, rules)]
 
 
 def read_info(reply):
@@ -622,14 +631,11 @@ def read_info(reply):
         sign = reply.decode('latin-1')
         if SIGN.match(sign):
             return sign
-    value = read_reply(reply) or read_value(reply)
-    if not isinstance(value, dict) or 'busy' not in value or 'cpus' not in value:
-        raise WireError('a reply that is no node information')
-    avail_info, numbers, free = value.get('avail_info'), _numbers(value, _NUMBERS), _integer(value['cpus'], -2 ** 31)
-    if avail_info is not None:
-        avail_info = dict(zip(AVAILABLE, _numbers(avail_info, _AVAIL_NUMBERS))) if isinstance(avail_info, dict) else None
+    told, available = read_reply(reply) or _read_any_reply(reply)
+    numbers, free = _numbers(told[3:], _NUMBERS), _integer(told[2], -2 ** 31)
     cpus = None if free is None or numbers[0] is None else max(0, free + numbers[0])
-    return Info(_text(value.get('name')), _text(value.get('scheduler_ip')) or None, avail_info, cpus, *numbers)
+    return Info(_text(told[0]), _text(told[1]) or None,
+                available and tuple(_numbers(available, _AVAIL_NUMBERS)), cpus, *numbers)
 
 
 def read_announcement(message):
@@ -1150,12 +1156,17 @@ class Published:
     """A state of a node that readers share.  Never changed, so no lock; what they see is made when first asked for.  Two
     threads may make it at the same moment: they make the same."""
 
-    __slots__ = ('sequence', 'state', 'info', '_rest', '_view', '_json')
+    __slots__ = ('sequence', 'state', 'info', 'shares', '_rest', '_view', '_json')
 
     def __init__(self, sequence, state, info, rest):
         self.sequence = sequence  # the table's, at this change
         self.state = state
         self.info = info
+        # What the node adds to the totals, in the order of SUMS: CPUs while it answers, and work that is done.  Times in
+        # whole milliseconds: sums of floats drift, and one that is not sane would swallow the others for good.
+        answers = state in (READY, STOPPED)
+        self.shares = (answers and info.cpus or 0, answers and info.busy or 0, info.jobs_done or 0,
+                       int(1000 * (info.cpu_time or 0)))
         self._rest = rest         # what else view shows
         self._view = self._json = None
 
@@ -1168,7 +1179,8 @@ class Published:
             self._view = {
                 'id': node_id, 'ip_addr': address, 'port': port, 'name': info.name, 'version': version,
                 'state': self.state, 'controllable': controllable, 'reason': reason,
-                'cpus': info.cpus, 'max_cpus': info.max_cpus, 'busy': info.busy, 'avail_info': info.avail_info,
+                'cpus': info.cpus, 'max_cpus': info.max_cpus, 'busy': info.busy,
+                'avail_info': info.avail_info and dict(zip(AVAILABLE, info.avail_info)),
                 'clients_done': info.clients_done, 'jobs_done': info.jobs_done, 'cpu_time': info.cpu_time,
                 'serve': info.serve, 'scheduler_ip': info.scheduler_ip, 'service_start': info.service_start,
                 'service_stop': info.service_stop, 'service_end': info.service_end, 'first_seen': first_seen,
@@ -1181,33 +1193,16 @@ class Published:
             self._json = encode_json(self.view)
         return self._json
 
-    def shares(self):
-        """What the node adds to the totals, in the order of SUMS.  CPUs count while it answers; work that is done stays.
 
-        Times in whole milliseconds: sums of floats drift, and one that is not sane would swallow the others for good.
-        """
-        info = self.info
-        answers = self.state in (READY, STOPPED)
-        return (answers and info.cpus or 0, answers and info.busy or 0, info.jobs_done or 0,
-                int(1000 * (info.cpu_time or 0)))
+NOTHING = Published(0, None, NO_INFO, ())  # of a node that is not there
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Node table: the lock, and what it guards
 # ---------------------------------------------------------------------------------------------------------------------
 
-class Answer(collections.namedtuple('Answer', 'sign secret admin info tried')):
-    """What a conversation found out; by default, that the node is locked."""
-
-    __slots__ = ()
-
-    def __new__(cls, sign, secret=None, admin=False, info=None, tried=0):
-        return super().__new__(cls, sign, secret, admin, info, tried)
-
-    def __repr__(self):
-        return 'Answer(...)'
-
-
+# What a conversation found out: how the node is opened now (Known), and its Info, None when it is not.
+Answer = collections.namedtuple('Answer', 'known info')
 Snapshot = collections.namedtuple('Snapshot', 'sequence full nodes removed totals')
 
 # What NodeTable.heard() makes of an announcement.
@@ -1229,14 +1224,14 @@ class NodeTable:
         self._monotonic = monotonic
         self._lock = threading.Lock()            # guards all that follows
         self._nodes = {}                         # id -> Node
-        self._published = collections.OrderedDict()  # id -> what readers may have of it, those that changed last at the end
+        self._published = {}                     # id -> what readers may have of it, those that changed last at the end
         self._owners = {}                        # sign -> id of the one address that auth codes for it may go to
         self._claims = {}                        # id -> signs that it owns: the row's own, and those of a conversation
         self._aliases = {}                       # id of another address -> id of its node
         self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
         self._removed = collections.deque(maxlen=MAX_REMOVED)  # (sequence, id)
         self._first = self._sequence = int(clock() * 1e6)
-        self._totals = dict.fromkeys(STATES + SUMS, 0)
+        self._totals = dict.fromkeys((None,) + STATES + SUMS, 0)  # None is the state of NOTHING
 
     # --- for readers ---
 
@@ -1258,7 +1253,7 @@ class NodeTable:
         """The totals of the HTTP interface.  Lock held."""
         sums = self._totals
         totals = collections.OrderedDict(nodes=len(self._nodes))
-        totals.update(sums)
+        totals.update((key, sums[key]) for key in STATES + SUMS)
         totals['cpu_time'] = sums['cpu_time'] / 1000
         return totals
 
@@ -1291,10 +1286,11 @@ class NodeTable:
         Else another host could collect, by showing the sign of a node, the code that opens the node.
         """
         with self._lock:
-            if self._owners.setdefault(sign, node_id) != node_id:
-                return False
-            self._claims.setdefault(node_id, set()).add(sign)
-            return True
+            owner = self._owners.get(sign)
+            if owner is None:
+                self._owners[sign] = owner = node_id
+                self._claims.setdefault(node_id, set()).add(sign)
+            return owner == node_id
 
     def add(self, address, port):
         """A row for an address that the administrator named, before it has answered."""
@@ -1310,9 +1306,10 @@ class NodeTable:
 
         With `create`, an address that is not in the table gets a row, or becomes an alias of the row that has its sign.
         """
+        known = answer.known
         with self._lock:
             node = self._nodes.get(node_id)
-            owner = self._owners.get(answer.sign)
+            owner = self._owners.get(known.sign)
             if owner not in (None, node_id) and (node.known.sign == '' if node else create):
                 return self._alias(node_id, owner)
             if node is None:
@@ -1320,42 +1317,42 @@ class NodeTable:
                     self._release(node_id)
                     return None
                 node = self._nodes[node_id] = Node(*split_id(node_id), now=self._clock())
-            if answer.sign == node.known.sign and answer.secret is None and node.known.secret is not None:
-                return None  # it was asked before the secret came that has opened it meanwhile
-            node.aliases += tuple(self._expected.pop(node_id, ()))[:MAX_ADDRESSES]
-            self._aliases.pop(node_id, None)
-            event = self._event(node, answer)
-            self._take_answer(node, answer, owner)
+            event = None
+            if known is not node.known or node.error or node.foreign:
+                if known.sign == node.known.sign and known.secret is None and node.known.secret is not None:
+                    return None  # it was asked before the secret came that has opened it meanwhile
+                event = self._event(node, known)
+                self._take_known(node, known, owner)
+            if answer.info is not None:
+                node.info = answer.info
+            node.update_time = self._clock()
+            if node.said_end and self._monotonic() > node.ending_until:
+                node.said_end = None
             self._changed(node)
             return event
 
-    def _event(self, node, answer):
+    @staticmethod
+    def _event(node, known):
         """What this answer is to the administrator.  Lock held; the node is as it was before."""
         if node.update_time is None:
             return FOUND
-        if node.known.sign != answer.sign:
+        if node.known.sign != known.sign:
             return RESTARTED
         if node.error:
             return BACK
-        return OPENED if node.known.secret is None and answer.secret is not None else None
+        return OPENED if node.known.secret is None and known.secret is not None else None
 
-    def _take_answer(self, node, answer, owner):
-        """Lock held."""
-        if node.known.sign != answer.sign:
+    def _take_known(self, node, known, owner):
+        """How it was opened now, which is not as it was the last time.  Lock held."""
+        node.aliases += tuple(self._expected.pop(node.id, ()))[:MAX_ADDRESSES]
+        self._aliases.pop(node.id, None)
+        if node.known.sign != known.sign:
             node.said_end = None
-            if answer.info is None:
-                node.info = None  # the program that these were the details of has ended
-        self._release(node.id, keep=answer.sign)
-        known = answer.sign, answer.secret, answer.tried, answer.admin
-        if known != node.known[:4]:
-            node.known = Known(*known)
+            node.info = None  # the program that these were the details of has ended
+        self._release(node.id, keep=known.sign)
+        node.known = known
         node.foreign = owner if owner not in (None, node.id) else None
-        if answer.info is not None:
-            node.info = answer.info
         node.error = None
-        node.update_time = self._clock()
-        if node.said_end and self._monotonic() > node.ending_until:
-            node.said_end = None
 
     def _alias(self, node_id, owner):
         """This address shows the sign of `owner`: it is no row of its own (any more).  Lock held."""
@@ -1457,25 +1454,25 @@ class NodeTable:
 
     def _changed(self, node):
         self._sequence += 1
-        before, now = self._published.get(node.id), node.publish(self._sequence, self._clock())
-        self._published[node.id] = now
-        self._published.move_to_end(node.id)
-        if before is not None:
-            self._count(before, -1)
-        self._count(now, 1)
+        before = self._published.pop(node.id, NOTHING)
+        self._published[node.id] = now = node.publish(self._sequence, self._clock())
+        self._count(before, now)
 
-    def _count(self, published, sign):
-        """Add a node to the totals, or take it from them."""
+    def _count(self, before, now):
+        """Keep the totals: a node was one of these, and is the other."""
         totals = self._totals
-        totals[published.state] += sign
-        for key, share in zip(SUMS, published.shares()):
-            totals[key] += sign * share
+        if before.state != now.state:
+            totals[before.state] -= 1
+            totals[now.state] += 1
+        for key, old, new in zip(SUMS, before.shares, now.shares):
+            if new != old:
+                totals[key] += new - old
 
     def _remove(self, node_id):
         node = self._nodes.pop(node_id)
         self._sequence += 1
         self._removed.append((self._sequence, node_id))
-        self._count(self._published.pop(node_id), -1)
+        self._count(self._published.pop(node_id), NOTHING)
         self._release(node_id)
         for alias in node.aliases:
             self._aliases.pop(alias, None)
@@ -1516,7 +1513,7 @@ def ask_info(request, known, secrets_, may_send):
     opened = known.secret is not None and may_send(known.sign)
     shown = read_info((yield frame(known.code if opened else NO_CODE, request)))
     if opened and isinstance(shown, Info):
-        return Answer(known.sign, known.secret, known.admin, shown)
+        return Answer(known, shown)
     if opened and shown == known.sign:  # a dispynode cannot change its secret while it runs
         raise NodeError('It does not take the secret any more that opened it: another program may answer at its address.')
     for _ in range(MAX_SIGNS):
@@ -1524,16 +1521,17 @@ def ask_info(request, known, secrets_, may_send):
             raise NodeError('It answers whatever auth code it is sent, so it is no dispynode.')
         sign, known = shown, known if shown == known.sign else STRANGER
         if not may_send(sign):
-            return Answer(sign)
+            return Answer(Known(sign), None)
         for secret in secrets_[known.tried:]:
             code = auth_code(secret, sign)
             shown = read_info((yield frame(code, request)))
             if isinstance(shown, Info):
-                return Answer(sign, secret, secret != '' and (yield from is_admin(code)), shown)
+                admin = secret != '' and (yield from is_admin(code))
+                return Answer(Known(sign, secret, admin=admin), shown)
             if shown != sign:
                 break  # it was started again while it was asked
         else:
-            return Answer(sign, tried=len(secrets_))
+            return Answer(Known(sign, tried=len(secrets_)), None)
     raise NodeError('It shows a new sign each time it is asked.')
 
 
@@ -1557,7 +1555,7 @@ def control(request, known, secrets_, may_send, message):
     answer = None
     if known.secret is None or not may_send(known.sign):
         answer = yield from ask_info(request, known, secrets_, may_send)
-        known = Known(answer.sign, answer.secret, answer.tried, answer.admin)
+        known = answer.known
     for _ in range(2):
         if known.secret is None:
             return NOT_ADMIN, answer
@@ -1569,10 +1567,10 @@ def control(request, known, secrets_, may_send, message):
                 raise
             return value, None  # what it did, it did
         if value is NOT_ADMIN:
-            answer = answer._replace(admin=False)
-        if value is not REFUSED or answer.sign == known.sign:
+            answer = answer._replace(known=answer.known._replace(admin=False))
+        if value is not REFUSED or answer.known.sign == known.sign:
             break
-        known = Known(answer.sign, answer.secret, answer.tried, answer.admin)
+        known = answer.known
     return value, answer
 
 
@@ -1599,6 +1597,8 @@ class Channel:
     set, or with itself.  It waits only when the kernel has no more for it.  When there is no next step, `message` is the one
     message that came in.
     """
+
+    __slots__ = ('sock', 'step', 'expires', 'message', 'events', '_in')
 
     def __init__(self, sock, step, expires):
         self.sock = sock
@@ -1657,10 +1657,13 @@ NONBLOCK = getattr(socket, 'SOCK_NONBLOCK', 0)
 class Exchange(Channel):
     """One request to one node: connect, send, read the reply, close.  Run by the poller's thread alone."""
 
+    __slots__ = ('talk', 'error', 'number', 'early', '_request', '_where', '_tls')
+
     def __init__(self, talk, tls, expires):
         self.talk = talk
-        self.error = None  # NodeError: why it failed
-        self.number = -1   # its file descriptor, while it is watched
+        self.error = None   # NodeError: why it failed
+        self.number = -1    # its file descriptor, while it is watched
+        self.early = False  # whether something has come in that was told of (EdgeWatch) but not read
         self._request = talk.request
         self._where = socket_address(talk.address, talk.port)
         sock = socket.socket(family_of(talk.address), socket.SOCK_STREAM | NONBLOCK)
@@ -1697,8 +1700,8 @@ class Exchange(Channel):
             return selectors.EVENT_READ
         self._request = self._request[sent:]
         if not self._request:
-            self.step = self.receive  # at once: what speaks first has been told of already (EdgeWatch)
-            return None
+            self.step = self.receive
+            return None if self.early or self._tls else selectors.EVENT_READ
         return selectors.EVENT_WRITE
 
 
@@ -1746,8 +1749,15 @@ class EdgeWatch:
 
     def wait(self, seconds):
         """(whether the wakeup was set, [exchanges that can go on])."""
-        numbers = [number for number, _ in self._epoll.poll(seconds)]
-        return self._wakeup in numbers, [self._exchanges[number] for number in numbers if number in self._exchanges]
+        woken, moving = False, []
+        for number, events in self._epoll.poll(seconds):
+            exchange = self._exchanges.get(number)
+            if exchange is None:
+                woken = True
+            else:
+                exchange.early = exchange.early or events != select.EPOLLOUT
+                moving.append(exchange)
+        return woken, moving
 
     def close(self):
         self._epoll.close()
@@ -1914,23 +1924,27 @@ class Poller(Worker):
     def _start(self, talk):
         """Begin a conversation, or go on with one that was parked or set aside."""
         if talk.request is None:
-            self._guard(talk, self._step, talk, talk.steps.send, None)
+            self._tell(talk, talk.steps.send, None)
         else:
             self._make_ready(talk)
 
     def _make_ready(self, talk):
         (self._ready_slow if talk.slow else self._ready).append(talk)
 
-    def _guard(self, talk, work, *args):
-        """Do a part of a conversation: whatever goes wrong in it, the conversation ends and the others go on."""
+    # Whatever goes wrong in a part of a conversation, it ends and the others go on.
+
+    def _give_up(self, talk, problem):
+        """An unexpected error came up in this conversation."""
+        self.report(problem)
+        if talk.exchange is not None:
+            self._land(talk.exchange)
+        self._end(talk, None, NodeError(UNEXPECTED))
+
+    def _tell(self, talk, step, argument):
         try:
-            return work(*args)
-        except Exception as error:
-            self.report(error)
-            if talk.exchange is not None:
-                self._land(talk.exchange)
-            self._end(talk, None, NodeError(UNEXPECTED))
-            return None
+            self._step(talk, step, argument)
+        except Exception as problem:
+            self._give_up(talk, problem)
 
     def _step(self, talk, step, argument):
         """Let a conversation go one step: it has a request, or it ends."""
@@ -1957,7 +1971,10 @@ class Poller(Worker):
         """Begin the exchanges of all talks that have a request."""
         talks, self._ready, self._ready_slow = self._ready + self._ready_slow, [], []
         for talk in talks:
-            self._guard(talk, self._launch, talk, now)
+            try:
+                self._launch(talk, now)
+            except Exception as problem:
+                self._give_up(talk, problem)
         self._advance_all([talk.exchange for talk in talks if talk.exchange is not None])
 
     def _launch(self, talk, now):
@@ -1977,8 +1994,14 @@ class Poller(Worker):
 
     def _advance_all(self, exchanges):
         """Let these exchanges go on, and land those that are over then."""
-        self._land_all([exchange for exchange in exchanges
-                        if self._guard(exchange.talk, self._advance, exchange)])
+        over = []
+        for exchange in exchanges:
+            try:
+                if self._advance(exchange):
+                    over.append(exchange)
+            except Exception as problem:
+                self._give_up(exchange.talk, problem)
+        self._land_all(over)
 
     def _advance(self, exchange):
         """Let an exchange go on.  Whether it is over: then it has a message or an error."""
@@ -2001,9 +2024,9 @@ class Poller(Worker):
             talk = exchange.talk
             if exchange.error is None:
                 talk.slow = False
-                self._guard(talk, self._step, talk, talk.steps.send, exchange.message)
+                self._tell(talk, talk.steps.send, exchange.message)
             else:  # the conversation may know what to do
-                self._guard(talk, self._step, talk, talk.steps.throw, exchange.error)
+                self._tell(talk, talk.steps.throw, exchange.error)
 
     def _land(self, exchange):
         """Give the place of an exchange back.  Raises nothing: its conversation has to be told next."""
@@ -2820,7 +2843,7 @@ class Admin:
 
     def _found(self, node_id, answer):
         """The result of adding a node: of the row that it is in now."""
-        row = node_id if node_id in self.table else self.table.owner(answer.sign)
+        row = node_id if node_id in self.table else self.table.owner(answer.known.sign)
         published = row and self.table.get(row)
         if not published:
             return failure(node_id, 'unreachable', 'It answers, but the table of nodes is full.')
@@ -3035,7 +3058,7 @@ class Admin:
         if event == ALIAS:
             self.schedule.remove(node_id)
             logger.info('%s shows the sign of %s: taken as another address of that node',
-                        node_id, self.table.owner(answer.sign))
+                        node_id, self.table.owner(answer.known.sign))
         elif event is not None:
             logger.info('%s %s', node_id, {FOUND: 'is found', BACK: 'answers again', OPENED: 'is opened',
                                            RESTARTED: 'was started again'}[event])

@@ -105,8 +105,7 @@ class Agreement(unittest.TestCase):
                     changed[rand.randrange(len(data))] = rand.choice(b'\x00\x01\x05(}uU\x8cKNGJMq\x94' + data)
                 value = dispyadmin.read_reply(bytes(changed))
                 if value is not None:
-                    read = dispyadmin.read_value(bytes(changed))
-                    self.assertEqual(repr(sorted(value.items())), repr(sorted(read.items())))
+                    self.assertEqual(repr(value), repr(dispyadmin._read_any_reply(bytes(changed))))
 
     def test_replies_of_one_length_and_many_shapes(self):
         shapes = [dict(INFO, name='n' * length, jobs_done=jobs, clients_done=clients)
@@ -114,7 +113,8 @@ class Agreement(unittest.TestCase):
                                                 (4, 7, 300))]
         for _ in range(3):
             for shape in shapes:
-                self.assertEqual(dispyadmin.read_reply(pickle.dumps(shape, 4)), shape)
+                self.assertEqual(dispyadmin.read_reply(pickle.dumps(shape, 4)),
+                                 ([shape[field] for field in dispyadmin.TOLD], None))
 
     def test_requests_are_read_by_pickle_in_every_python(self):
         data = dispyadmin.write_message(b'NODE_INFO:', {'sign': 'a' * 40})
@@ -239,7 +239,7 @@ class Replies(unittest.TestCase):
         for state in ({}, {'cpu': -1, 'memory': -1, 'disk': 'x', 'swap': 101}, {'cpu': math.nan, 'memory': 1.5}):
             data = pickle.dumps(INFO, 2)[2:]
             data = b'\x80\x02' + data.replace(b'N', instance(state)[2:-1], 1)
-            self.assertEqual(dispyadmin.read_info(data).avail_info, dict(cpu=None, memory=None, disk=None, swap=None))
+            self.assertEqual(dispyadmin.read_info(data).avail_info, (None,) * 4)
 
     def test_names_cannot_hide_or_move_anything(self):
         for name, shown in (('a\nb', 'a\ufffdb'), ('\x1b[2J', '\ufffd[2J'), ('a\u202eb', 'a\ufffdb'),

@@ -317,7 +317,7 @@ class Clock(FaultTest):
         """A node that announced its end and still answers is watched closely for seconds, not until the clock is back."""
         now, monotonic = [1e9], [0.0]
         table = dispyadmin.NodeTable(lambda: now[0], lambda: monotonic[0])
-        answer = dispyadmin.Answer('a' * 40, None, False, None, 1)
+        answer = dispyadmin.Answer(dispyadmin.Known('a' * 40, None, 1), None)
         node_id = '10.0.0.1:9701'
         table.may_send(node_id, 'a' * 40)
         table.answered(node_id, answer, create=True)

@@ -62,7 +62,8 @@ class Waiting(PollerTest):
             answer, error = wait()
             self.assertIsNone(error)
             self.assertIsInstance(answer, Answer)
-            self.assertEqual((answer.sign, answer.secret, answer.admin), (node.sign, 'open', True))
+            known = answer.known
+            self.assertEqual((known.sign, known.secret, known.admin), (node.sign, 'open', True))
         errors = [wait()[1] for wait in bad]
         self.assertTrue(all(errors))
         self.assertIn('refused', str(errors[1]))

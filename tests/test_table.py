@@ -19,11 +19,11 @@ def info(**fields):
 
 
 def opened(sign=SIGN, **fields):
-    return Answer(sign, 'X', True, info(**fields), 0)
+    return Answer(Known(sign, 'X', 0, True), info(**fields))
 
 
 def locked(sign=SIGN, tried=1):
-    return Answer(sign, None, False, None, tried)
+    return Answer(Known(sign, None, tried), None)
 
 
 class Clock:
@@ -41,7 +41,7 @@ class Table(unittest.TestCase):
 
     def meet(self, node_id, answer):
         """What happens when an address that announced itself has been asked."""
-        self.table.may_send(node_id, answer.sign)
+        self.table.may_send(node_id, answer.known.sign)
         return self.table.answered(node_id, answer, create=True)
 
     def view(self, node_id):
@@ -350,35 +350,35 @@ class Conversations(unittest.TestCase):
 
     def test_no_code_is_sent_before_the_sign_is_shown(self):
         answer = self.ask(self.node([SIGN]))
-        self.assertEqual((answer.sign, answer.secret, answer.admin), (SIGN, 'X', True))
+        self.assertEqual((answer.known.sign, answer.known.secret, answer.known.admin), (SIGN, 'X', True))
         self.assertEqual(self.asked[0][0], '0' * 40)
 
     def test_no_code_for_the_sign_of_another_address(self):
         answer = self.ask(self.node([SIGN]), may_send=lambda sign: False)
-        self.assertIsNone(answer.secret)
+        self.assertIsNone(answer.known.secret)
         self.assertEqual(self.asked, [('0' * 40, b'NODE_INFO')])
 
     def test_known_node_costs_one_exchange(self):
         answer = self.ask(self.node([SIGN]), Known(SIGN, 'X', 0, True))
-        self.assertEqual((answer.secret, len(self.asked)), ('X', 1))
+        self.assertEqual((answer.known.secret, len(self.asked)), ('X', 1))
 
     def test_restarted_node_is_opened_again(self):
         answer = self.ask(self.node([OTHER]), Known(SIGN, 'X', 0, True))
-        self.assertEqual((answer.sign, answer.secret), (OTHER, 'X'))
+        self.assertEqual((answer.known.sign, answer.known.secret), (OTHER, 'X'))
 
     def test_secrets_that_did_not_open_it_are_not_tried_again(self):
         answer = self.ask(self.node([SIGN], secret='Z'))
-        self.assertEqual((answer.secret, answer.tried, len(self.asked)), (None, 3, 4))
+        self.assertEqual((answer.known.secret, answer.known.tried, len(self.asked)), (None, 3, 4))
         answer = self.ask(self.node([SIGN], secret='Z'), Known(SIGN, None, 3, False))
-        self.assertEqual((answer.tried, len(self.asked)), (3, 1))
+        self.assertEqual((answer.known.tried, len(self.asked)), (3, 1))
         answer = self.ask(self.node([SIGN], secret='Z'), Known(SIGN, None, 3, False), ('', 'W', 'X', 'Z'))
-        self.assertEqual((answer.secret, len(self.asked)), ('Z', 3))
+        self.assertEqual((answer.known.secret, len(self.asked)), ('Z', 3))
 
     def test_node_without_admin_secret(self):
         answer = self.ask(self.node([SIGN], secret='X', admin=False))
-        self.assertEqual((answer.secret, answer.admin), ('X', False))
+        self.assertEqual((answer.known.secret, answer.known.admin), ('X', False))
         answer = self.ask(self.node([SIGN], secret='', admin=False))
-        self.assertEqual((answer.secret, answer.admin), ('', False))
+        self.assertEqual((answer.known.secret, answer.known.admin), ('', False))
 
     def test_new_sign_at_each_question_is_asked_a_bounded_number_of_times(self):
         with self.assertRaises(NodeError):
