@@ -34,6 +34,7 @@ import configparser
 import datetime
 import errno
 import functools
+import gc
 import getpass
 import hashlib
 import heapq
@@ -6871,6 +6872,9 @@ def start_logging(debug):
 
 def serve(settings):
     """Run until a signal or the console ends it."""
+    # Nearly all that a poll makes goes with its last reference.  The search for the rest, which comes every 700 objects
+    # unless told otherwise, took 8 % of the CPU of polling.
+    gc.set_threshold(10000, 20, 20)
     admin = Admin(settings)
     try:
         server = WebServer(admin, settings, max(16, min(512, allow_many_files() // 4)))
