@@ -108,7 +108,10 @@ MOST_INTERVAL = 86400          # seconds
 EXCHANGE_TIME = 4.0
 ENDING_TIME = 10.0             # seconds in which a node that announced its end is watched closely
 QUICK_TIME = 0.5               # seconds after which an exchange counts as slow
-TICK = 0.25                    # seconds between looks for polls that are due
+# Polls that are due within a tick begin together, as one of many costs less than one alone: a tick is long enough for so
+# many of them, within these bounds, and at most half the poll interval.
+TICK_POLLS = 50
+LEAST_TICK, LONGEST_TICK = 0.25, 1.0  # seconds
 STARVED_TIME = 0.2             # seconds without new exchanges when the system has no more file descriptors
 FIRST_PAUSE = 2.0              # seconds until a silent node is asked again; doubled each time ...
 LONGEST_PAUSE = 60.0           # ... up to this
@@ -1811,7 +1814,7 @@ class Poller(Worker):
         super().__init__()
         self.places = places      # exchanges at one time; each needs a file descriptor
         self.take_due = lambda now, room, slow_room: ([], [])  # set by Admin: talks that are due: likely ones, others
-        self.next_due = lambda: None                           # set by Admin: monotonic time, or None
+        self.next_look = lambda: math.inf                      # set by Admin: monotonic time
         self._tls = tls
         self._clock = clock
         self._wakeup = Wakeup()
@@ -1909,18 +1912,17 @@ class Poller(Worker):
             self._start(talk)
 
     def _start_due(self, now):
-        """Begin the polls that are due, and those that will be in a moment: many at once cost less than each alone."""
+        """Begin the polls that are due."""
         room = self._room(now)
         if not room:
             return
-        likely, unlikely = self.take_due(now + TICK, room, self._room(now, slow=True))
+        likely, unlikely = self.take_due(now, room, self._room(now, slow=True))
         for talk in unlikely:
             talk.slow = True
         for talk in itertools.chain(likely, unlikely):
             self._start(talk)
-        due = self.next_due()
         # Likely ones for which there was no room are begun as soon as there is.
-        self._look_at = now if len(likely) == room else now + TICK if due is None else max(now + TICK, due)
+        self._look_at = now if len(likely) == room else self.next_look()
 
     def _start(self, talk):
         """Begin a conversation, or go on with one that was parked or set aside."""
@@ -2573,11 +2575,11 @@ class Schedule:
                 self._put(node_id, entry.nudged)
 
     def ask_in(self, node_id, seconds):
-        """Ask it in so many seconds, unless it is being asked."""
+        """Ask it in so many seconds or a tick later, unless it is being asked."""
         with self._lock:
             entry = self._nodes.get(node_id)
             if entry is not None and not entry.asking:
-                self._put(node_id, self._clock() + seconds)
+                self._put(node_id, self._clock() + seconds + self.tick)
 
     @property
     def interval(self):
@@ -2592,6 +2594,12 @@ class Schedule:
                 entry.beat = self._clock() + seconds * self._rand()
                 if entry.turn and not entry.failures:
                     self._put(node_id, entry.beat)
+
+    @property
+    def tick(self):
+        """Seconds within which polls begin together."""
+        rate = max(1, len(self._nodes)) / self._interval
+        return min(max(LEAST_TICK, min(LONGEST_TICK, TICK_POLLS / rate)), self._interval / 2)
 
     def take(self, now, room, slow_room):
         """(ids of nodes that are due by `now`, ids of failing nodes that are), at most so many; finished() follows for each."""
@@ -2608,10 +2616,11 @@ class Schedule:
                 taken.append(turn[2])
         return taken
 
-    def next_due(self):
-        """When the next node is due (monotonic time), or None."""
+    def next_look(self):
+        """When to take again (monotonic time), unless earlier() is called before."""
         with self._lock:
-            return min((heap[0][0] for heap in (self._well, self._failing) if heap), default=None)
+            due = min((heap[0][0] for heap in (self._well, self._failing) if heap), default=math.inf)
+            return max(due, self._clock() + self.tick)
 
     def finished(self, node_id, ok):
         """A node that was taken has answered, or not."""
@@ -2636,7 +2645,7 @@ class Schedule:
                 entry.beat = now + self._interval * self._rand()
             elif late >= self._interval:  # the program stood still: on with its place, but not at once again
                 entry.beat += self._interval * math.ceil(late / self._interval + 0.5)
-            elif late >= -min(2 * TICK, self._interval / 2):  # this was its turn, maybe taken a little early
+            elif late >= -min(2 * self.tick, self._interval / 2):  # this was its turn, maybe taken a little early
                 entry.beat += self._interval
             self._put(node_id, entry.beat)
 
@@ -2737,7 +2746,7 @@ class Admin:
         self._minute = 0.0             # monotonic time at which that began
         self._changed_aliases = {}     # id -> other addresses of that node which announced another sign
         self._own = (0.0, frozenset())  # (monotonic time, addresses of this machine)
-        self.poller.take_due, self.poller.next_due = self._due_talks, self.schedule.next_due
+        self.poller.take_due, self.poller.next_look = self._due_talks, self.schedule.next_look
         self.schedule.earlier = self.poller.wake
         self.listener.hear, self.listener.port_taken = self._heard, self.announcer.scan
 
@@ -3021,7 +3030,7 @@ class Admin:
 
     def _due_talks(self, now, room, slow_room):
         """Polls that are due now.  Poller's thread."""
-        well, failing = self.schedule.take(now, room, slow_room)
+        well, failing = self.schedule.take(now + self.schedule.tick, room, slow_room)
         return self._poll_talks(well), self._poll_talks(failing)
 
     def _poll_talks(self, ids):

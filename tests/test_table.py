@@ -1,6 +1,7 @@
 """Node table, schedule and conversations by themselves: no sockets, no threads, a clock that the test turns."""
 
 import json
+import math
 import unittest
 
 import dispyadmin
@@ -250,7 +251,7 @@ class ScheduleTest(unittest.TestCase):
         for _ in range(8):
             self.assertEqual(sum(self.due(), []), [A])
             self.schedule.finished(A, False)
-            pauses.append(self.schedule.next_due() - self.clock.now)
+            pauses.append(self.schedule.next_look() - self.clock.now)
             self.clock.now += pauses[-1]
         self.assertEqual(pauses, [2, 4, 8, 16, 32, 60, 60, 60])
 
@@ -309,7 +310,14 @@ class ScheduleTest(unittest.TestCase):
         self.schedule.remove(A)
         self.assertEqual(self.due(), ([], []))
         self.schedule.finished(A, True)
-        self.assertIsNone(self.schedule.next_due())
+        self.assertEqual(self.schedule.next_look(), math.inf)
+
+    def test_few_polls_begin_together_too(self):
+        for interval, count, tick in ((1, 100, 0.5), (1, 1000, 0.25), (10, 100, 1), (60, 1, 1), (10, 10000, 0.25)):
+            schedule = dispyadmin.Schedule(interval)
+            for number in range(count):
+                schedule.add('127.0.0.1:%d' % number)
+            self.assertEqual(schedule.tick, tick)
 
     def test_many_changes_leave_no_heap_of_stale_entries(self):
         self.schedule.add(A)
