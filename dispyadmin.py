@@ -21,6 +21,8 @@ Threads, and what they share:
     listener   hears datagrams and connections of nodes  --+                  +--> http, http-N   the page and its JSON
     announcer  asks for nodes on every interface           +--> NODE TABLE ---+--> console        commands on a terminal
     poller     asks every known node; pairs; controls    --+    one lock      +--> main           waits for the end
+    keeper     drains, drift, the state file             --+                  +--> history        keeps the last hours
+    alerts     runs the program of --on_event
 
 What is promised: a node that does not answer never delays one that does; what the network sends is never executed, only
 read as plain values; an auth code goes only to the address that has shown the sign which it is made from.
@@ -31,8 +33,10 @@ import argparse
 import ast
 import collections
 import configparser
+import csv
 import datetime
 import errno
+import fnmatch
 import functools
 import gc
 import getpass
@@ -55,21 +59,27 @@ import re
 import secrets
 import select
 import selectors
+import shlex
+import shutil
 import signal
 import socket
 import ssl
 import struct
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+import unicodedata
 import urllib.parse
 import zlib
 
 try:
+    import pwd
     import resource
     import termios
-except ImportError:  # not a POSIX system: limits stay as they are, and there is no console
-    resource = termios = None
+except ImportError:  # not a POSIX system: limits stay as they are, users have no names, and there is no console
+    pwd = resource = termios = None
 
 __version__ = '1.0.0'
 
@@ -124,6 +134,16 @@ REST_TIME = 7.0                # seconds
 RETRY_TIME = 5.0               # seconds between tries while a client has the port
 DEAF_PING_INTERVAL = 30.0      # seconds between discoveries while the port is not ours
 EARLY_PINGS = {1: 3.0, 2: 6.0}  # seconds after the first and the second discovery: datagrams get lost
+# --list asks for nodes itself for so long, in seconds: until none has been found for LIST_QUIET, LIST_TIME at most when all
+# that are known of have been asked, and in any case LIST_LONGEST.
+LIST_QUIET, LIST_TIME, LIST_LONGEST = 2.0, 5.0, 30.0
+LIST_ANSWER_TIME = 10.0        # seconds that a running dispyadmin may take for each part of its answer
+KEEP_INTERVAL = 2.0            # seconds between steps of drains, and looks at what was set
+KEEP_PAUSE = 30.0              # seconds until the same is set again at a node
+EVENT_TIME = 2.0               # seconds within which the same, at many nodes, is one event
+ALERT_TIME = 30.0              # seconds that a program of --on_event may run
+GATHER_TIME = 1.0              # seconds for which what happens is gathered before that program is run ...
+ALERT_PAUSE = 10.0             # ... and seconds between two of its runs for the same kind of event
 WATCH_INTERVAL = 10.0          # seconds between looks at this machine's addresses
 
 # A full reply has 13 fields, one of which has four.  With the longest name that is shown (MAX_TEXT characters of 4 bytes),
@@ -144,7 +164,23 @@ MAX_RELEASES = 32              # releases asked for: the twelve known ones, and 
 MAX_WAITING = 8192             # announced addresses that wait to be asked: 8192 * 600 bytes = 5 MB
 MAX_MEETINGS = 64              # of them from one address in a minute: dispynodes on one machine, one for each port
 MAX_NODES = 50000              # rows: at about 8 KB each, lists packed for readers included, 400 MB
+MAX_MISMATCHED = 64            # rows of what announces itself but cannot be understood
+MAX_STATE = 64 * 1024 * 1024   # bytes of a state file: 50,000 nodes have 40 MB
+MAX_EVENTS = 1000              # kept to look at, each with ...
+MAX_EVENT_NODES = 100          # ... so many ids at most: 1000 * 100 * 60 bytes = 6 MB
+MAX_ALERTS = 100               # events that wait for the program of --on_event, of all of which ...
+MAX_ALERT_IDS = 2 * MAX_NODES  # ... so many nodes are kept, and ...
+MAX_ALERT_NODES = 1000         # ... so many are told to it in one run
+MAX_ALERT_OUTPUT = 4096        # bytes of what it prints that are logged
+MAX_CHANGES = 50000            # outcomes at nodes that are kept, to look at and to undo: 50000 * 200 bytes = 10 MB
+# The last hours.  Of each node 240 samples of 6 bytes are kept, 1.4 KB: 14.4 MB for 10,000 nodes.  A sample of the cluster
+# is a tuple of 7 numbers: 1440 * 0.3 KB = 0.4 MB.
+SAMPLE_INTERVAL = 60           # seconds between two samples of each node
+SAMPLES = 240                  # 4 hours
+CLUSTER_INTERVAL = 10          # seconds between two samples of the cluster
+CLUSTER_SAMPLES = 1440         # 4 hours
 MAX_REMOVED = 10000            # forgotten ids remembered for readers that ask for changes
+MAX_LIST = 128 * 1024 * 1024   # bytes of a list of nodes that --list takes from a dispyadmin: 50,000 nodes have 30 MB
 MAX_HEAD = 32 * 1024           # bytes of a request before its body: browsers send below 2 KiB, cookies of others included
 MAX_BODY_NODES = 20000         # ids in one request of the browser
 MAX_BODY = MAX_BODY_NODES * 64  # bytes of it: an id has up to 60 (IPv6 with an interface's name), and two quotes, a comma
@@ -171,6 +207,10 @@ class WireError(Error):
 
 class NodeError(Error):
     """A node could not be asked, or its answer makes no sense."""
+
+
+class MismatchError(NodeError):
+    """What answers may well be a node, but TLS is used on one side only, or with another certificate."""
 
 
 class InputError(Error):
@@ -491,7 +531,7 @@ _LAST = ('name', 'service_start', 'service_stop', 'service_end', 'cpus', 'max_cp
 _SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
 _MEMO = b'(?:\x94|q.)?'
 _SCALAR = b'(N|K.|G.{8}|M..|J.{4}|\x88|\x89|\x8a(?:%b)|\x8c(?:%b))' % (b'|'.join(_SIZED[:MAX_INT_BYTES + 1]),
-                                                                    b'|'.join(_SIZED)) + _MEMO
+                                                                       b'|'.join(_SIZED)) + _MEMO
 
 
 def _key_pattern(text):
@@ -1064,7 +1104,7 @@ class Worker:
 # ---------------------------------------------------------------------------------------------------------------------
 
 READY, STOPPED, LOCKED, UNREACHABLE = STATES = ('ready', 'stopped', 'locked', 'unreachable')
-SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time')  # what is added up over nodes, in the order of the HTTP interface
+SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted')  # what is added up over nodes, in the order of the HTTP interface
 
 LOCKED_REASON = ('No known secret opens it: enter its --admin_secret. If it has none, or the same as its --secret, start '
                  'dispynode again with one of its own.')
@@ -1073,6 +1113,8 @@ FOREIGN_REASON = ('It shows the same sign as %s: it is that node under a second 
                   'it. No auth code is sent to it. If it is the node, forget the other row.')
 
 
+RELEASE_REASON = ' It announces dispy %s, which this dispyadmin was not made for.'
+NOT_YET = 'It has not answered yet.'
 ELSEWHERE_REASON = ' It showed itself at %s too: forget this row to have it asked there.'
 
 
@@ -1090,12 +1132,113 @@ class Known(collections.namedtuple('Known', 'sign secret tried admin code')):
 
 STRANGER = Known()
 
+DAY = 86400  # seconds
+RESTORE, END, STAY = THENS = ('restore', 'end', 'stay')
+
+
+class Wanted(collections.namedtuple('Wanted', 'action asked value')):
+    """A setting that an administrator gave a node: the fields of the request, and the value that the node answered."""
+
+    __slots__ = ()
+
+    def drift(self, info, now, zone):
+        """A sentence when the node is not as it was set; else None.  `zone` is its clock's offset from UTC, in seconds."""
+        if self.action == 'cpus':
+            return self._drift_of_cpus(info)
+        if self.action == 'clients':
+            return self._drift_of_clients(info)
+        return self._drift_of_time(info, now, zone)
+
+    def _drift_of_cpus(self, info):
+        cpus, machine = self.asked['cpus'], info.max_cpus
+        if info.cpus is None or machine is None:
+            return None
+        wanted = machine if cpus == 'all' else cpus if cpus >= 0 else max(0, machine + cpus)
+        return None if info.cpus == wanted else 'CPUs: %d, set were %d.' % (info.cpus, wanted)
+
+    def _drift_of_clients(self, info):
+        clients, serve = self.asked['clients'], info.serve
+        if serve is None or serve == clients or 0 <= serve < clients:  # it counts down by itself
+            return None
+        return 'Clients to serve: %s, set were %s.' % tuple('without limit' if n < 0 else n for n in (serve, clients))
+
+    def _drift_of_time(self, info, now, zone):
+        control, time_ = self.asked['control'], self.asked['time']
+        shown = getattr(info, 'service_' + control)
+        what = '%s time: ' % control.capitalize()
+        if time_ is None or shown is None:
+            return None if time_ is None and shown is None else (
+                what + ('%s, was cleared.' % clock_in_zone(shown, zone) if time_ is None else 'not set, set was %s.' % time_))
+        if time_ == 'now':
+            return None
+        apart = (shown - self.value) % DAY if self.value is not None else 0
+        if min(apart, DAY - apart) > 90 and abs(min(apart, DAY - apart) - 3600) > 90:  # an hour: summer time
+            return what + '%s, set was %s.' % (clock_in_zone(shown, zone), time_)
+        # A dispynode whose schedule lives moves its times on to the next day when the last of them is over.
+        last = max(filter(None, (info.service_start, info.service_stop, info.service_end)))
+        if (last + zone) // DAY < (now + zone) // DAY:
+            return what + 'its daily times stand still, since %s.' % clock_time(last)
+        return None
+
+
+def clock_in_zone(seconds, zone):
+    """A Unix time as HH:MM of a clock that is so many seconds ahead of UTC."""
+    minutes = int((seconds + zone) % DAY) // 60
+    return '%02d:%02d' % (minutes // 60, minutes % 60)
+
+
+def zone_of(clock, seconds):
+    """How many seconds a clock is ahead of UTC that shows HH:MM at this Unix time: from -12 to +14 hours, in quarters."""
+    hours, _, minutes = clock.partition(':')
+    ahead = round((int(hours) * 3600 + int(minutes) * 60 - seconds % DAY) / 900) * 900 % DAY
+    return ahead if ahead <= 14 * 3600 else ahead - DAY
+
+
+def own_zone(seconds):
+    """How many seconds this machine's clock is ahead of UTC at this Unix time."""
+    return round(datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).astimezone().utcoffset().total_seconds())
+
+
+class Drain(collections.namedtuple('Drain', 'since then restore idle by')):
+    """A node that shall take no new jobs until it is idle: since when (Unix time); what comes then, of THENS; how many CPUs
+    dispy had; Unix time at which it was idle, or None; who asked, as text."""
+
+    __slots__ = ()
+
+    def json(self, info):
+        """What the HTTP interface shows of it."""
+        return {'since': self.since, 'then': self.then, 'restore': self.restore, 'idle': self.idle, 'by': self.by,
+                'busy': info.busy}
+
+
+class Group:
+    """Nodes that an administrator looks at together: by address, network, or name."""
+
+    def __init__(self, name, patterns):
+        self.name = name
+        self.patterns = patterns  # as given
+        self._networks, self._names = [], []
+        for pattern in patterns:
+            try:
+                self._networks.append(ipaddress.ip_network(pattern, strict=False))
+            except ValueError:
+                self._names.append(pattern.lower())
+
+    def has(self, address, name):
+        """Whether a node at this address, with this name, is in the group."""
+        names = [text.lower() for text in (name, address) if text]
+        if any(fnmatch.fnmatchcase(text, pattern) for text in names for pattern in self._names):
+            return True
+        parsed = ipaddress.ip_address(address.partition('%')[0])
+        return any(parsed in network for network in self._networks)
+
 
 class Node:
     """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
 
     __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error',
-                 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases')
+                 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'zone',
+                 'added', 'wanted', 'drain', 'groups', '_grouped')
 
     def __init__(self, address, port, now):
         self.id = format_id(address, port)
@@ -1108,17 +1251,25 @@ class Node:
         self.foreign = None      # id of the node that has this sign already, if another has
         self.info = None         # Info: the last full reply; stays when the node is lost
         self.version = None      # dispy release, from its announcements: a reply does not have it
-        self.error = 'It has not answered yet.'  # one sentence, while unreachable; else None
+        self.error = NOT_YET     # one sentence, while unreachable; else None
         self.said_end = None     # Unix time at which it announced its end
         self.ending_until = 0.0  # monotonic time until which that is believed although it answers
         self.first_seen = now    # Unix time
         self.update_time = None  # Unix time of its last answer
         self.aliases = ()        # ids of other addresses that show the same sign
+        self.zone = None         # seconds that its clock is ahead of UTC, where it is known
+        self.added = False       # whether an administrator added it by hand
+        self.wanted = {}         # key -> Wanted: what administrators set.  Never changed, but replaced
+        self.drain = None        # Drain, or None
+        self.groups = ()         # names of the groups that it is in ...
+        self._grouped = None     # ... while this was its name
 
     def state(self, now):
         """(state, reason or None): what the node does at Unix time `now`."""
         if self.error:
-            return UNREACHABLE, self.error + (ELSEWHERE_REASON % ', '.join(self.aliases) if self.aliases else '')
+            strange = self.version and self.version not in DISPY_RELEASES and self.update_time is None
+            return UNREACHABLE, (self.error + (ELSEWHERE_REASON % ', '.join(self.aliases) if self.aliases else '') +
+                                 (RELEASE_REASON % self.version if strange else ''))
         if self.foreign:
             return LOCKED, FOREIGN_REASON % self.foreign
         if self.info is None or self.known.secret is None:
@@ -1126,15 +1277,30 @@ class Node:
         idle = idle_reason(self.info, now)
         return (STOPPED if idle else READY), idle
 
-    def publish(self, sequence, now):
-        """A Published of what it is at Unix time `now`."""
+    def publish(self, sequence, now, groups=()):
+        """A Published of what it is at Unix time `now`, where there are these Groups."""
         state, reason = self.state(now)
+        if groups:
+            self._group(groups)
         controllable = self.known.admin and state in (READY, STOPPED)
         if not controllable and state in (READY, STOPPED):
             reason = ' '.join(filter(None, (reason, NO_ADMIN_REASON)))
         return Published(sequence, state, self.info or NO_INFO, (
             self.id, self.address, self.port, self.version, controllable, reason, self.first_seen, self.update_time,
-            self.aliases))
+            self.aliases), self._drift(now) if self.wanted else (), self.wanted, self.drain, self.groups)
+
+    def _group(self, groups):
+        name = self.info.name if self.info else None
+        if name != self._grouped or not self.groups:
+            self._grouped = name
+            self.groups = tuple(group.name for group in groups if group.has(self.address, name))
+
+    def _drift(self, now):
+        """Sentences on where it is not as administrators set it; none while it is drained, or not known what it is."""
+        if self.drain or self.error or self.info is None or self.known.secret is None:
+            return ()
+        zone = own_zone(now) if self.zone is None else self.zone
+        return tuple(filter(None, [wanted.drift(self.info, now, zone) for _, wanted in sorted(self.wanted.items())]))
 
 
 def idle_reason(info, now):
@@ -1160,9 +1326,9 @@ class Published:
     """A state of a node that readers share.  Never changed, so no lock; what they see is made when first asked for.  Two
     threads may make it at the same moment: they make the same."""
 
-    __slots__ = ('sequence', 'state', 'info', 'shares', '_rest', '_view', '_json')
+    __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'wanted', 'drain', 'groups', '_rest', '_view', '_json')
 
-    def __init__(self, sequence, state, info, rest):
+    def __init__(self, sequence, state, info, rest, drift=(), wanted=None, drain=None, groups=()):
         self.sequence = sequence  # the table's, at this change
         self.state = state
         self.info = info
@@ -1170,9 +1336,18 @@ class Published:
         # whole milliseconds: sums of floats drift, and one that is not sane would swallow the others for good.
         answers = state in (READY, STOPPED)
         self.shares = (answers and info.cpus or 0, answers and info.busy or 0, info.jobs_done or 0,
-                       int(1000 * (info.cpu_time or 0)))
+                       int(1000 * (info.cpu_time or 0)), 1 if drift else 0)
+        self.drift = drift        # sentences
+        self.wanted = wanted      # {key: Wanted}
+        self.drain = drain        # Drain, or None
+        self.groups = groups      # names
         self._rest = rest         # what else view shows
         self._view = self._json = None
+
+    @property
+    def id(self):
+        """The node's id."""
+        return self._rest[0]
 
     @property
     def view(self):
@@ -1188,7 +1363,9 @@ class Published:
                 'clients_done': info.clients_done, 'jobs_done': info.jobs_done, 'cpu_time': info.cpu_time,
                 'serve': info.serve, 'scheduler_ip': info.scheduler_ip, 'service_start': info.service_start,
                 'service_stop': info.service_stop, 'service_end': info.service_end, 'first_seen': first_seen,
-                'update_time': update_time, 'addresses': [node_id] + list(aliases)}
+                'update_time': update_time, 'addresses': [node_id] + list(aliases), 'groups': list(self.groups),
+                'wanted': {key: wanted.asked for key, wanted in self.wanted.items()} if self.wanted else None,
+                'drift': list(self.drift) or None, 'drain': self.drain.json(info) if self.drain else None}
         return self._view
 
     def json(self):
@@ -1207,6 +1384,8 @@ NOTHING = Published(0, None, NO_INFO, ())  # of a node that is not there
 
 # What a conversation found out: how the node is opened now (Known), and its Info, None when it is not.
 Answer = collections.namedtuple('Answer', 'known info')
+KEPT = ('added', 'wanted', 'drain', 'zone')  # attributes of a Node that administrators make
+
 Snapshot = collections.namedtuple('Snapshot', 'sequence full nodes removed totals')
 
 # What NodeTable.heard() makes of an announcement.
@@ -1214,6 +1393,10 @@ NEW, SAME, CHANGED = 'new', 'same', 'changed'
 
 # What an answer, or the lack of one, is to the administrator.
 FOUND, BACK, RESTARTED, OPENED, ALIAS, LOST = 'found', 'back', 'restarted', 'opened', 'alias', 'lost'
+IMPERSONATED, DRIFTED, DRAINED = 'impersonated', 'drifted', 'drained'
+HAPPENED = {FOUND: 'is found', BACK: 'answers again', OPENED: 'is opened', RESTARTED: 'was started again',
+            IMPERSONATED: 'shows the sign of another node'}
+EVENT_KINDS = (LOST, BACK, RESTARTED, FOUND, OPENED, IMPERSONATED, DRIFTED, DRAINED)  # of events of a node
 
 
 class NodeTable:
@@ -1223,19 +1406,23 @@ class NodeTable:
     since a number.  It starts at the time in microseconds, so that a number of an earlier run is not taken for one of this.
     """
 
-    def __init__(self, clock=time.time, monotonic=time.monotonic):
+    def __init__(self, clock=time.time, monotonic=time.monotonic, groups=()):
         self._clock = clock
         self._monotonic = monotonic
+        self._groups = groups
         self._lock = threading.Lock()            # guards all that follows
         self._nodes = {}                         # id -> Node
         self._published = {}                     # id -> what readers may have of it, those that changed last at the end
         self._owners = {}                        # sign -> id of the one address that auth codes for it may go to
         self._claims = {}                        # id -> signs that it owns: the row's own, and those of a conversation
         self._aliases = {}                       # id of another address -> id of its node
+        self._kept = 0                           # changes of what is kept of nodes
+        self._minded = set()                     # ids of the nodes of which something is kept
         self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
         self._removed = collections.deque(maxlen=MAX_REMOVED)  # (sequence, id)
         self._first = self._sequence = int(clock() * 1e6)
         self._totals = dict.fromkeys((None,) + STATES + SUMS, 0)  # None is the state of NOTHING
+        self._group_totals = {group.name: dict(self._totals, nodes=0) for group in groups}
 
     # --- for readers ---
 
@@ -1255,16 +1442,23 @@ class NodeTable:
 
     def _sums(self):
         """The totals of the HTTP interface.  Lock held."""
-        sums = self._totals
-        totals = collections.OrderedDict(nodes=len(self._nodes))
-        totals.update((key, sums[key]) for key in STATES + SUMS)
-        totals['cpu_time'] = sums['cpu_time'] / 1000
-        return totals
+        return totals_json(self._totals, len(self._nodes))
+
+    def group_totals(self):
+        """{name of a group: its totals}."""
+        with self._lock:
+            return collections.OrderedDict((group.name, totals_json(sums, sums['nodes'])) for group in self._groups
+                                           for sums in [self._group_totals[group.name]])
 
     def get(self, node_id):
         """The Published of a node, or None."""
         with self._lock:
             return self._published.get(node_id)
+
+    def published(self):
+        """{id: Published} of all nodes."""
+        with self._lock:
+            return dict(self._published)
 
     def known(self, node_id):
         """How the node at this address was opened last (Known); STRANGER when it is not in the table."""
@@ -1296,14 +1490,15 @@ class NodeTable:
                 self._claims.setdefault(node_id, set()).add(sign)
             return owner == node_id
 
-    def add(self, address, port):
-        """A row for an address that the administrator named, before it has answered."""
+    def add(self, address, port, version=None):
+        """A row for an address that the administrator named, or that announces this release, before it has answered."""
         with self._lock:
             node_id = format_id(address, port)
             known = node_id in self._nodes or node_id in self._aliases
             if not known and len(self._nodes) < MAX_NODES:
-                self._nodes[node_id] = Node(address, port, self._clock())
-                self._changed(self._nodes[node_id])
+                self._nodes[node_id] = node = Node(address, port, self._clock())
+                node.version = version
+                self._changed(node)
 
     def answered(self, node_id, answer, create=False):
         """A node has answered.  Returns what that is to the administrator, FOUND to ALIAS, or None.
@@ -1325,7 +1520,7 @@ class NodeTable:
             if known is not node.known or node.error or node.foreign:
                 if known.sign == node.known.sign and known.secret is None and node.known.secret is not None:
                     return None  # it was asked before the secret came that has opened it meanwhile
-                event = self._event(node, known)
+                event = self._event(node, known, owner)
                 self._take_known(node, known, owner)
             if answer.info is not None:
                 node.info = answer.info
@@ -1336,10 +1531,12 @@ class NodeTable:
             return event
 
     @staticmethod
-    def _event(node, known):
+    def _event(node, known, owner):
         """What this answer is to the administrator.  Lock held; the node is as it was before."""
         if node.update_time is None:
             return FOUND
+        if owner not in (None, node.id) and not node.foreign:
+            return IMPERSONATED
         if node.known.sign != known.sign:
             return RESTARTED
         if node.error:
@@ -1423,6 +1620,11 @@ class NodeTable:
                 return CHANGED, row
             return (SAME if same and not node.error else CHANGED), row
 
+    def row(self, node_id):
+        """The id of the row that stands for this address: its own, or that of the node of which it is another address."""
+        with self._lock:
+            return self._aliases.get(node_id, node_id)
+
     def owner(self, sign):
         """The id of the row that has this sign, or None."""
         with self._lock:
@@ -1433,6 +1635,40 @@ class NodeTable:
         with self._lock:
             node = self._nodes.get(node_id)
             return bool(node and node.said_end and not node.error)
+
+    def kept(self, node_id):
+        """What is kept of a node beside what it says itself: a dict of the attributes of KEPT."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            return {key: getattr(node, key) for key in KEPT} if node else dict.fromkeys(KEPT)
+
+    def keep(self, node_id, **values):
+        """Change what is kept of a node; its old values, or None when there is no such row."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            if node is None:
+                return None
+            before = {key: getattr(node, key) for key in values}
+            for key, value in values.items():
+                setattr(node, key, value)
+            if before != values:
+                self._kept += 1
+                self._minded.discard(node_id)
+                if node.added or node.wanted or node.drain:
+                    self._minded.add(node_id)
+                self._changed(node)
+            return before
+
+    def minded(self):
+        """The Published of the nodes of which something is kept."""
+        with self._lock:
+            return [self._published[node_id] for node_id in self._minded]
+
+    def all_kept(self):
+        """(a number that grows when it changes, {id: kept}) of the nodes of which something is kept."""
+        with self._lock:
+            nodes = [self._nodes[node_id] for node_id in self._minded]
+            return self._kept, {node.id: {key: getattr(node, key) for key in KEPT} for node in nodes}
 
     def drop_aliases(self, node_id, only=None):
         """Forget the other addresses of a node, or one of them, and return them: each is to be asked again what it is."""
@@ -1459,27 +1695,50 @@ class NodeTable:
     def _changed(self, node):
         self._sequence += 1
         before = self._published.pop(node.id, NOTHING)
-        self._published[node.id] = now = node.publish(self._sequence, self._clock())
+        self._published[node.id] = now = node.publish(self._sequence, self._clock(), self._groups)
         self._count(before, now)
 
     def _count(self, before, now):
         """Keep the totals: a node was one of these, and is the other."""
-        totals = self._totals
-        if before.state != now.state:
-            totals[before.state] -= 1
-            totals[now.state] += 1
-        for key, old, new in zip(SUMS, before.shares, now.shares):
-            if new != old:
-                totals[key] += new - old
+        count(self._totals, before, now)
+        if not self._groups:
+            return
+        for name in before.groups:
+            self._group_totals[name]['nodes'] -= 1
+            count(self._group_totals[name], before, NOTHING)
+        for name in now.groups:
+            self._group_totals[name]['nodes'] += 1
+            count(self._group_totals[name], NOTHING, now)
 
     def _remove(self, node_id):
         node = self._nodes.pop(node_id)
+        if node_id in self._minded:
+            self._minded.discard(node_id)
+            self._kept += 1
         self._sequence += 1
         self._removed.append((self._sequence, node_id))
         self._count(self._published.pop(node_id), NOTHING)
         self._release(node_id)
         for alias in node.aliases:
             self._aliases.pop(alias, None)
+
+
+def count(totals, before, now):
+    """Change totals: a node was one of these Published, and is the other."""
+    if before.state != now.state:
+        totals[before.state] -= 1
+        totals[now.state] += 1
+    for key, old, new in zip(SUMS, before.shares, now.shares):
+        if new != old:
+            totals[key] += new - old
+
+
+def totals_json(sums, nodes):
+    """Totals as the HTTP interface shows them."""
+    totals = collections.OrderedDict(nodes=nodes)
+    totals.update((key, sums[key]) for key in STATES + SUMS)
+    totals['cpu_time'] = sums['cpu_time'] / 1000
+    return totals
 
 
 def first_after(nodes, sequence):
@@ -1641,6 +1900,8 @@ class Channel:
         self._in += data
         if len(self._in) >= 4:
             size, = struct.unpack_from('>L', self._in)
+            if self._in[:2] == b'\x15\x03':
+                raise MismatchError('It uses TLS: start dispyadmin with its --certfile, too.')
             if size > MAX_MESSAGE:
                 raise NodeError('It sends a message of %d bytes, so it is no dispynode.' % size)
             if len(self._in) >= 4 + size:
@@ -1648,7 +1909,7 @@ class Channel:
                 self.step = None
                 return None
         if not data:
-            raise NodeError('It closed the connection without an answer; is TLS (--certfile) used on one side only?')
+            raise MismatchError('It closed the connection without an answer; is TLS (--certfile) used on one side only?')
         return None
 
     def close(self):
@@ -1708,6 +1969,13 @@ class Exchange(Channel):
             return None if self.early or self._tls else selectors.EVENT_READ
         return selectors.EVENT_WRITE
 
+    def too_late(self):
+        """What it means that there was no answer in time, as a NodeError."""
+        if isinstance(self.sock, ssl.SSLSocket) and self.sock.version() is None:
+            return MismatchError('No answer within %g seconds to the beginning of TLS: it hangs, or dispynode is started '
+                                 'without --certfile.' % EXCHANGE_TIME)
+        return NodeError(NO_ANSWER)
+
 
 def connection_error(error):
     """An OSError of an exchange as a sentence that says what to do."""
@@ -1721,8 +1989,14 @@ def connection_error(error):
     if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN):
         return 'No route to it: the machine is off, or not on this network.'
     if error.errno in (errno.ECONNRESET, errno.EPIPE):
-        return 'It closed the connection while it was asked.'
+        return 'It closed the connection while it was asked; is TLS (--certfile) used on one side only?'
     return 'It cannot be reached: %s.' % (error.strerror or error)
+
+
+def exchange_error(error):
+    """The NodeError for an OSError of an exchange."""
+    mismatch = isinstance(error, ssl.SSLError) or error.errno in (errno.ECONNRESET, errno.EPIPE)
+    return (MismatchError if mismatch else NodeError)(connection_error(error))
 
 
 NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a firewall drops the port.' % EXCHANGE_TIME
@@ -1829,6 +2103,9 @@ class Poller(Worker):
         self._limit = places                       # lower than `places` while the system has no more descriptors
         self._starved_until = 0.0                  # monotonic time until which none is asked for
         self._look_at = 0.0                        # monotonic time at which to look for polls that are due
+        # Written by this thread, read by any: exchanges that were answered, the seconds that these took, and those that
+        # failed.
+        self.answered, self.answered_seconds, self.failed = 0, 0.0, 0
 
     # --- any thread ---
 
@@ -1847,6 +2124,12 @@ class Poller(Worker):
     def waiting(self):
         """How many new addresses wait."""
         return len(self._likely) + len(self._unlikely)
+
+    def load(self):
+        """({lane: how many conversations wait in it}, {kind: how many exchanges are open})."""
+        return ({'asked': len(self._urgent), 'asked_slow': len(self._urgent_slow), 'new': len(self._likely),
+                 'new_slow': len(self._unlikely), 'aside': len(self._aside)},
+                {'quick': len(self._quick), 'slow': len(self._slow)})
 
     def wake(self):
         self._wakeup.set()
@@ -2016,19 +2299,23 @@ class Poller(Worker):
         except NodeError as error:
             exchange.error = error
         except OSError as error:
-            exchange.error = NodeError(connection_error(error))
+            exchange.error = exchange_error(error)
         return True
 
     def _land_all(self, exchanges):
         """These exchanges are over: give their places back, and tell their conversations."""
         for exchange in exchanges:
             self._land(exchange)
+        end = self._clock() + EXCHANGE_TIME  # one look at the clock for all; it expires so long after its beginning
         for exchange in exchanges:
             talk = exchange.talk
             if exchange.error is None:
+                self.answered += 1
+                self.answered_seconds += end - exchange.expires
                 talk.slow = False
                 self._tell(talk, talk.steps.send, exchange.message)
             else:  # the conversation may know what to do
+                self.failed += 1
                 self._tell(talk, talk.steps.throw, exchange.error)
 
     def _land(self, exchange):
@@ -2048,7 +2335,7 @@ class Poller(Worker):
             exchange = next(iter(self._slow))
             if exchange.expires > now:
                 break
-            exchange.error = NodeError(NO_ANSWER)
+            exchange.error = exchange.too_late()
             self._land_all([exchange])
         while self._quick:
             exchange = next(iter(self._quick))
@@ -2436,6 +2723,11 @@ class Announcer(Worker):
         logger.info('dispy %s is heard for the first time; asking for its nodes', release)
         self.scan()
 
+    def releases(self):
+        """The dispy releases that are asked for."""
+        with self._lock:
+            return list(self._releases)
+
     def wake(self):
         self._wanted.set()
 
@@ -2463,8 +2755,7 @@ class Announcer(Worker):
         return self._last + min(interval, EARLY_PINGS.get(self._times, interval))
 
     def _ask_from(self, source, sign):
-        with self._lock:
-            releases = list(self._releases)
+        releases = self.releases()
         for target in source.targets:
             try:
                 with self._open(source) as sock:
@@ -2575,11 +2866,12 @@ class Schedule:
                 self._put(node_id, entry.nudged)
 
     def ask_in(self, node_id, seconds):
-        """Ask it in so many seconds or a tick later, unless it is being asked."""
+        """Ask it in so many seconds or a tick later, unless it is being asked, or will be before."""
         with self._lock:
             entry = self._nodes.get(node_id)
-            if entry is not None and not entry.asking:
-                self._put(node_id, self._clock() + seconds + self.tick)
+            due = self._clock() + seconds + self.tick
+            if entry is not None and not entry.asking and (entry.turn is None or due < entry.turn[0]):
+                self._put(node_id, due)
 
     @property
     def interval(self):
@@ -2663,6 +2955,762 @@ class Schedule:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# History: the last hours
+# ---------------------------------------------------------------------------------------------------------------------
+
+# A node at one moment: busy CPUs; available memory, in GiB; available CPU, in percent; number of its state, of STATES.  A
+# half float has 11 bits, so that memory is right to 0.05 %, from 64 KiB to 64 TiB.
+RECORD = struct.Struct('<HeBB')
+MOST_BUSY, UNKNOWN_BUSY = 0xFFFE, 0xFFFF
+MOST_MEMORY, UNKNOWN_MEMORY, GIB = 65504.0, math.nan, 2 ** 30
+UNKNOWN_BYTE = 0xFF
+NO_RECORD = RECORD.pack(UNKNOWN_BUSY, UNKNOWN_MEMORY, UNKNOWN_BYTE, UNKNOWN_BYTE)
+# While a node is lost or locked, nothing is known of it: what it told before is as old as that.
+SILENT_RECORDS = {state: NO_RECORD[:-1] + bytes([STATES.index(state)]) for state in (LOCKED, UNREACHABLE)}
+ANSWERING = {READY: STATES.index(READY), STOPPED: STATES.index(STOPPED)}
+
+CLUSTER_FIELDS = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory')  # of a sample of the cluster
+
+
+def pack_record(node):
+    """RECORD of a node (Published)."""
+    number = ANSWERING.get(node.state)
+    if number is None:
+        return SILENT_RECORDS[node.state]
+    busy = node.info.busy
+    cpu, memory = (node.info.avail_info or (None, None))[:2]
+    return RECORD.pack(UNKNOWN_BUSY if busy is None else busy if busy < MOST_BUSY else MOST_BUSY,
+                       UNKNOWN_MEMORY if memory is None else min(memory / GIB, MOST_MEMORY),
+                       UNKNOWN_BYTE if cpu is None else int(cpu + 0.5), number)
+
+
+def read_record(block, place):
+    """(busy, CPU, memory in bytes, name of the state) of the RECORD at this place of a block; each may be None."""
+    busy, memory, cpu, number = RECORD.unpack_from(block, place)
+    return (None if busy == UNKNOWN_BUSY else busy, None if cpu == UNKNOWN_BYTE else cpu,
+            None if memory != memory else int(memory * GIB), None if number == UNKNOWN_BYTE else STATES[number])
+
+
+def cluster_sample(snapshot):
+    """CLUSTER_FIELDS of all nodes in a Snapshot: CPU is the mean, memory the sum over those that tell."""
+    told = [node.info.avail_info for node in snapshot.nodes if node.state in ANSWERING and node.info.avail_info]
+    cpus = [available[0] for available in told if available[0] is not None]
+    memory = [available[1] for available in told if available[1] is not None]
+    return tuple(snapshot.totals[field] for field in CLUSTER_FIELDS[:5]) + (
+        round(sum(cpus) / len(cpus), 1) if cpus else None, sum(memory) if memory else None)
+
+
+def _columns(fields, rows):
+    """[(field, its values)] of rows of values."""
+    return [(field, [row[number] for row in rows]) for number, field in enumerate(fields)]
+
+
+def steady_time():
+    """Seconds that no step of the clock changes; where the system counts them, they pass while the machine sleeps, too."""
+    try:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (AttributeError, OSError):
+        return time.monotonic()
+
+
+class Timeline:
+    """What was seen at a steady pace, the last `length` of it: one value for each slot of `interval` seconds, None for slots
+    in which the program stood still.  Times are those of steady_time()."""
+
+    def __init__(self, interval, length):
+        self.interval = interval
+        self._values = collections.deque(maxlen=length)
+        self._next = None  # number of the slot behind the last value
+
+    def slot(self, now):
+        """The number of the slot that this time is in."""
+        return int(now // self.interval)
+
+    def until_next(self, now):
+        """Seconds until the next slot begins."""
+        return self.interval - now % self.interval
+
+    def is_due(self, now):
+        """Whether nothing was put in the present slot yet."""
+        return self._next is None or self.slot(now) >= self._next
+
+    def put(self, now, value):
+        """The value of the present slot, which is_due()."""
+        slot = self.slot(now)
+        missed = 0 if self._next is None else min(slot - self._next, self._values.maxlen)
+        self._values.extend([None] * missed)
+        self._values.append(value)
+        self._next = slot + 1
+
+    def read(self):
+        """(number of the first slot, values)."""
+        return (self._next or 0) - len(self._values), list(self._values)
+
+
+class History(Worker):
+    """Keeps the last hours in memory: a sample of the table now and then, and what readers may have of them.
+
+    A sample of the nodes is one block of bytes with a RECORD for each row; a node has the same row as long as it is in the
+    table.  What has been put is never changed, so readers fetch it under the lock and take it apart without.
+    """
+
+    name = 'history'
+
+    def __init__(self, table, clock=time.time, steady=steady_time):
+        super().__init__()
+        self._table = table
+        self._clock = clock    # dates what is shown: when it is set right, what was seen before is dated right, too
+        self._steady = steady
+        self._lock = threading.Lock()  # guards what follows
+        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES)  # of tuples of CLUSTER_FIELDS
+        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES)             # of blocks
+        self._rows = {}        # id -> its row
+        self._begun = []       # row -> slot since which it is of the node that has it now
+        self._free = []        # heap of rows that no node has
+
+    # --- its thread ---
+
+    def turn(self):
+        if not self.stopping.wait(self._cluster.until_next(self._steady())):
+            self.sample()
+
+    def sample(self):
+        """Take the samples that are due."""
+        now = self._steady()
+        if self._cluster.is_due(now):
+            values = cluster_sample(self._table.snapshot())
+            with self._lock:
+                self._cluster.put(now, values)
+        if self._nodes.is_due(now):
+            self._sample_nodes(now)
+
+    def _sample_nodes(self, now):
+        nodes = self._table.published()
+        with self._lock:
+            self._give_rows(nodes, self._nodes.slot(now))
+            rows = dict(self._rows)
+        records = [NO_RECORD] * (max(rows.values()) + 1 if rows else 0)
+        for node_id, row in rows.items():
+            records[row] = pack_record(nodes[node_id])
+        block = b''.join(records)
+        with self._lock:
+            self._nodes.put(now, block)
+
+    def _give_rows(self, ids, slot):
+        """A row for each of these ids, and none for others.  Lock held."""
+        for node_id in [known for known in self._rows if known not in ids]:
+            self._take_row(node_id)
+        for node_id in ids:
+            if node_id not in self._rows:
+                row = heapq.heappop(self._free) if self._free else len(self._begun)
+                self._begun[row:row + 1] = [slot]  # what was there before is another node's
+                self._rows[node_id] = row
+
+    def _take_row(self, node_id):
+        """Lock held."""
+        row = self._rows.pop(node_id, None)
+        if row is not None:
+            heapq.heappush(self._free, row)
+
+    def forget(self, node_id):
+        """The node is not in the table any more: if it comes back, its history begins anew."""
+        with self._lock:
+            self._take_row(node_id)
+
+    # --- for readers ---
+
+    def cluster(self):
+        """The history of all nodes together, as the HTTP interface shows it."""
+        with self._lock:
+            first, samples = self._cluster.read()
+        samples = [(None,) * len(CLUSTER_FIELDS) if sample is None else sample for sample in samples]
+        shown = self._shown(self._cluster, first, samples)
+        shown.update(_columns(CLUSTER_FIELDS, samples))
+        return shown
+
+    def node(self, node_id):
+        """The history of a node, as the HTTP interface shows it; empty when there is no sample of it yet."""
+        with self._lock:
+            row = self._rows.get(node_id)
+            first, blocks = self._nodes.read()
+            begun = first + len(blocks) if row is None else max(first, self._begun[row])
+        del blocks[:begun - first]
+        records = [(None,) * 4 if block is None else read_record(block, row * RECORD.size) for block in blocks]
+        shown = self._shown(self._nodes, begun, records)
+        shown.update(_columns(('busy', 'cpu', 'memory', 'state'), records))
+        return shown
+
+    def _shown(self, timeline, first, values):
+        """When these values were seen, the first of them in slot `first`."""
+        now = self._clock()
+        since = round(first * timeline.interval + now - self._steady(), 3) if values else None
+        return collections.OrderedDict(time=now, interval=timeline.interval, since=since)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Controls: what an administrator may set at a node
+# ---------------------------------------------------------------------------------------------------------------------
+
+CLOCK = re.compile(r'([01]?[0-9]|2[0-3]):[0-5][0-9]\Z')
+
+# Seen with dispy 4.11.0 and 4.15.2, whether jobs run or not.
+ENDS_PROGRAM = '. At that time dispynode ends itself, and has to be started again there.'
+
+
+class Control:
+    """One setting of nodes: what is sent, and what there is to say of it before and after.  Knows no socket and no table.
+
+    `action` and `asked` are what the HTTP interface calls it and its fields; `key` is the value of a node that it sets.
+    Made with values that cannot be, it raises InputError.
+    """
+
+    action = key = ''
+
+    def __init__(self, **asked):
+        self.asked = asked
+
+    def title(self):
+        """What is set, in a few words."""
+        raise NotImplementedError
+
+    def message(self):
+        """The bytes that are sent."""
+        raise NotImplementedError
+
+    def foresee(self, view):
+        """(value that the node will have, None) or (None, sentence: why it will refuse)."""
+        raise NotImplementedError
+
+    def describe(self, value, view):
+        """A sentence on what is in force now: `value` is the node's answer, `view` the node."""
+        raise NotImplementedError
+
+    def refuse(self, view):
+        """A sentence on why the node refused."""
+        raise NotImplementedError
+
+    def text(self, value):
+        """A value of the node as a word or two."""
+        raise NotImplementedError
+
+
+class SetCpus(Control):
+    """Let dispy use so many CPUs of a node: n of them, all but n (negative), or "all"."""
+
+    action = key = 'cpus'
+
+    def __init__(self, cpus):
+        if cpus != 'all':
+            check_whole('cpus', cpus, -65536, 65536, 'CPUs, or "all"')
+        super().__init__(cpus=cpus)
+        self.cpus = cpus
+
+    def title(self):
+        if self.cpus == 'all':
+            return 'Let dispy use all CPUs'
+        return 'Leave %d CPUs unused' % -self.cpus if self.cpus < 0 else 'Set CPUs to %d' % self.cpus
+
+    def message(self):
+        return write_message(b'SET_CPUS:', {'cpus': None if self.cpus == 'all' else self.cpus})
+
+    def foresee(self, view):
+        machine = view['max_cpus'] or 0
+        cpus = machine if self.cpus == 'all' else self.cpus + (machine if self.cpus < 0 else 0)
+        return (cpus, None) if 0 <= cpus <= machine else (None, self.refuse(view))
+
+    def describe(self, value, view):
+        return 'dispy uses %s of %s CPUs.' % (value['cpus'], view['max_cpus'])
+
+    def refuse(self, view):
+        asked = self.cpus if self.cpus == 'all' or self.cpus >= 0 else 'all but %d' % -self.cpus
+        return 'Refused: it has %s CPUs; %s asked.' % (view['max_cpus'], asked)
+
+    def text(self, value):
+        return 'not known' if value is None else '%d CPU%s' % (value, '' if value == 1 else 's')
+
+
+class SetServiceTime(Control):
+    """Set when a node takes jobs: `control` is start, stop or end; `time` is HH:MM of the node's clock, now, or None."""
+
+    action = 'service_time'
+    CONTROLS = {'start': 'start_time', 'stop': 'stop_time', 'end': 'end_time'}
+
+    def __init__(self, control, time):
+        if not isinstance(control, str) or control not in self.CONTROLS:
+            raise InputError('control: must be "start", "stop" or "end"')
+        if time is not None and not (isinstance(time, str) and (time == 'now' or CLOCK.match(time))):
+            raise InputError('time: must be "HH:MM" between 00:00 and 23:59, "now", or null to clear it')
+        super().__init__(control=control, time=time)
+        self.control, self.time, self.key = control, time, 'service_' + control
+        self.what = '%s time' % control.capitalize()
+
+    def title(self):
+        return 'Clear %s' % self.what if self.time is None else 'Set %s to %s' % (self.what, self.time)
+
+    def message(self):
+        sent = {None: '0', 'now': None}.get(self.time, self.time)
+        return write_message(b'SERVICE_TIME:', {'control': self.CONTROLS[self.control], 'time': sent})
+
+    def foresee(self, view):
+        return self.time, None
+
+    def describe(self, value, view):
+        if self.time is None:
+            return '%s cleared.' % self.what
+        at = value.get(self.key)
+        past = self.time != 'now' and at is not None and at <= time.time()
+        text = '%s is %s%s' % (self.what, 'now' if self.time == 'now' else self.time + ' by its own clock',
+                               ', which has passed: it counts at once' if past else '')
+        return text + (ENDS_PROGRAM if self.control == 'end' else '.')
+
+    def refuse(self, view):
+        if self.control == 'stop':
+            return 'Refused: Stop would come after End. Set End later, or clear it, first.'
+        return 'Refused: it does not take this %s.' % self.what
+
+    def text(self, value):
+        if isinstance(value, (int, float)):
+            return clock_time(value)[:-3]
+        return {None: 'not set'}.get(value, value)
+
+
+class SetClients(Control):
+    """How many more clients a node serves before its program ends: n, 0 for none, -1 without limit."""
+
+    action, key = 'clients', 'serve'
+
+    def __init__(self, clients):
+        check_whole('clients', clients, -1, 2 ** 31 - 1, 'clients; -1 is without limit')
+        super().__init__(clients=clients)
+        self.clients = clients
+
+    def title(self):
+        return {-1: 'Serve clients without limit', 0: 'Take no more clients'}.get(self.clients, 'Serve %d more clients' % self.clients)
+
+    def message(self):
+        return write_message(b'SERVE_CLIENTS:', {'serve': self.clients})
+
+    def foresee(self, view):
+        return self.clients, None
+
+    def describe(self, value, view):
+        if value['serve'] == 0:
+            return 'Takes no more clients.'
+        if value['serve'] < 0:
+            return 'Serves clients without limit.'
+        return 'Serves %d more client%s; then its program ends.' % (value['serve'], 's' * (value['serve'] > 1))
+
+    def refuse(self, view):
+        return 'Refused: it does not take this number of clients.'
+
+    def text(self, value):
+        if value is None:
+            return 'not known'
+        return 'clients without limit' if value < 0 else '%d more client%s' % (value, '' if value == 1 else 's')
+
+
+CONTROLS = {control.action: control for control in (SetCpus, SetServiceTime, SetClients)}
+
+# In this order what was set is set again: dispynode refuses a Stop after End, and moves a Start that would come after Stop.
+REAPPLIED = ('service_end', 'service_stop', 'service_start', 'cpus', 'serve')
+
+THEN_TEXTS = {RESTORE: 'when it is idle, it gets back the CPUs that it had.', END: 'when it is idle, dispynode ends there.',
+              STAY: 'it stays so when it is idle.'}
+
+
+def control_of(wanted):
+    """The Control that was Wanted.  InputError."""
+    return CONTROLS[wanted.action](**wanted.asked)
+
+
+def set_back(control, before, zone):
+    """The Control that gives a node back what it had before this one; `zone` is its clock's offset from UTC, in seconds."""
+    if control.key == 'cpus':
+        return SetCpus(before)
+    if control.key == 'serve':
+        return SetClients(before)
+    return SetServiceTime(control.control, None if before is None else clock_in_zone(before, zone))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Journal: who asked what, and what happened
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Who asks: an address, or "console"; and the user's name where the kernel tells it.
+By = collections.namedtuple('By', 'address user')
+ITSELF = By('dispyadmin', None)  # nobody: what dispyadmin does by itself, as it was told to before
+
+# One node's part in an operation.  `before` and `after` are values of the node; after is None where it did not work.
+Change = collections.namedtuple('Change', 'id outcome before after message')
+
+
+class Operation:
+    """Something that somebody asked of nodes: what each had before, and what has come of it."""
+
+    def __init__(self, action, title, asked, by, total, label=None, control=None):
+        self.number = None        # in the journal
+        self.title = title        # what is done, in a few words
+        self.action = action      # what the HTTP interface calls it ...
+        self.asked = asked        # ... and the fields that go with it
+        self.by = by
+        self.label = label        # what the one who asked calls it, to find it again while it runs
+        self.total = total        # nodes
+        self.began, self.ended = time.time(), None  # Unix times
+        self.control = control    # Control, or None when there is nothing to undo
+        self.latch = None         # counts, while it runs
+        self.changes = ()         # of Change, when it has ended
+        self.undone = False
+        self.wanted = {}          # id -> Wanted or None: what was remembered for it before
+
+    def done(self):
+        """How many of its nodes are done with."""
+        return self.total if self.ended else self.latch.done() if self.latch else 0
+
+    def outcomes(self):
+        """{outcome: how many nodes}."""
+        return dict(collections.Counter(change.outcome for change in self.changes))
+
+    def summary(self):
+        """Its JSON, without the changes."""
+        return {'operation': self.number, 'action': self.action, 'title': self.title,
+                'asked': self.asked, 'by': self.by._asdict(),
+                'label': self.label, 'began': self.began, 'ended': self.ended, 'nodes': self.total, 'done': self.done(),
+                'outcomes': self.outcomes(), 'undo': self.can_undo()}
+
+    def can_undo(self):
+        """Whether there is something to set back."""
+        return bool(self.control and self.ended and not self.undone and any(c.outcome == 'done' for c in self.changes))
+
+
+class Event:
+    """Something that happened, to nodes or by somebody.  Never changed, so no lock."""
+
+    __slots__ = ('number', 'time', 'kind', 'nodes', 'count', 'message', 'operation', 'by')
+
+    def __init__(self, number, when, kind, nodes, count, message, operation=None, by=None):
+        self.number = number
+        self.time = when            # Unix time
+        self.kind = kind            # FOUND ... LOST, or 'action'
+        self.nodes = nodes          # ids, MAX_EVENT_NODES at most
+        self.count = count          # of nodes
+        self.message = message
+        self.operation = operation  # Operation, or None
+        self.by = by                # By, or None
+
+    def json(self, most):
+        """Its JSON, with so many changes at most."""
+        value = {'number': self.number, 'time': self.time, 'kind': self.kind, 'nodes': list(self.nodes),
+                 'count': self.count, 'message': self.message, 'by': self.by._asdict() if self.by else None}
+        if self.operation:
+            operation = self.operation
+            value.update(action=operation.action, asked=operation.asked, operation=operation.number,
+                         outcomes=operation.outcomes(), undo=operation.can_undo(),
+                         changes=[change._asdict() for change in operation.changes[:most]])
+        return value
+
+
+class Journal:
+    """The last events and operations.  Its lock guards everything in it; any thread may call."""
+
+    def __init__(self, clock=time.time):
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._events = collections.deque(maxlen=MAX_EVENTS)
+        self._operations = collections.OrderedDict()  # number -> Operation, while it runs or can be looked at
+        self._rows = 0                                # changes in them
+        self._numbers = itertools.count(1)
+        self._counts = collections.Counter()          # kind -> how often it happened to a node
+        self.alert = lambda event: None               # set by Admin: called with each event of a node, outside the lock
+
+    def happened(self, kind, node_id, message):
+        """Something happened to a node.  The same, of many nodes at one time, becomes one event."""
+        with self._lock:
+            last, now = self._events[-1] if self._events else None, self._clock()
+            number = next(self._numbers)
+            self._counts[kind] += 1
+            event = Event(number, now, kind, (node_id,), 1, message)
+            if last is not None and last.kind == kind and last.by is None and abs(now - last.time) < EVENT_TIME:
+                self._events[-1] = Event(number, last.time, kind, (last.nodes + (node_id,))[:MAX_EVENT_NODES],
+                                         last.count + 1, message)
+            else:
+                self._events.append(event)
+        self.alert(event)
+
+    def did(self, by, action, message, nodes=(), asked=None):
+        """Somebody did something that has no outcome at nodes."""
+        with self._lock:
+            self._events.append(Event(next(self._numbers), self._clock(), 'action', tuple(nodes)[:MAX_EVENT_NODES],
+                                      len(nodes), message, None, by))
+        log_action(action, asked or {}, by, nodes, {})
+
+    def begin(self, operation):
+        """An operation begins."""
+        with self._lock:
+            operation.number = next(self._numbers)
+            self._operations[operation.number] = operation
+
+    def end(self, operation, changes):
+        """It is over, with these changes: an event, and a line in the log."""
+        operation.changes, operation.ended = tuple(changes), self._clock()
+        nodes = [change.id for change in operation.changes]
+        with self._lock:
+            self._rows += len(operation.changes)
+            while self._rows > MAX_CHANGES and len(self._operations) > 1:
+                _, oldest = self._operations.popitem(last=False)
+                self._rows -= len(oldest.changes)
+                oldest.changes, oldest.control = (), None
+            self._events.append(Event(next(self._numbers), operation.ended, 'action', tuple(nodes[:MAX_EVENT_NODES]),
+                                      len(nodes), operation.title, operation, operation.by))
+        log_action(operation.action, operation.asked, operation.by, nodes, operation.outcomes())
+
+    def events(self):
+        """Those that are kept, newest first."""
+        with self._lock:
+            return list(reversed(self._events))
+
+    def counts(self):
+        """{kind: how often it has happened to a node}."""
+        with self._lock:
+            return dict(self._counts)
+
+    def operations(self):
+        """Those that are kept, newest first."""
+        with self._lock:
+            return list(reversed(list(self._operations.values())))
+
+    def operation(self, number):
+        """InputError when it is not kept any more."""
+        with self._lock:
+            if number not in self._operations:
+                raise InputError('operation: %s is not known (any more)' % printable(number)[:20])
+            return self._operations[number]
+
+
+def log_action(action, asked, by, nodes, outcomes):
+    """One line for each thing that somebody did, whose end is JSON."""
+    line = collections.OrderedDict(action=action, by=by.address, user=by.user)
+    line.update(asked=asked, nodes=list(nodes)[:20], count=len(nodes), **outcomes)
+    logger.info('action %s', json.dumps(line))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Alerts: a program that is run when something happens to nodes
+# ---------------------------------------------------------------------------------------------------------------------
+
+ALERTED = (LOST, BACK, RESTARTED)  # kinds of events that --on_event is about, unless told otherwise
+HAPPENED_TO_MANY = {LOST: 'are lost', BACK: 'answer again', RESTARTED: 'were started again', FOUND: 'are found',
+                    OPENED: 'are opened', IMPERSONATED: 'show the signs of other nodes', DRIFTED: 'have drifted',
+                    DRAINED: 'are drained'}
+
+
+class Alert:
+    """Events of one kind that are told in one run of the program.  Alerts' lock guards it while it waits."""
+
+    def __init__(self, event, now):
+        self.kind = event.kind
+        self.time = event.time                   # Unix time of the first
+        self.since = now                         # monotonic time at which it began to wait
+        self.nodes = collections.OrderedDict()   # id -> None
+        self.message = event.message             # of the last
+
+    def json(self):
+        """What the program reads, as one line."""
+        ids, message = list(self.nodes), self.message
+        if len(ids) > 1:
+            message = '%d nodes %s; the last: %s' % (len(ids), HAPPENED_TO_MANY[self.kind], message)
+        return encode_json(collections.OrderedDict([
+            ('kind', self.kind), ('time', self.time), ('nodes', ids[:MAX_ALERT_NODES]), ('count', len(ids)),
+            ('message', message)])) + '\n'
+
+
+class Alerts(Worker):
+    """Runs the program of --on_event, one at a time, with what happened as JSON on its standard input.
+
+    Events of one kind that wait are told together, and at most once in ALERT_PAUSE, so that 2,000 nodes that are lost
+    within a minute make a few runs.  The order in which things happened to each node is kept.
+    """
+
+    name = 'alerts'
+
+    def __init__(self, command, kinds, clock=time.monotonic):
+        super().__init__()
+        self.runs = self.failed = 0          # programs run, and those among them that failed; read by any thread
+        self._command = find_program(command)
+        self._kinds = frozenset(kinds or ALERTED)
+        self._clock = clock
+        self._changed = threading.Condition()  # guards those below
+        self._waiting = collections.deque()    # of Alert
+        self._size = 0                         # ids in them
+        self._told = {}                        # kind -> monotonic time of its last run; this thread's alone
+
+    # --- any thread ---
+
+    def take(self, event):
+        """An event of one node has happened."""
+        if event.kind not in self._kinds:
+            return
+        with self._changed:
+            alert, node_id = self._place(event), event.nodes[0]
+            self._size += node_id not in alert.nodes
+            alert.nodes[node_id] = None
+            alert.message = event.message
+            while len(self._waiting) > MAX_ALERTS or self._size > MAX_ALERT_IDS:
+                self._size -= len(self._waiting.popleft().nodes)
+                self.report_once('--on_event: the command is too slow; the oldest events are left out')
+            self._changed.notify()
+
+    def _place(self, event):
+        """The Alert that an event goes into: the last of its kind, unless something else of its node waits behind that.
+        Lock held."""
+        for alert in reversed(self._waiting):
+            if alert.kind == event.kind:
+                return alert
+            if event.nodes[0] in alert.nodes:
+                break
+        self._waiting.append(Alert(event, self._clock()))
+        return self._waiting[-1]
+
+    def wake(self):
+        with self._changed:
+            self._changed.notify()
+
+    # --- its thread ---
+
+    def turn(self):
+        with self._changed:
+            if self.stopping.is_set():
+                return
+            patience = self._patience()
+            if patience > 0:
+                self._changed.wait(None if patience == math.inf else patience)
+                return
+            alert = self._waiting.popleft()
+            self._size -= len(alert.nodes)
+        self._told[alert.kind] = self._clock()
+        self._tell(alert)
+
+    def _patience(self):
+        """Seconds until the first of those that wait is to be told.  Lock held."""
+        if not self._waiting:
+            return math.inf
+        first = self._waiting[0]
+        due = max(first.since + GATHER_TIME, self._told.get(first.kind, -math.inf) + ALERT_PAUSE)
+        return due - self._clock()
+
+    def _tell(self, alert):
+        """Run the program, and log what became of it."""
+        self.runs += 1
+        try:
+            program = Program(self._command, alert.json().encode('ascii'))
+        except OSError as error:
+            self.failed += 1
+            self.report_once('--on_event: %s cannot be run: %s' % (self._command[0], error.strerror))
+            return
+        problem = program.run(ALERT_TIME, self.stopping)
+        for line in program.output.decode('utf-8', 'replace').splitlines():
+            logger.debug('--on_event, %s: %s', alert.kind, line)
+        if problem:
+            self.failed += 1
+            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints' % (problem, alert.kind))
+
+
+class Program:
+    """A program that runs beside this one, in a process group of its own.  One thread's alone."""
+
+    def __init__(self, command, data):
+        """Start it; `data` (bytes) will be its standard input.  OSError."""
+        self.output = b''   # the beginning of what it prints
+        self._data = data
+        environ = {name: value for name, value in os.environ.items() if name != 'DISPYADMIN_SECRET'}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                         env=environ, start_new_session=True)
+
+    def run(self, seconds, stopping):
+        """Let it run until it ends, for so many seconds at most, or until `stopping` (Event) is set.
+
+        What it leaves behind in its process group ends with it.  Returns what went wrong, to go behind "the command", or None.
+        """
+        expires = time.monotonic() + seconds
+        try:
+            with selectors.DefaultSelector() as selector:
+                for pipe, events in ((self._process.stdin, selectors.EVENT_WRITE),
+                                     (self._process.stdout, selectors.EVENT_READ)):
+                    os.set_blocking(pipe.fileno(), False)
+                    selector.register(pipe, events)
+                while self._process.poll() is None and time.monotonic() < expires and not stopping.is_set():
+                    self._serve(selector)
+                self._read()
+            late = self._process.poll() is None
+        finally:
+            self._end(gently=stopping.is_set())
+        if late:
+            return None if stopping.is_set() else 'took more than %g seconds and was ended' % seconds
+        status = self._process.returncode
+        return ('ended with status %d' % status if status > 0 else 'was ended by signal %d' % -status) if status else None
+
+    def _serve(self, selector):
+        """Write and read what can be, for a moment; its end is not told by the selector."""
+        if not selector.get_map():
+            time.sleep(0.05)
+        for key, _ in selector.select(0.05) if selector.get_map() else ():
+            over = self._write() if key.fileobj is self._process.stdin else self._read()
+            if over:
+                selector.unregister(key.fileobj)
+                key.fileobj.close()
+
+    def _write(self):
+        """Whether there is nothing more to write."""
+        try:
+            self._data = self._data[os.write(self._process.stdin.fileno(), self._data):]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return True  # it does not read, which is its own affair
+        return not self._data
+
+    def _read(self):
+        """Read what a pipe holds; whether there will be no more."""
+        if self._process.stdout.closed:
+            return True
+        try:
+            data = os.read(self._process.stdout.fileno(), 65536)
+        except BlockingIOError:
+            return False
+        self.output += data[:MAX_ALERT_OUTPUT - len(self.output)]
+        return not data
+
+    def _end(self, gently):
+        """End all that is left of it."""
+        if gently and self._process.poll() is None:
+            self._signal(signal.SIGTERM)
+            try:
+                self._process.wait(END_TIME / 2)
+            except subprocess.TimeoutExpired:
+                pass
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            pipe.close()
+
+    def _signal(self, number):
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass  # nothing is left; or what is left is another user's
+
+
+def find_program(command):
+    """The words of a command, its program found.  StartError."""
+    words = shlex.split(command)
+    program = shutil.which(words[0])
+    if program is None:
+        raise StartError('--on_event: there is no program %s that can be run; give its whole path' % printable(words[0])[:200])
+    if not hasattr(os, 'killpg'):
+        raise StartError('--on_event: needs a POSIX system')
+    return [os.path.abspath(program)] + words[1:]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Admin: the operations
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -2680,6 +3728,11 @@ class Latch:
             self._missing -= 1
             self._results[key] = result
             self._changed.notify()
+
+    def done(self):
+        """How many results have come in."""
+        with self._changed:
+            return len(self._results)
 
     def cancel(self):
         """Wait no longer."""
@@ -2701,13 +3754,6 @@ OPERATION_TIME = 120.0
 LATE = 'No outcome yet after %d seconds; look again later.' % OPERATION_TIME
 UNKNOWN_NODE = 'It is not in the table of nodes; it may have been forgotten meanwhile.'
 
-CONTROLS = {'start': 'start_time', 'stop': 'stop_time', 'end': 'end_time'}
-CLOCK = re.compile(r'([01]?[0-9]|2[0-3]):[0-5][0-9]\Z')
-
-
-# Seen with dispy 4.11.0 and 4.15.2, whether jobs run or not.
-ENDS_PROGRAM = '. At that time dispynode ends itself, and has to be started again there.'
-
 
 class Admin:
     """What the page, the console and scripts may ask for; it starts and stops the threads.  It knows no HTTP.
@@ -2721,12 +3767,16 @@ class Admin:
         client_tls, server_tls = (tls_contexts(settings.certfile, settings.keyfile) if settings.certfile
                                   else (None, None))
         self.settings = settings
-        self.server_tls = server_tls
+        self.client_tls, self.server_tls = client_tls, server_tls
         self.sign = secrets.token_hex(20)
+        self.started = time.time()
+        self.polls = self.polls_failed = 0  # written by the poller's thread, read by any
         self._request = write_message(b'NODE_INFO:', {'sign': self.sign})
         self.node_ports = [settings.node_port] if settings.node_port else [node for _, node in PORT_PAIRS]
-        self.table = NodeTable()
+        self.table = NodeTable(groups=settings.groups)
         self.schedule = Schedule(settings.poll_interval)
+        self.journal = Journal()
+        self.alerts = Alerts(settings.on_event, settings.events) if settings.on_event else None
         shared = settings.info_port is None
         info_ports = [info for info, _ in PORT_PAIRS] if shared else [settings.info_port] if settings.info_port else []
         hosts = own_addresses(settings.hosts)
@@ -2735,7 +3785,13 @@ class Admin:
         self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
         self.seeker = Seeker(settings.nodes, self)
-        self._workers = (self.poller, self.listener, self.announcer, self.seeker)
+        self.keeper = Keeper(self, settings.keep, StateFile(settings.state) if settings.state else None)
+        self.history = History(self.table)
+        self._workers = (self.poller, self.listener, self.announcer, self.seeker, self.keeper, self.history)
+        if self.alerts:
+            self._workers += (self.alerts,)
+            self.journal.alert = self.alerts.take
+        self.forgotten = set()     # ids that administrators forgot; only what shows itself brings them back
         self._secrets = ['']       # tried in this order; it only grows, so that a node's `tried` stays true
         if settings.secret:
             self._secrets.append(settings.secret)
@@ -2745,6 +3801,7 @@ class Admin:
         self._met_each = collections.Counter()  # how many there were at each address, of each id, in the present minute
         self._minute = 0.0             # monotonic time at which that began
         self._changed_aliases = {}     # id -> other addresses of that node which announced another sign
+        self._mismatched = set()       # ids that announce themselves and are not understood; poller's thread changes it
         self._own = (0.0, frozenset())  # (monotonic time, addresses of this machine)
         self.poller.take_due, self.poller.next_look = self._due_talks, self.schedule.next_look
         self.schedule.earlier = self.poller.wake
@@ -2752,6 +3809,7 @@ class Admin:
 
     def start(self):
         """Start the threads."""
+        self.keeper.restore()
         self.announcer.scan()
         for worker in self._workers:
             worker.start()
@@ -2788,6 +3846,13 @@ class Admin:
             raise UnknownNode('%s is not in the table of nodes' % printable(node_id)[:80])
         return published
 
+    def is_finding(self):
+        """Whether nodes that are known of have not been asked yet, or not been heard out."""
+        with self._lock:
+            meeting = bool(self._meeting)
+        return meeting or not self.seeker.has_looked or any(
+            published.view['reason'] == NOT_YET for published in self.snapshot().nodes)
+
     def about(self):
         """What this program listens on and asks, as a dict."""
         return {'version': __version__, 'hosts': self.settings.hosts, 'node_ports': self.node_ports,
@@ -2801,16 +3866,17 @@ class Admin:
 
     # --- operations ---
 
-    def scan(self):
+    def scan(self, by=ITSELF):
         """Ask for nodes on every interface, soon: forgotten ones too."""
         self.announcer.scan(all_nodes=True)
+        self.journal.did(by, 'scan', 'Search for nodes')
 
-    def set_interval(self, seconds, least=LEAST_PAGE_INTERVAL):
+    def set_interval(self, seconds, least=LEAST_PAGE_INTERVAL, by=ITSELF):
         """Poll each node every so many seconds."""
         if type(seconds) not in (int, float) or not least <= seconds <= MOST_INTERVAL:
             raise InputError('interval: must be a number of seconds from %d to %d' % (least, MOST_INTERVAL))
         self.schedule.interval = seconds
-        logger.info('poll interval is %g seconds now', seconds)
+        self.journal.did(by, 'poll_interval', 'Set the poll interval to %g seconds' % seconds, asked={'interval': seconds})
         return seconds
 
     def poll(self, ids=None):
@@ -2822,7 +3888,7 @@ class Admin:
             return success(node_id, 'Answers; it is %s.' % published.view['state'])
         return self._ask_each(self.table.ids() if ids is None else ids, self._info_steps, lambda r: r, describe)
 
-    def add(self, host, port=None):
+    def add(self, host, port=None, by=None):
         """Ask this host whether there are dispynodes at this port, or at the usual ones, and list those that answer."""
         ports = [port] if port else self.node_ports
         try:
@@ -2834,6 +3900,13 @@ class Admin:
             self._add_place(place, latch)
         found = self._wait(latch)
         results = [found[place] for place in places if place in found]
+        if by:
+            for result in results:
+                if result['ok']:
+                    self.forgotten.discard(result['id'])
+                    self.table.keep(result['id'], added=True)
+            self.journal.did(by, 'add', 'Add %s' % (format_id(host, port) if port else host), [r['id'] for r in results if r['ok']],
+                             {'host': host, 'port': port})
         return [r for r in results if r['ok']] or results[:1] or [failure(host, 'unreachable', LATE)]
 
     def _add_place(self, place, latch):
@@ -2861,14 +3934,25 @@ class Admin:
             return success(row, '%s shows the sign of this node: taken as another address of it.' % node_id)
         return success(row, published.view['reason'] or 'Found; it is %s.' % published.view['state'])
 
-    def forget(self, node_id):
+    def forget(self, node_id, by=ITSELF):
         """Remove a row; the node comes back when it shows itself again.  UnknownNode."""
         if not self.table.forget(node_id):
             raise UnknownNode('%s is not in the table of nodes' % printable(node_id)[:80])
         self.schedule.remove(node_id)
-        logger.info('%s is forgotten', node_id)
+        self.history.forget(node_id)
+        self.forgotten.add(node_id)
+        self.journal.did(by, 'forget', 'Forget %s' % node_id, [node_id])
 
-    def add_secret(self, secret):
+    def ids_of_group(self, name):
+        """The ids of the nodes in a group.  InputError when there is no such group, or nothing in it."""
+        if not any(group.name == name for group in self.settings.groups):
+            raise InputError('group: there is no group %s' % printable(str(name))[:80])
+        ids = [published.id for published in self.table.snapshot().nodes if name in published.groups]
+        if not ids:
+            raise InputError('group: no node is in %s' % name)
+        return ids
+
+    def add_secret(self, secret, by=ITSELF):
         """Try a secret, from now on, on nodes that none has opened.  One result for each node that it opens."""
         if not isinstance(secret, str) or not secret:
             raise InputError('secret: must be a text that is not empty')
@@ -2887,63 +3971,170 @@ class Admin:
             if error or not published or published.view['state'] == LOCKED:
                 return None
             return success(node_id, published.view['reason'] or 'Opened.')
-        return self._ask_each(self.table.ids(LOCKED), self._info_steps, lambda r: r, describe)
+        opened = self._ask_each(self.table.ids(LOCKED), self._info_steps, lambda r: r, describe)
+        self.journal.did(by, 'secret', 'Add an admin secret', [result['id'] for result in opened])
+        return opened
 
-    def set_cpus(self, ids, cpus):
-        """Let dispy use so many CPUs of each node: n of them, all but n (negative), or "all"."""
-        if cpus != 'all':
-            check_whole('cpus', cpus, -65536, 65536, 'CPUs, or "all"')
-        wanted = None if cpus == 'all' else cpus
+    def control(self, ids, control_, by=ITSELF, label=None):
+        """Set something at each of these nodes: (Operation, results)."""
+        ids = list(collections.OrderedDict.fromkeys(ids))
+        operation = Operation(control_.action, control_.title(), control_.asked, by, len(ids), label, control_)
 
-        def describe(value, view):
-            return 'dispy uses %s of %s CPUs.' % (value['cpus'], view['max_cpus'])
+        def run():
+            results = self._control_each(ids, lambda node_id: control_, operation)
+            for result in results:
+                if result['ok'] and (control_.key, control_.asked.get('time')) != ('service_end', 'now'):
+                    wanted = Wanted(control_.action, control_.asked, result[control_.key])
+                    operation.wanted[result['id']] = self._want(result['id'], control_.key, wanted)
+                if result['ok'] and control_.key == 'cpus':
+                    self.table.keep(result['id'], drain=None)  # who gives it CPUs does not want it drained any more
+            return results
+        return self._operate(operation, run)
 
-        def refuse(view):
-            asked = cpus if cpus == 'all' or cpus >= 0 else 'all but %d' % -cpus
-            return 'Refused: it has %s CPUs; %s asked.' % (view['max_cpus'], asked)
-        return self._control_each(ids, 'cpus', write_message(b'SET_CPUS:', {'cpus': wanted}), describe, refuse)
+    def _want(self, node_id, key, wanted):
+        """Remember what an administrator set at a node, or forget it (None); what was remembered before."""
+        before = self.table.kept(node_id)['wanted'] or {}
+        after = {name: value for name, value in before.items() if name != key}
+        if wanted is not None:
+            after[key] = wanted
+        self.table.keep(node_id, wanted=after)
+        return before.get(key)
 
-    def set_service_time(self, ids, control_, time_):
-        """Set when nodes take jobs: `control_` is start, stop or end; `time_` is HH:MM of the node's clock, now, or None."""
-        if not isinstance(control_, str) or control_ not in CONTROLS:
-            raise InputError('control: must be "start", "stop" or "end"')
-        if time_ is not None and not (isinstance(time_, str) and (time_ == 'now' or CLOCK.match(time_))):
-            raise InputError('time: must be "HH:MM" between 00:00 and 23:59, "now", or null to clear it')
-        sent = {None: '0', 'now': None}.get(time_, time_)
-        what = '%s time' % control_.capitalize()
+    def preview(self, ids, control_):
+        """What control() would do at each of these nodes, and where it would not; nothing is sent."""
+        return [self._foresee(node_id, control_) for node_id in collections.OrderedDict.fromkeys(ids)]
 
-        def describe(value, view):
-            if time_ is None:
-                return '%s cleared.' % what
-            at = value.get('service_' + control_)
-            past = time_ != 'now' and at is not None and at <= time.time()
-            text = '%s is %s%s' % (what, 'now' if time_ == 'now' else time_ + ' by its own clock',
-                                   ', which has passed: it counts at once' if past else '')
-            return text + (ENDS_PROGRAM if control_ == 'end' else '.')
+    def _foresee(self, node_id, control_):
+        early = self._prepare(node_id)
+        if early:
+            return early
+        view = self.node(node_id).view
+        before = view[control_.key]
+        after, refusal = control_.foresee(view)
+        if view['state'] == UNREACHABLE:
+            return failure(node_id, UNREACHABLE, view['reason'])
+        if refusal:
+            return failure(node_id, 'refused', refusal)
+        return dict(success(node_id, '%s, now %s.' % (control_.text(after), control_.text(before))), before=before, after=after,
+                    same=before == after)
 
-        def refuse(view):
-            if control_ == 'stop':
-                return 'Refused: Stop would come after End. Set End later, or clear it, first.'
-            return 'Refused: it does not take this %s.' % what
-        message = write_message(b'SERVICE_TIME:', {'control': CONTROLS[control_], 'time': sent})
-        return self._control_each(ids, 'service_' + control_, message, describe, refuse)
+    def undo(self, number, by=ITSELF, label=None):
+        """Give the nodes of an operation back what each had before: (Operation, results)."""
+        operation = self.journal.operation(number)
+        if not operation.can_undo():
+            raise InputError('operation: there is nothing to undo in %d' % number)
+        operation.undone = True
+        control_, before = operation.control, {c.id: c.before for c in operation.changes if c.outcome == 'done'}
 
-    def set_clients(self, ids, clients):
-        """How many more clients each node serves before its program ends: n, 0 for none, -1 without limit."""
-        check_whole('clients', clients, -1, 2 ** 31 - 1, 'clients; -1 is without limit')
+        def make(node_id):
+            had = before[node_id]
+            if had is None and control_.action != 'service_time':
+                return failure(node_id, 'refused', 'What it had before is not known.')
+            zone = self.table.kept(node_id)['zone']
+            return set_back(control_, had, own_zone(had or 0) if zone is None else zone)
+        undo = Operation('undo', 'Undo: ' + operation.title, {'operation': number}, by, len(before), label, control_)
 
-        def describe(value, view):
-            if value['serve'] == 0:
-                return 'Takes no more clients.'
-            if value['serve'] < 0:
-                return 'Serves clients without limit.'
-            return 'Serves %d more client%s; then its program ends.' % (value['serve'], 's' * (value['serve'] > 1))
-        return self._control_each(ids, 'serve', write_message(b'SERVE_CLIENTS:', {'serve': clients}), describe,
-                                  lambda view: 'Refused: it does not take this number of clients.')
+        def run():
+            results = self._control_each(list(before), make, undo)
+            # A node's clock may be of another zone than was thought; its answer has told.
+            wrong = [result['id'] for result in results if control_.action == 'service_time' and result['ok']
+                     and before[result['id']] is not None
+                     and 90 < (result[control_.key] - before[result['id']]) % DAY < DAY - 90]
+            again = {result['id']: result for result in self._control_each(wrong, make, undo)} if wrong else {}
+            results = [again.get(result['id'], result) for result in results]
+            for result in results:
+                if result['ok']:
+                    undo.wanted[result['id']] = self._want(result['id'], control_.key, operation.wanted.get(result['id']))
+            return results
+        return self._operate(undo, run)
+
+    def reapply(self, ids=None, by=ITSELF, label=None, but_end=False):
+        """Set again what administrators had set, at these nodes or at all that have drifted: (Operation, results)."""
+        wanted = {}
+        for node_id in self.drifted() if ids is None else collections.OrderedDict.fromkeys(ids):
+            wanted[node_id] = self.table.kept(node_id)['wanted'] or {}
+        operation = Operation('reapply', 'Reapply what was set', {}, by, len(wanted), label)
+
+        def run():
+            parts = collections.OrderedDict((node_id, []) for node_id in wanted)
+            for key in REAPPLIED:
+                some = [node_id for node_id in wanted if key in wanted[node_id] and not (but_end and key == 'service_end')]
+                for result in self._set_again(some, wanted, key, operation):
+                    parts[result['id']].append(result)
+            return [together(node_id, results) for node_id, results in parts.items()]
+        return self._operate(operation, run)
+
+    def _set_again(self, ids, wanted, key, operation):
+        """Set one value again at these nodes; results."""
+        results = self._control_each(ids, lambda node_id: control_of(wanted[node_id][key]), operation, key) if ids else []
+        for result in results:
+            if result['ok']:
+                self._want(result['id'], key, wanted[result['id']][key]._replace(value=result[key]))
+        return results
+
+    def accept(self, ids, by=ITSELF):
+        """Take nodes as they are: what was set at them is no longer remembered."""
+        results = []
+        for node_id in collections.OrderedDict.fromkeys(ids):
+            known = self.table.keep(node_id, wanted={}) is not None
+            results.append(success(node_id, 'Taken as it is now.') if known else failure(node_id, 'unknown', UNKNOWN_NODE))
+        self.journal.did(by, 'accept', 'Take nodes as they are', [result['id'] for result in results if result['ok']])
+        return results
+
+    def drifted(self):
+        """The ids of nodes that are not as administrators set them."""
+        return [published.id for published in self.table.minded() if published.drift]
+
+    def drain(self, ids, then, by=ITSELF, label=None):
+        """Let nodes take no new jobs, and when they are idle, do `then`: "restore" what they had, "end" dispynode there, or
+        let them "stay" so.  (Operation, results) of the first step."""
+        if then not in THENS:
+            raise InputError('then: must be "restore", "end" or "stay"')
+        ids = list(collections.OrderedDict.fromkeys(ids))
+        operation = Operation('drain', 'Drain', {'then': then}, by, len(ids), label)
+
+        def run():
+            results, now, who = [], time.time(), by.user or by.address
+            for result in self._control_each(ids, lambda node_id: SetCpus(0), operation, 'cpus'):
+                if result['ok']:
+                    drain = self.table.kept(result['id'])['drain']
+                    restore = drain.restore if drain else result['before']
+                    self.table.keep(result['id'], drain=Drain(drain.since if drain else now, then, restore, None, who))
+                    result['message'] = 'Takes no new jobs; ' + THEN_TEXTS[then]
+                results.append(result)
+            self.keeper.wake()
+            return results
+        return self._operate(operation, run)
+
+    def cancel_drain(self, ids, by=ITSELF, label=None):
+        """Drain nodes no more, and give them back the CPUs that they had: (Operation, results)."""
+        ids = list(collections.OrderedDict.fromkeys(ids))
+        drains = {node_id: self.table.kept(node_id)['drain'] for node_id in ids}
+        operation = Operation('cancel_drain', 'Cancel the drain', {}, by, len(ids), label)
+
+        def make(node_id):
+            drain = drains[node_id]
+            if drain is None:
+                return failure(node_id, 'refused', 'It is not being drained.')
+            self.table.keep(node_id, drain=None)  # whatever comes of it: nobody wants it to go on
+            return SetCpus(drain.restore) if drain.restore is not None else SetCpus('all')
+        return self._operate(operation, lambda: self._control_each(ids, make, operation, 'cpus'))
+
+    def _operate(self, operation, run):
+        """Run an operation: (Operation, results).  The journal has it while it runs and afterwards."""
+        self.journal.begin(operation)
+        results = []
+        try:
+            results = run()
+        finally:
+            key = operation.control and operation.control.key
+            self.journal.end(operation, [Change(result['id'], result['outcome'], result.get('before'),
+                                                result.get(key), result['message']) for result in results])
+        return operation, results
 
     # --- many nodes at once ---
 
-    def _ask_each(self, ids, steps, answer_of, describe, prepare=lambda node_id: None):
+    def _ask_each(self, ids, steps, answer_of, describe, prepare=lambda node_id: None, operation=None):
         """Run a conversation with each of these nodes, all at the same time; results in the order of `ids`.
 
         `steps(node_id)` makes the conversation, `answer_of(its result)` is the Answer in it, `describe(node_id, result,
@@ -2951,6 +4142,8 @@ class Admin:
         """
         ids = list(collections.OrderedDict.fromkeys(ids))
         latch = Latch(len(ids))
+        if operation:
+            operation.latch = latch
         for node_id in ids:
             early = prepare(node_id) if node_id in self.table else failure(node_id, 'unknown', UNKNOWN_NODE)
             if early:
@@ -2961,12 +4154,12 @@ class Admin:
         in_order = [results.get(node_id, failure(node_id, 'unreachable', LATE)) for node_id in ids]
         return [result for result in in_order if result is not None]
 
-    def _wait(self, latch):
-        """What has come into this latch in OPERATION_TIME, or until everything ends."""
+    def _wait(self, latch, seconds=OPERATION_TIME):
+        """What has come into this latch in so many seconds, or until everything ends."""
         with self._lock:
             self._latches.add(latch)
         try:
-            return latch.wait(0 if self.poller.stopping.is_set() else OPERATION_TIME)
+            return latch.wait(0 if self.poller.stopping.is_set() else seconds)
         finally:
             with self._lock:
                 self._latches.discard(latch)
@@ -2991,30 +4184,74 @@ class Admin:
                 latch.put(node_id, result)
         self.poller.submit(self._talk(node_id, steps(node_id), done), slow=was_lost)
 
-    def _control_each(self, ids, key, message, describe, refuse):
-        """Send a control; `key` is the value that a node that has done it answers with."""
+    def _prepare(self, node_id):
+        """The outcome of a control where there is no use in trying: a failure, or None."""
+        if node_id not in self.table:
+            return failure(node_id, 'unknown', UNKNOWN_NODE)
+        view = self.node(node_id).view
+        if view['state'] != UNREACHABLE and not view['controllable']:
+            return failure(node_id, _why(view), view['reason'])
+        return None
+
+    def _control_each(self, ids, make, operation, key=None):
+        """Set something at each of these nodes: `make(node_id)` is its Control, or a failure; `key` the value that it sets."""
+        key = key or operation.control.key
+        controls, before = {}, {}
+
         def prepare(node_id):
-            view = self.node(node_id).view
-            if view['state'] != UNREACHABLE and not view['controllable']:
-                return failure(node_id, _why(view), view['reason'])
-            return None
+            early = self._prepare(node_id)
+            if not early:
+                before[node_id] = self.node(node_id).view[key]
+                made = make(node_id)
+                if isinstance(made, dict):
+                    return made
+                controls[node_id] = made
+            return early
 
         def steps(node_id):
-            return control(self._request, self.table.known(node_id), self._secrets, self._may_send(node_id), message)
+            return control(self._request, self.table.known(node_id), self._secrets, self._may_send(node_id),
+                           controls[node_id].message())
 
         def tell(node_id, outcome, error):
-            published = self.table.get(node_id)
+            published, its = self.table.get(node_id), controls[node_id]
             if error or not published:
                 return failure(node_id, 'unreachable', error or 'It has been forgotten.')
             value, view = outcome[0], published.view
             if value is NOT_ADMIN:
                 return failure(node_id, _why(view), view['reason'] or NO_ADMIN_REASON)
             if value is REFUSED:
-                return failure(node_id, 'refused', refuse(view))
-            if key not in value or value[key] is None and key in ('cpus', 'serve'):
+                return failure(node_id, 'refused', its.refuse(view))
+            if its.key not in value or value[its.key] is None and its.key in ('cpus', 'serve'):
                 return failure(node_id, 'refused', 'Its answer makes no sense; see what it shows now.')
-            return success(node_id, describe(value, view), **value)
-        return self._ask_each(ids, steps, lambda outcome: outcome[1], tell, prepare)
+            self._learn_zone(node_id, its, value[its.key])
+            return success(node_id, its.describe(value, view), **value)
+        results = self._ask_each(ids, steps, lambda outcome: outcome[1], tell, prepare, operation)
+        return [dict(result, before=before.get(result['id'])) for result in results]
+
+    def _learn_zone(self, node_id, control_, value):
+        """What a node answers to a time by its own clock tells in which zone that is."""
+        if control_.action == 'service_time' and value is not None and CLOCK.match(control_.time or ''):
+            self.table.keep(node_id, zone=zone_of(control_.time, value))
+
+    def look(self, node_id):
+        """Ask an address, for a diagnosis: (Answer, its client secret if that is known, None), or (None, None, error).
+
+        A row learns of it as of a poll; without one nothing is kept.
+        """
+        latch = Latch(1)
+
+        def done(outcome, error):
+            try:
+                if error:
+                    self._lost(node_id, error)
+                else:
+                    self._answered(node_id, outcome[0])
+            finally:
+                latch.put(node_id, (None, None, error) if error else outcome + (None,))
+        steps = look_closely(self._request, self.table.known(node_id), self._secrets, self._may_send(node_id))
+        self.poller.submit(self._talk(node_id, steps, done))
+        late = NodeError('It did not answer all questions within %d seconds.' % SECRET_TIME)
+        return self._wait(latch, SECRET_TIME).get(node_id, (None, None, late))
 
     # --- conversations ---
 
@@ -3048,8 +4285,10 @@ class Admin:
 
     def _polled(self, node_id, answer, error):
         """A poll is over.  Poller's thread."""
+        self.polls += 1
         try:
             if error:
+                self.polls_failed += 1
                 self._lost(node_id, error)
             else:
                 self._answered(node_id, answer)
@@ -3070,18 +4309,21 @@ class Admin:
             logger.info('%s shows the sign of %s: taken as another address of that node',
                         node_id, self.table.owner(answer.known.sign))
         elif event is not None:
-            logger.info('%s %s', node_id, {FOUND: 'is found', BACK: 'answers again', OPENED: 'is opened',
-                                           RESTARTED: 'was started again'}[event])
+            logger.info('%s %s', node_id, HAPPENED[event])
+            self.journal.happened(event, node_id, '%s %s.' % (node_id, HAPPENED[event]))
         if create and node_id in self.table:
             self.schedule.add_answered(node_id)
+            self.forgotten.discard(node_id)
         if event == RESTARTED:
             self._meet_aliases(node_id)
 
     def _lost(self, node_id, error):
         """Poller's thread."""
-        if self.table.failed(node_id, str(error)) == LOST:
+        if self.table.failed(node_id, as_sentence(error)) == LOST:
             published = self.table.get(node_id)
-            logger.warning('%s is lost: %s', node_id, published.view['reason'] if published else error)
+            reason = published.view['reason'] if published else error
+            logger.warning('%s is lost: %s', node_id, reason)
+            self.journal.happened(LOST, node_id, '%s is lost: %s' % (node_id, reason))
             self._meet_aliases(node_id)
 
     # --- new addresses ---
@@ -3100,7 +4342,10 @@ class Admin:
             if row != node_id:
                 with self._lock:
                     self._changed_aliases.setdefault(row, set()).add(node_id)
-            self.schedule.ask_soon(row)
+            if row in self._mismatched:
+                self._meet(address, announcement.port, connected, announcement)
+            else:
+                self.schedule.ask_soon(row)
         elif verdict == NEW and announcement.tag != 'TERMINATED':
             self._meet(address, announcement.port, connected, announcement)
 
@@ -3151,11 +4396,29 @@ class Admin:
             if error:
                 logger.debug('%s announced itself but cannot be asked: %s', node_id, error)
                 self._lost(node_id, error)
+                if announcement:
+                    self._list_mismatched(node_id, announcement, error)
                 return
+            self._mismatched.discard(node_id)
             self._answered(node_id, answer, create=True)
             if announcement and self.table.heard(node_id, announcement)[0] == SAME:
                 self._release_heard(announcement)
         self.poller.submit_new(self._talk(node_id, self._info_steps(node_id), done), connected)
+
+    def _list_mismatched(self, node_id, announcement, error):
+        """What announces itself and answers, but is not understood for want of TLS or for its release, gets a row that says so.
+
+        Only some do, as anybody can announce anything.  They are asked again when they announce themselves, but not polled:
+        a dispynode without TLS takes its beginning for a message of up to 4 GB, and makes room for that.  Poller's thread.
+        """
+        strange = announcement.version and announcement.version not in DISPY_RELEASES
+        if not isinstance(error, MismatchError) and not (strange and isinstance(error, WireError)):
+            return
+        self._mismatched = {known for known in self._mismatched if known in self.table}
+        if len(self._mismatched) < MAX_MISMATCHED:
+            self._mismatched.add(node_id)
+            self.table.add(*split_id(node_id), version=announcement.version)
+            self.table.failed(node_id, as_sentence(error))
 
     def _meet_changed_aliases(self, node_id):
         """Ask those addresses of a node what they are that announced another sign than it.  It has just been asked itself, so
@@ -3183,9 +4446,24 @@ def failure(node_id, outcome, message):
     return dict(id=node_id, ok=False, outcome=outcome, message=str(message))
 
 
+def as_sentence(error):
+    """What a NodeError or WireError is to the administrator."""
+    return 'Its answer is none that dispynode gives: %s.' % error if isinstance(error, WireError) else str(error)
+
+
 def _why(view):
     """The outcome of a control at a node that cannot be controlled."""
     return LOCKED if view['state'] == LOCKED else 'refused'
+
+
+def together(node_id, results):
+    """One result of several controls of a node."""
+    if not results:
+        return failure(node_id, 'refused', 'Nothing has been set here.')
+    failed = [result for result in results if not result['ok']]
+    sentences = collections.OrderedDict.fromkeys(result['message'] for result in failed or results)
+    values = {key: value for result in results for key, value in result.items()}
+    return dict(failed[0] if failed else values, message=' '.join(sentences))
 
 
 def check_whole(field, value, low, high, unit):
@@ -3235,12 +4513,22 @@ class Seeker(Worker):
         super().__init__()
         self._missing = list(places)  # (host, port or None)
         self._admin = admin
+        self.has_looked = False       # whether it has looked for each of them; read by any thread
         self._rows = {}               # (host, port) -> ids of rows that stand for it until one has answered
         self._said = set()
 
     def turn(self):
-        self._missing = [place for place in self._missing if not self._seek(*place)]
+        self._missing = [place for place in self._missing if not self._is_forgotten(*place) and not self._seek(*place)]
+        self.has_looked = True
         self.stopping.wait(LONGEST_PAUSE / 2 if self._missing else None)
+
+    def _is_forgotten(self, host, port):
+        """Whether an administrator has forgotten it: only what shows itself comes back."""
+        ports = [port] if port else self._admin.node_ports
+        try:
+            return any(format_id(canonical(host), number) in self._admin.forgotten for number in ports)
+        except ValueError:
+            return False  # a name: what it stands for may change
 
     def _seek(self, host, port):
         """Whether there is nothing more to be done for this host."""
@@ -3268,6 +4556,938 @@ class Seeker(Worker):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Diagnosis: why a node is not there, or not as it should be
+# ---------------------------------------------------------------------------------------------------------------------
+
+# What is looked at, in this order: name, route, connect, tls, protocol, version, secret, psutil, elsewhere, table.
+Finding = collections.namedtuple('Finding', 'step state message')
+OK, WARNING, FAILED, SKIPPED = 'ok', 'warning', 'failed', 'skipped'
+MARKS = {OK: '+', WARNING: '!', FAILED: 'x', SKIPPED: '-'}
+
+# One diagnosis takes at most RESOLVE_TIME, then three contacts that go on at all places at once, then for each node that
+# is there RELEASE_TIME and SECRET_TIME; nearly always it is a second.
+RESOLVE_TIME = 8.0             # seconds for the look-up of a name
+CONTACT_TIME = 3.0             # seconds for one connection, from connect to what comes back
+NUDGE_TIME = 1.0               # seconds until what says nothing is sent two ends of line, which many programs wait for
+RELEASE_TIME = 1.5             # seconds in which a node tells its release
+SECRET_TIME = 8.0              # seconds in which it is tried which secret opens it
+MAX_DIAGNOSED = 4              # addresses of one name
+MAX_DIAGNOSES = 4              # at one time: each has up to 4 addresses * 3 ports = 12 threads for some seconds
+LOOPBACKS = ('127.0.0.1', '127.0.1.1')  # where dispynode listens when the machine's own name stands for one of them
+
+REFUSED_CURE = ('Start dispynode at %s; if it runs there, it may listen at 127.0.0.1 only or have another port: start it '
+                'with -i and this address.')
+SILENT_CURE = 'See whether %s is on; if it is, let TCP and UDP port %d through its firewall and those on the way.'
+ROUTE_CURE = ('See whether %s is on and in a network that this machine reaches; a firewall that rejects looks the same: let '
+              'TCP and UDP port %d through.')
+LOOPBACK_CURE = ('dispynode listens at %s only, where no other machine reaches it: start it with -i %s (see what '
+                 'the machine\'s own name stands for in /etc/hosts).')
+PORT_CURE = 'dispynode answers at %s: give that port, or start dispyadmin with --node_port %d.'
+STRANGER_CURE = 'Start dispynode at %s with another port (-p), or give its right port: this one belongs to another program.'
+TLS_THERE_CURE = 'Start dispyadmin with the --certfile and --keyfile of the nodes, or dispynode at %s without.'
+TLS_HERE_CURE = 'Start dispynode at %s with the same --certfile and --keyfile as dispyadmin.'
+CERTIFICATE_CURE = 'Start dispynode at %s and dispyadmin with the same --certfile; if it is the same, it may have expired.'
+ADMIN_SECRET_CURE = ('Start dispynode at %s again with an --admin_secret that differs from its --secret, and give that to '
+                     'dispyadmin.')
+LOCKED_CURE = ('Give dispyadmin the --admin_secret of dispynode at %s, on the page or as its --secret; if the node has '
+               'none, start it again with one that differs from its --secret.')
+OTHER_SECRET_CURE = ('Give dispyadmin the --admin_secret of dispynode at %s, on the page or as its --secret: those known '
+                     'are others.')
+PSUTIL_CURE = ('Install psutil at %s (pip install psutil) and start dispynode again: then it tells its CPU, memory, swap and '
+               'disk.')
+TROUBLE_CURE = 'Start dispynode at %s again; if that does not help, see which other program answers at this address.'
+FOREIGN_CURE = 'If %s is the same node under another address, forget that row; else find out who poses as it.'
+ADD_CURE = 'Add %s here, or start dispyadmin with --node %s: then it is asked whether broadcasts reach it or not.'
+
+
+def look_closely(request, known, secrets_, may_send):
+    """Conversation: ask_info(), and where no secret opens the node as its admin, which one is its client secret.
+
+    Returns (Answer, secret or None).  A control that does not exist tells: with the client secret it is answered with
+    nothing, with any other secret by a refusal.
+    """
+    answer = yield from ask_info(request, known, secrets_, may_send)
+    sign = answer.known.sign
+    for secret in tuple(secrets_) if answer.known.secret is None else ():
+        if not may_send(sign):
+            break
+        message = write_message(b'SERVICE_TIME:', {'control': 'none', 'time': None})
+        try:
+            if read_control((yield frame(auth_code(secret, sign), message))) is NOT_ADMIN:
+                return answer, secret
+        except (NodeError, WireError):
+            break  # what is known already will do
+    return answer, None
+
+
+def knock(message):
+    """Conversation: say something to which a node answers by a connection of its own, if it answers."""
+    try:
+        yield frame(NO_CODE, message)
+    except (NodeError, WireError):
+        pass
+
+
+def at_once(call, items, seconds=None):
+    """[call(item) for each item], each on a thread of its own.  None for those that are not done in `seconds`."""
+    results = [(None, None)] * len(items)
+
+    def run(number):
+        try:
+            results[number] = call(items[number]), None
+        except Exception as error:
+            results[number] = None, error
+    threads = [threading.Thread(target=run, args=(number,), name='diagnosis', daemon=True) for number in range(len(items))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds)
+    for _, error in results:
+        if error is not None:
+            raise error
+    return [result for result, _ in results]
+
+
+class Contact:
+    """One connection to an address and port, in which NODE_INFO is asked with an auth code that opens nothing."""
+
+    def __init__(self, address, port, request, tls=None):
+        self.connected = False
+        self.data = b''    # what came back, as far as it tells who speaks
+        self.error = None  # OSError or NodeError that ended it
+        self._deadline = time.monotonic() + CONTACT_TIME
+        try:
+            with socket.socket(family_of(address), socket.SOCK_STREAM) as sock:
+                sock.settimeout(CONTACT_TIME)
+                sock.connect(socket_address(address, port))
+                self.connected = True
+                if tls is None:
+                    self._talk(sock, request)
+                else:
+                    with tls.wrap_socket(sock) as secure:
+                        self._talk(secure, request)
+        except (OSError, NodeError) as error:
+            self.error = error
+
+    def _talk(self, sock, request):
+        sock.sendall(frame(NO_CODE, request))
+        nudged = False
+        while len(self.data) < 44:
+            left = max(0.01, self._deadline - time.monotonic())
+            sock.settimeout(left if nudged else min(left, NUDGE_TIME))
+            try:
+                data = sock.recv(64)
+            except socket.timeout:
+                if nudged:
+                    raise
+                nudged = True
+                sock.sendall(b'\r\n\r\n')
+                continue
+            if not data:
+                return
+            self.data += data
+
+    @property
+    def sign(self):
+        """The sign that a dispynode showed, or None when it is none."""
+        text = self.data[4:44].decode('latin-1')
+        return text if self.data[:4] == struct.pack('>L', 40) and SIGN.match(text) else None
+
+    @property
+    def is_refused(self):
+        return isinstance(self.error, OSError) and self.error.errno == errno.ECONNREFUSED
+
+    @property
+    def is_silent(self):
+        return isinstance(self.error, socket.timeout)
+
+    @property
+    def is_distrusted(self):
+        """Whether TLS works but the certificate is not the one of --certfile."""
+        return isinstance(self.error, ssl.SSLError) and getattr(self.error, 'reason', None) == 'CERTIFICATE_VERIFY_FAILED'
+
+    def why(self):
+        """Why there is no connection, in a sentence."""
+        if self.is_silent:
+            return 'No answer within %g seconds: the machine is off, or a firewall drops the port.' % CONTACT_TIME
+        return connection_error(self.error) if isinstance(self.error, OSError) else str(self.error)
+
+    def speaks(self):
+        """What speaks there that is no dispynode, in a sentence."""
+        line = self.data.partition(b'\n')[0].strip()[:40]
+        if line and all(32 <= byte < 127 for byte in line):
+            return 'Another program answers there; it says "%s".' % line.decode('ascii')
+        if self.data:
+            return 'Another program answers there; it sends what no dispynode sends.'
+        if self.is_silent:
+            return 'It takes the connection and then says nothing: it hangs, or it is another program.'
+        return 'It closes the connection without an answer: it is another program.'
+
+
+class Visit:
+    """What is found at one address and port: findings, and the first cure."""
+
+    def __init__(self, admin, address, port):
+        self.id = format_id(address, port)
+        self.address = address
+        self.port = port
+        self.findings = []
+        self.cure = None
+        self.contact = None   # Contact without TLS
+        self.sign = None      # of the dispynode that answers, if one does ...
+        self.speaks = False   # ... and whether it can be asked: TLS is as it is here
+        self._admin = admin
+        self._request = write_message(b'NODE_INFO:', {'sign': admin.sign})
+
+    def say(self, step, state, message, cure=None):
+        """Add a finding.  The first cure counts: what comes later often follows from it."""
+        self.findings.append(Finding(step, state, message))
+        self.cure = self.cure or cure
+
+    def meet(self):
+        """Connect, and see what speaks there.  Any thread.
+
+        Without TLS first, whatever is used here: a dispynode without it takes the beginning of TLS for a message of up to
+        4 GB, and makes room for that.
+        """
+        self.contact = Contact(self.address, self.port, self._request)
+        self.sign = self.contact.sign
+        if not self.contact.connected:
+            self.say('connect', FAILED, '%s: %s' % (self.id, self.contact.why()))
+            return self
+        self.say('connect', OK, '%s takes connections.' % self.id)
+        if not self.sign:
+            self._meet_with_tls()
+        elif self._admin.client_tls:
+            self.say('tls', FAILED, 'It does not use TLS, and dispyadmin does.', TLS_HERE_CURE % self.id)
+        else:
+            self._say_speaks(SKIPPED, 'Neither side uses TLS.')
+        return self
+
+    def _meet_with_tls(self):
+        tls = self._admin.client_tls
+        secure = Contact(self.address, self.port, self._request, tls or distrusting_tls())
+        why = getattr(secure.error, 'verify_message', None)
+        if secure.is_distrusted:
+            self.sign = Contact(self.address, self.port, self._request, distrusting_tls()).sign
+            self.say('tls', FAILED, 'It has another certificate than the one given here%s.' % (' (%s)' % why if why else ''),
+                     CERTIFICATE_CURE % self.id)
+        elif not secure.sign:
+            spoken = self.contact if self.contact.data else secure
+            self.say('protocol', FAILED, spoken.speaks(), STRANGER_CURE % self.id)
+        elif tls:
+            self.sign = secure.sign
+            self._say_speaks(OK, 'TLS works, and the certificate is the one given here.')
+        else:
+            self.sign = secure.sign
+            self.say('tls', FAILED, 'It uses TLS, and dispyadmin does not.', TLS_THERE_CURE % self.id)
+
+    def _say_speaks(self, state, message):
+        self.speaks = True
+        self.say('tls', state, message)
+        self.say('protocol', OK, 'It answers as dispynode does.')
+
+    # --- a dispynode that can be asked ---
+
+    def ask(self):
+        """Find out its release, which secret opens it, and whether it has psutil."""
+        self._ask_release()
+        answer, client_secret, error = self._admin.look(self.id)
+        if error is not None:
+            self.say('secret', FAILED, as_sentence(error), TROUBLE_CURE % self.id)
+            return
+        owner = self._admin.table.owner(answer.known.sign)
+        published = self._admin.table.get(owner) if owner else None
+        if published and owner != self.id:
+            self._say_foreign(owner, published.view)
+        elif answer.known.secret is not None:
+            self._say_opened(answer)
+        else:
+            self._say_locked(client_secret)
+
+    def _ask_release(self):
+        published = self._admin.table.get(self._admin.table.owner(self.sign) or self.id)
+        release = published and published.view['version']
+        release = release or ask_release(self._admin, self.address, self.port, self.sign)
+        if release in DISPY_RELEASES:
+            self.say('version', OK, 'It runs dispy %s.' % release)
+        elif release:
+            self.say('version', WARNING, 'It runs dispy %s; this dispyadmin was made for %s to %s and may not understand '
+                     'all of it.' % (release, DISPY_RELEASES[0], DISPY_RELEASES[-1]))
+        else:
+            self.say('version', SKIPPED, 'Its dispy release is not known: it does not tell while it runs jobs, when a '
+                     'firewall keeps its answer from this machine, or if it is none from %s to %s.'
+                     % (DISPY_RELEASES[0], DISPY_RELEASES[-1]))
+
+    def _say_foreign(self, owner, view):
+        if self.id in view['addresses']:
+            self.say('secret', OK, 'It is %s under another address; see there.' % owner)
+        else:
+            self.say('secret', WARNING, 'It shows the same sign as %s, so no auth code is sent to it.' % owner,
+                     FOREIGN_CURE % owner)
+
+    def _say_opened(self, answer):
+        if answer.known.admin:
+            self.say('secret', OK, 'A known admin secret opens it.')
+        elif answer.known.secret:
+            self.say('secret', WARNING, 'It has no --admin_secret, and a known secret is its client secret (--secret): it '
+                     'can be seen but not controlled.', ADMIN_SECRET_CURE % self.id)
+        else:
+            self.say('secret', WARNING, 'It has no --admin_secret: it can be seen but not controlled.',
+                     ADMIN_SECRET_CURE % self.id)
+        if answer.info.avail_info is None:
+            self.say('psutil', WARNING, 'psutil is missing there, so it does not tell what is available.',
+                     PSUTIL_CURE % self.id)
+        else:
+            self.say('psutil', OK, 'psutil is there: it tells what is available.')
+
+    def _say_locked(self, client_secret):
+        if client_secret:
+            self.say('secret', FAILED, 'A known secret is its client secret (--secret). Its --admin_secret is another, or '
+                     'the same, which locks every admin out.', ADMIN_SECRET_CURE % self.id)
+        elif client_secret == '':
+            self.say('secret', FAILED, 'No known secret is its --admin_secret.', OTHER_SECRET_CURE % self.id)
+        else:
+            self.say('secret', FAILED, 'No known secret opens it.', LOCKED_CURE % self.id)
+
+
+def distrusting_tls():
+    """A TLS context that takes any certificate: it finds out whether there is TLS, and nothing secret goes through it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def source_for(address, port):
+    """The address of this machine from which the kernel reaches another.  OSError, NodeError when there is no way."""
+    with socket.socket(family_of(address), socket.SOCK_DGRAM) as sock:
+        sock.connect(socket_address(address, port))  # connecting a datagram socket sends nothing
+        return peer_address(sock.getsockname())
+
+
+def ask_release(admin, address, port, sign):
+    """The dispy release of the node with this sign at this address, or None when it does not tell.
+
+    A node answers to its own release alone, by a connection to the one who asks: a dispy client's PING over TCP while it
+    runs no jobs, and NODE_INFO as a datagram where its system lets it hear those that are sent to it alone.
+    """
+    try:
+        source = source_for(address, port)
+        ear = open_socket(socket.SOCK_STREAM, source, 0)
+    except (OSError, NodeError):
+        return None
+    with ear, socket.socket(family_of(address), socket.SOCK_DGRAM) as sock:
+        own_port = ear.getsockname()[1]
+        ask = {'ip_addr': source.partition('%')[0], 'port': own_port, 'sign': secrets.token_hex(20)}
+        for release in admin.announcer.releases():
+            ping = write_message(b'PING:', {'version': release, 'ip_addrs': [], 'port': own_port})
+            admin.poller.submit(Talk(address, port, knock(ping), lambda *_: None))
+            try:
+                sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), socket_address(address, port))
+            except OSError:
+                pass  # nothing there takes datagrams
+        return hear_release(ear, sign, admin.server_tls)
+
+
+def hear_release(ear, sign, tls):
+    """The release in the first announcement of the node with this sign that comes in at a listening socket, or None."""
+    deadline = time.monotonic() + RELEASE_TIME
+    while time.monotonic() < deadline:
+        ear.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            sock, sender = ear.accept()
+        except OSError:
+            break
+        with sock:
+            try:
+                message = run_channel(Inbound(sock, peer_address(sender), tls, deadline))
+                announcement = read_announcement(message)
+            except (OSError, NodeError, WireError):
+                continue
+        if announcement and announcement.sign == sign and announcement.version:
+            return announcement.version
+    return None
+
+
+def run_channel(channel):
+    """The message that comes in over a channel, which is closed then.  OSError, NodeError."""
+    try:
+        while True:
+            events = channel.advance()
+            if not events:
+                return channel.message
+            with selectors.DefaultSelector() as selector:
+                selector.register(channel.sock, events)
+                if not selector.select(max(0.0, channel.expires - time.monotonic())):
+                    raise NodeError(NO_ANSWER)
+    finally:
+        channel.close()
+
+
+class Diagnosis:
+    """Why there is no node, or none that works, at a host: run() looks at one thing after the other."""
+
+    def __init__(self, admin, host, port=None, has_table=True):
+        self.host = host
+        self.port = port
+        self.findings = []
+        self.cure = None
+        self.ids = []                # of the dispynodes that answer
+        self._admin = admin
+        self._has_table = has_table  # whether its table of nodes means anything
+        self._ports = [port] if port else admin.node_ports
+        self._addresses = []
+        self._signs = {}             # id -> sign, of those that answer
+
+    def run(self):
+        """The diagnosis as the HTTP interface shows it."""
+        places = [(address, port) for address in self._reach() for port in self._ports]
+        visits = at_once(Visit.meet, [Visit(self._admin, *place) for place in places])
+        nodes = collections.OrderedDict()  # sign -> Visit: another one with its sign is the same node under another address
+        for visit in visits:
+            if visit.sign:
+                nodes.setdefault(visit.sign, visit)
+        for visit in nodes.values():
+            self.ids.append(visit.id)
+            self._signs[visit.id] = visit.sign
+            if visit.speaks:
+                visit.ask()
+            self._take(visit)
+        if visits and not nodes:
+            self._take_failures(visits)
+        self._skip('it cannot be asked' if visits else 'it cannot be reached')
+        self._look_in_table()
+        return {'host': self.host, 'port': self.port, 'steps': [finding._asdict() for finding in self.findings],
+                'cure': self.cure, 'nodes': self.ids}
+
+    def _say(self, step, state, message, cure=None):
+        self.findings.append(Finding(step, state, message))
+        self.cure = self.cure or cure
+
+    def _take(self, visit):
+        self.findings.extend(visit.findings)
+        self.cure = self.cure or visit.cure
+
+    def _skip(self, why):
+        """Say which steps there was no use in."""
+        done = {finding.step for finding in self.findings}
+        for step in ('route', 'connect', 'tls', 'protocol', 'version', 'secret', 'psutil'):
+            if step not in done and not (step == 'protocol' and self.ids):
+                self._say(step, SKIPPED, 'Not looked at, as %s.' % why)
+
+    # --- name and route ---
+
+    def _reach(self):
+        """The addresses to which there is a way."""
+        try:
+            found, = at_once(resolve, [self.host], RESOLVE_TIME)
+        except NodeError as error:
+            self._say('name', FAILED, str(error), 'Give an IP address instead of %s, or enter the name in DNS or /etc/hosts '
+                      'of this machine.' % self.host)
+            return []
+        if not found:
+            self._say('name', FAILED, 'No name server answers within %d seconds.' % RESOLVE_TIME,
+                      'Give an IP address instead of %s, or see to the name servers of this machine.' % self.host)
+            return []
+        self._addresses = found[:MAX_DIAGNOSED]
+        if found == [self.host]:
+            self._say('name', SKIPPED, '%s is an address.' % self.host)
+        else:
+            more = ', and %d more that are not looked at' % (len(found) - MAX_DIAGNOSED) if found[MAX_DIAGNOSED:] else ''
+            self._say('name', OK, '%s stands for %s%s.' % (self.host, ', '.join(self._addresses), more))
+        return self._find_routes()
+
+    def _find_routes(self):
+        """The addresses to which there is a way.  That there is none to some of them matters only when there is no other."""
+        reached, failed = [], []
+        for address in self._addresses:
+            try:
+                source = source_for(address, self._ports[0])
+            except (OSError, NodeError) as error:
+                failed.append((address, getattr(error, 'strerror', None) or str(error)))
+            else:
+                reached.append(address)
+                self._say_route(address, source)
+        for address, why in () if reached else failed:
+            self._say('route', FAILED, 'There is no way from this machine to %s: %s.' % (address, why.rstrip('.')),
+                      ROUTE_CURE % (address, self._ports[0]))
+        return reached
+
+    def _say_route(self, address, source):
+        if is_near(address, source):
+            self._say('route', OK, '%s is reached from %s, in the same network.' % (address, source))
+        else:
+            self._say('route', OK, '%s is reached from %s, in another network: broadcasts do not get there, so it must be '
+                      'added by hand or with --node.' % (address, source))
+
+    # --- no dispynode answers ---
+
+    def _take_failures(self, visits):
+        """None of these is a dispynode: the most telling one counts."""
+        visits = sorted(visits, key=lambda visit: not visit.contact.connected)
+        for visit in visits:
+            if visit.contact.connected or not visits[0].contact.connected:
+                self._take(visit)
+        self._skip('it cannot be asked')
+        elsewhere = self._search()
+        if elsewhere and not self._is_tls_trouble():
+            self.cure = elsewhere
+        self.cure = self.cure or self._connect_cure(visits)
+
+    def _is_tls_trouble(self):
+        return any(finding.step == 'tls' and finding.state == FAILED for finding in self.findings)
+
+    @staticmethod
+    def _connect_cure(visits):
+        for visit in visits:
+            if visit.contact.is_refused:
+                return REFUSED_CURE % visit.id
+        first = visits[0]
+        cure = SILENT_CURE if first.contact.is_silent else ROUTE_CURE
+        return cure % (first.address, first.port)
+
+    def _search(self):
+        """Look for a dispynode at other ports, and at the loopback addresses if this is the machine.  A cure, or None."""
+        usual = {node_port for _, node_port in PORT_PAIRS} | set(self._admin.node_ports)
+        places = [(address, port) for address in self._addresses for port in sorted(usual - set(self._ports))]
+        own = [address for address in self._addresses if is_own_address(address)]
+        places += [(address, port) for address in LOOPBACKS if own and address not in self._addresses
+                   for port in sorted(usual | set(self._ports))]
+        found = [visit for visit in at_once(Visit.meet, [Visit(self._admin, *place) for place in places]) if visit.sign]
+        if not found:
+            where = ['port %d' % port for port in sorted(usual - set(self._ports))] + list(LOOPBACKS if own else ())
+            self._say('elsewhere', SKIPPED, 'No dispynode answers at %s either.' % ' or '.join(where) if where else
+                      'There is no other usual port to look at.')
+            return None
+        self.ids.extend(visit.id for visit in found)
+        self._say('elsewhere', WARNING, 'dispynode answers at %s.' % ', '.join(visit.id for visit in found))
+        first = found[0]
+        if first.address in self._addresses:
+            return PORT_CURE % (first.id, first.port)
+        return LOOPBACK_CURE % (first.address, own[0])
+
+    # --- the table ---
+
+    def _look_in_table(self):
+        """Say as what these nodes are listed, or the places that were asked for."""
+        if not self._has_table:
+            return
+        ids = self.ids or [format_id(address, port) for address in self._addresses for port in self._ports]
+        rows = [(node_id, self._row(node_id)) for node_id in ids]
+        for node_id, view in rows:
+            if view:
+                self._say_listed(node_id, view)
+        if not any(view for _, view in rows):
+            self._say('table', WARNING if self.ids else SKIPPED, 'It is not in the table of nodes.',
+                      ADD_CURE % (ids[0], ids[0]) if self.ids else None)
+
+    def _row(self, node_id):
+        """The view of the row that stands for this address, or None."""
+        table = self._admin.table
+        published = table.get(table.row(node_id)) or table.get(table.owner(self._signs.get(node_id)))
+        return published and published.view
+
+    def _say_listed(self, node_id, view):
+        where = node_id if view['id'] == node_id else '%s, of which %s is another address' % (view['id'], node_id)
+        good = view['state'] in (READY, STOPPED)
+        reason = ' ' + view['reason'] if view['reason'] and not self.cure else ''  # else it was said above
+        self._say('table', OK if good else WARNING, 'It is listed as %s; it is %s.%s' % (where, view['state'], reason))
+
+
+def is_own_address(address):
+    """Whether this is an address of this machine."""
+    return is_loopback(address) or any(interface.address == address for interface in list_interfaces())
+
+
+def is_near(address, source):
+    """Whether an address is in the network of our address `source`, so that broadcasts reach it."""
+    if is_own_address(address):
+        return True
+    plain = ipaddress.ip_address(address.partition('%')[0])
+    return any(interface.address == source and
+               plain in ipaddress.ip_network('%s/%d' % (source.partition('%')[0], interface.prefix), strict=False)
+               for interface in list_interfaces())
+
+
+_diagnoses = threading.BoundedSemaphore(MAX_DIAGNOSES)
+
+
+def diagnose(admin, host, port=None, has_table=True):
+    """Why is this host's node not there?  {'host', 'port', 'steps', 'cure', 'nodes'}; InputError when too many are asked.
+
+    Nothing is changed, but that rows of the table learn what their nodes answered.
+    """
+    if not _diagnoses.acquire(timeout=RESOLVE_TIME):
+        raise InputError('host: %d hosts are being diagnosed; try again in a moment' % MAX_DIAGNOSES)
+    try:
+        return Diagnosis(admin, host, port, has_table).run()
+    finally:
+        _diagnoses.release()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Keeper: what administrators set, kept over time and restarts
+# ---------------------------------------------------------------------------------------------------------------------
+
+class Keeper(Worker):
+    """Drives drains on, notices nodes that are not as they were set, sets them again if it is told to, and saves the state."""
+
+    name = 'keeper'
+
+    def __init__(self, admin, keep, state_file):
+        super().__init__()
+        self._admin = admin
+        self._keep = keep            # whether to reapply by itself
+        self._state_file = state_file
+        self._saved = None           # what was saved last
+        self._drifted = {}           # id -> its drift, as it was told
+        self._tried = {}             # id -> monotonic time at which it was set again, or drained on
+        self._wakeup = threading.Event()
+
+    def wake(self):
+        self._wakeup.set()
+
+    def finish(self):
+        self._save()
+
+    def turn(self):
+        self._wakeup.wait(KEEP_INTERVAL)
+        self._wakeup.clear()
+        if self.stopping.is_set():
+            return
+        minded = self._admin.table.minded()
+        self._drain_on({node.id: node for node in minded if node.drain})
+        self._watch_drift({node.id: node for node in minded if node.drift})
+        self._save()
+
+    # --- drains ---
+
+    def _drain_on(self, nodes):
+        """One step of each drain."""
+        again, over = [], {RESTORE: [], END: [], STAY: []}
+        for node_id, node in nodes.items():
+            drain, view = node.drain, node.view
+            if node.state == UNREACHABLE or not view['controllable'] or drain.idle and drain.then == STAY:
+                continue
+            if view['cpus'] != 0 or view['update_time'] <= drain.since:
+                if view['cpus'] != 0 and self._may_try(node_id):
+                    again.append(node_id)  # it was started again, or somebody else gave it CPUs
+            elif view['busy'] == 0:
+                over[drain.then].append(node_id)
+            self._admin.schedule.ask_in(node_id, KEEP_INTERVAL)
+        if again:
+            self._set(again, lambda node_id: SetCpus(0))
+        for node_id in over[STAY]:
+            self._idle(node_id, nodes[node_id].drain._replace(idle=time.time()))
+        for node_id in self._set(over[END], lambda node_id: SetServiceTime('end', 'now'), 'service_end'):
+            self._idle(node_id, None)
+        for node_id in self._set(over[RESTORE], lambda node_id: SetCpus('all' if nodes[node_id].drain.restore is None
+                                                                        else nodes[node_id].drain.restore)):
+            self._idle(node_id, None)
+
+    def _set(self, ids, make, key='cpus'):
+        """Set something at nodes; the ids of those that took it."""
+        if not ids:
+            return []
+        operation = Operation('drain', 'Drain on', {}, ITSELF, len(ids))
+        return [result['id'] for result in self._admin._control_each(ids, make, operation, key) if result['ok']]
+
+    def _idle(self, node_id, drain):
+        before = self._admin.table.keep(node_id, drain=drain)
+        if before and before['drain']:
+            text = {RESTORE: 'it has its CPUs back', END: 'dispynode is ended there', STAY: 'it stays without jobs'}
+            self._admin.journal.happened(DRAINED, node_id, '%s is drained: %s.' % (node_id, text[before['drain'].then]))
+
+    def _may_try(self, node_id):
+        now = time.monotonic()
+        if now - self._tried.get(node_id, -math.inf) < KEEP_PAUSE:
+            return False
+        self._tried[node_id] = now
+        return True
+
+    # --- drift ---
+
+    def _watch_drift(self, nodes):
+        for node_id, node in nodes.items():
+            if self._drifted.get(node_id) != node.drift:
+                self._admin.journal.happened(DRIFTED, node_id, '%s has drifted: %s' % (node_id, ' '.join(node.drift)))
+        self._drifted = {node_id: node.drift for node_id, node in nodes.items()}
+        self._tried = {node_id: when for node_id, when in self._tried.items() if time.monotonic() - when < KEEP_PAUSE}
+        ids = [node_id for node_id in nodes if self._keep and self._may_try(node_id)]
+        if ids:
+            self._admin.reapply(ids, but_end=True)  # a time that has passed would end dispynode at once
+
+    # --- state ---
+
+    def restore(self):
+        """Take up what was saved.  Before the threads start."""
+        if self._state_file is None:
+            return
+        nodes, forgotten = self._state_file.read()
+        self._admin.forgotten.update(forgotten)
+        for node_id, kept in nodes.items():
+            self._admin.table.add(*split_id(node_id))
+            self._admin.table.keep(node_id, **kept)
+            self._admin.schedule.add(node_id)
+        self._saved = self._state()
+
+    def _state(self):
+        changes, kept = self._admin.table.all_kept()
+        return changes, kept, frozenset(self._admin.forgotten.copy())
+
+    def _save(self):
+        if self._state_file is None:
+            return
+        state = self._state()
+        if self._saved is None or state[0] != self._saved[0] or state[2] != self._saved[2]:
+            try:
+                self._state_file.write(state[1], state[2])
+                self._saved = state
+            except OSError as error:
+                self.report_once('--state: %s' % (error.strerror or error))
+
+
+class StateFile:
+    """The file of --state: JSON, replaced as a whole each time.  There are no secrets in it."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def read(self):
+        """({id: kept}, forgotten ids).  A file that makes no sense is set aside, not overwritten."""
+        try:
+            with open(self._name, 'rb') as file:
+                data = file.read(MAX_STATE + 1)
+        except FileNotFoundError:
+            return {}, set()
+        except OSError as error:
+            raise StartError('--state %s: %s' % (printable(self._name), error.strerror))
+        try:
+            return parse_state(data)
+        except (ValueError, KeyError, TypeError, RecursionError, Error) as error:
+            aside = '%s.damaged-%s' % (self._name, datetime.datetime.now().strftime('%Y%m%d-%H%M%S'))
+            try:
+                os.replace(self._name, aside)
+            except OSError as problem:
+                raise StartError('--state %s: is damaged, and cannot be set aside: %s'
+                                 % (printable(self._name), problem.strerror))
+            logger.warning('--state %s is damaged (%s); it is kept as %s, and a new one is begun', self._name,
+                           printable(str(error))[:100] or type(error).__name__, aside)
+            return {}, set()
+
+    def write(self, kept, forgotten):
+        """OSError."""
+        value = {'dispyadmin': 1, 'forgotten': sorted(forgotten), 'nodes': {
+            node_id: dict(its, wanted={key: wanted._asdict() for key, wanted in its['wanted'].items()},
+                          drain=its['drain'] and its['drain']._asdict()) for node_id, its in sorted(kept.items())}}
+        folder = os.path.dirname(os.path.abspath(self._name))
+        number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=folder)  # for its owner alone
+        try:
+            with os.fdopen(number, 'w', encoding='ascii') as file:
+                json.dump(value, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._name)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def parse_state(data):
+    """What a state file says: ({id: kept}, forgotten ids).  ValueError, KeyError, TypeError, InputError."""
+    if len(data) > MAX_STATE:
+        raise ValueError('more than %d bytes' % MAX_STATE)
+    value = json.loads(data.decode('utf-8'))
+    if value['dispyadmin'] != 1:
+        raise ValueError('of another version')
+    nodes = {}
+    for node_id, its in value['nodes'].items():
+        wanted = {}
+        for key, fields in its['wanted'].items():
+            its_wanted = Wanted(fields['action'], fields['asked'], fields['value'])
+            if control_of(its_wanted).key != key or type(its_wanted.value) not in (int, float, type(None)):
+                raise ValueError('%s of %s' % (key, node_id))
+            wanted[key] = its_wanted
+        drain = its['drain'] and Drain(**its['drain'])
+        if drain and (drain.then not in THENS or type(drain.since) not in (int, float) or
+                      type(drain.restore) not in (int, type(None))):
+            raise ValueError('drain of %s' % node_id)
+        if its['zone'] is not None:
+            check_whole('zone', its['zone'], -DAY, DAY, '')
+        nodes[check_id(node_id)] = {'added': its['added'] is True, 'wanted': wanted, 'drain': drain, 'zone': its['zone']}
+    return nodes, {check_id(node_id) for node_id in value['forgotten']}
+
+
+def check_id(node_id):
+    """`node_id` when format_id() can have made it, else ValueError."""
+    address, port = split_id(node_id)
+    if format_id(canonical(address), check_port(port)) != node_id:
+        raise ValueError('%s is no id of a node' % printable(node_id)[:80])
+    return node_id
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics: what Prometheus and its like read
+# ---------------------------------------------------------------------------------------------------------------------
+# The text exposition format, version 0.0.4: https://prometheus.io/docs/instrumenting/exposition_formats/
+
+METRICS_KIND = 'text/plain; version=0.0.4; charset=utf-8'
+
+# `kind` is gauge or counter; `value` makes a number of a node's view, or None when there is none.  A metric is `live` when
+# it tells what is now: of nodes that do not answer it is left out.
+NodeMetric = collections.namedtuple('NodeMetric', 'name kind live value help')
+
+
+def _of_available(key, share=1):
+    """The value of a NodeMetric: this one of AVAILABLE, divided by `share`."""
+    def value(view):
+        available = view['avail_info'] and view['avail_info'][key]
+        return available if available is None or share == 1 else available / share
+    return value
+
+
+NODE_METRICS = (
+    NodeMetric('controllable', 'gauge', True, lambda view: int(view['controllable']),
+               'Whether its settings can be changed from here.'),
+    NodeMetric('cpus', 'gauge', True, operator.itemgetter('cpus'), 'CPUs that dispy may use.'),
+    NodeMetric('max_cpus', 'gauge', True, operator.itemgetter('max_cpus'), 'CPUs in the machine.'),
+    NodeMetric('busy_cpus', 'gauge', True, operator.itemgetter('busy'), 'CPUs that run a job: running jobs.'),
+    NodeMetric('available_cpu_ratio', 'gauge', True, _of_available('cpu', 100),
+               'Share of all its CPU time that is available, from 0 to 1.'),
+    NodeMetric('available_memory_bytes', 'gauge', True, _of_available('memory'), 'Memory that is available.'),
+    NodeMetric('available_disk_bytes', 'gauge', True, _of_available('disk'),
+               'Room that is available on the disk for the files of jobs.'),
+    NodeMetric('available_swap_ratio', 'gauge', True, _of_available('swap', 100),
+               'Share of its swap space that is available, from 0 to 1.'),
+    NodeMetric('clients_to_serve', 'gauge', True, lambda view: math.inf if view['serve'] == -1 else view['serve'],
+               'Clients that it will still serve; +Inf without limit.'),
+    NodeMetric('service_start_timestamp_seconds', 'gauge', True, operator.itemgetter('service_start'),
+               'Unix time from which on it takes jobs, where it is set.'),
+    NodeMetric('service_stop_timestamp_seconds', 'gauge', True, operator.itemgetter('service_stop'),
+               'Unix time from which on it takes no new jobs, where it is set.'),
+    NodeMetric('service_end_timestamp_seconds', 'gauge', True, operator.itemgetter('service_end'),
+               'Unix time at which it ends, where it is set.'),
+    NodeMetric('drifted_settings', 'gauge', True, lambda view: len(view['drift'] or ()),
+               'Settings that are not as they were set here.'),
+    NodeMetric('draining', 'gauge', False, lambda view: int(view['drain'] is not None),
+               'Whether it shall take no new jobs until it is idle.'),
+    NodeMetric('clients_done_total', 'counter', False, operator.itemgetter('clients_done'),
+               'Clients that were served since it was started.'),
+    NodeMetric('jobs_done_total', 'counter', False, operator.itemgetter('jobs_done'),
+               'Jobs that were done since it was started.'),
+    NodeMetric('cpu_seconds_total', 'counter', False, operator.itemgetter('cpu_time'),
+               'CPU time that jobs took since it was started.'),
+    NodeMetric('last_answer_timestamp_seconds', 'gauge', False, operator.itemgetter('update_time'),
+               'Unix time of its last answer.'),
+)
+
+
+def escape_label(text):
+    """`text` as it stands in quotes as the value of a label."""
+    return str(text).replace('\\', r'\\').replace('"', r'\"').replace('\n', r'\n')
+
+
+def write_family(name, kind, help_, samples):
+    """One metric: HELP, TYPE, and its samples, which are (labels and suffix as text, number).  Without samples: nothing."""
+    lines = ['%s%s %s\n' % (name, labels, '+Inf' if value == math.inf else value) for labels, value in samples]
+    return '# HELP %s %s\n# TYPE %s %s\n%s' % (name, help_, name, kind, ''.join(lines)) if lines else ''
+
+
+def labelled(**labels):
+    """{name="value",...} with the values escaped, in the order given."""
+    return '{%s}' % ','.join('%s="%s"' % (name, escape_label(value)) for name, value in labels.items())
+
+
+def write_metrics(admin):
+    """All metrics as text."""
+    snapshot = admin.snapshot()
+    return ''.join(itertools.chain(_node_metrics(snapshot.nodes), _cluster_metrics(snapshot.totals), _own_metrics(admin),
+                                   _process_metrics()))
+
+
+def _node_metrics(nodes):
+    views = [published.view for published in nodes]
+    places = [escape_label(view['id']) for view in views]
+    nodes = [('{node="%s"}' % place, view) for place, view in zip(places, views)]
+    live = [node for node in nodes if node[1]['state'] != UNREACHABLE]
+    yield write_family('dispy_node_info', 'gauge', 'The name and dispy release of a node; always 1.', [
+        ('{node="%s",name="%s",version="%s"}' % (place, escape_label(view['name'] or ''), view['version'] or ''), 1)
+        for place, view in zip(places, views)])
+    yield write_family('dispy_node_up', 'gauge', 'Whether it answered when it was asked last.', [
+        (label, int(view['state'] != UNREACHABLE)) for label, view in nodes])
+    yield write_family('dispy_node_state', 'gauge', 'The state of a node: 1 for the one that it is in, 0 for the others.', [
+        ('{node="%s",state="%s"}' % (place, state), int(view['state'] == state))
+        for place, view in zip(places, views) for state in STATES])
+    yield write_family('dispy_node_in_group', 'gauge', 'The groups (--group) that a node is in; always 1.', [
+        ('{node="%s",group="%s"}' % (place, group), 1) for place, view in zip(places, views) for group in view['groups']])
+    for metric in NODE_METRICS:
+        values = ((label, metric.value(view)) for label, view in (live if metric.live else nodes))
+        yield write_family('dispy_node_' + metric.name, metric.kind, metric.help, [v for v in values if v[1] is not None])
+
+
+def _cluster_metrics(totals):
+    """Sums of gauges.  There are none of counters, as a node that is started again or forgotten would make them go down."""
+    yield write_family('dispy_nodes', 'gauge', 'Nodes in each state.', [
+        (labelled(state=state), totals[state]) for state in STATES])
+    for name, key, help_ in (('dispy_cpus', 'cpus', 'CPUs that dispy may use, of all nodes that answer.'),
+                             ('dispy_busy_cpus', 'busy', 'CPUs that run a job, of all nodes that answer.'),
+                             ('dispy_drifted_nodes', 'drifted', 'Nodes that are not as they were set here.')):
+        yield write_family(name, 'gauge', help_, [('', totals[key])])
+
+
+def _own_metrics(admin):
+    """How dispyadmin itself fares."""
+    poller, (waiting, open_) = admin.poller, admin.poller.load()
+    version, events = sys.version.split()[0], dict(dict.fromkeys(EVENT_KINDS, 0), **admin.journal.counts())
+    for name, kind, help_, samples in (
+            ('build_info', 'gauge', 'Releases of dispyadmin and of its Python; always 1.',
+             [(labelled(version=__version__, python=version), 1)]),
+            ('polls_total', 'counter', 'Polls of nodes that are over.', [('', admin.polls)]),
+            ('polls_failed_total', 'counter', 'Polls that were not answered.', [('', admin.polls_failed)]),
+            ('exchange_duration_seconds', 'summary', 'How long questions to nodes took, from connect to answer, of those '
+             'that were answered.', [('_sum', round(poller.answered_seconds, 6)), ('_count', poller.answered)]),
+            ('exchanges_failed_total', 'counter', 'Questions to nodes that were not answered.', [('', poller.failed)]),
+            ('open_exchanges', 'gauge', 'Questions to nodes that wait for an answer now.',
+             [(labelled(kind=kind), number) for kind, number in open_.items()]),
+            ('max_open_exchanges', 'gauge', 'How many there may be at one time.', [('', poller.places)]),
+            ('waiting_conversations', 'gauge', 'Conversations with nodes that wait for a place.',
+             [(labelled(lane=lane), number) for lane, number in waiting.items()]),
+            ('poll_interval_seconds', 'gauge', 'Seconds between two polls of a node.', [('', admin.schedule.interval)]),
+            ('info_port_held', 'gauge', 'Whether announcements of nodes are heard at this port now.',
+             [(labelled(port=port.port), int(port.state == 'held')) for port in admin.listener.info_ports]),
+            ('events_total', 'counter', 'How often nodes were found, lost, back, and so on.',
+             [(labelled(kind=kind), number) for kind, number in sorted(events.items())]),
+            ('threads', 'gauge', 'Threads of dispyadmin.', [('', threading.active_count())])):
+        yield write_family('dispyadmin_' + name, kind, help_, samples)
+    if admin.alerts:
+        yield write_family('dispyadmin_alerts_total', 'counter', 'Runs of the program of --on_event.',
+                           [('', admin.alerts.runs)])
+        yield write_family('dispyadmin_alerts_failed_total', 'counter', 'Runs of it that failed.',
+                           [('', admin.alerts.failed)])
+    yield write_family('process_start_time_seconds', 'gauge', 'Unix time at which dispyadmin was started.',
+                       [('', round(admin.started, 3))])
+
+
+def _process_metrics():
+    """What the system tells of this process, under the names that are customary."""
+    yield write_family('process_cpu_seconds_total', 'counter', 'User and system CPU time that was spent.',
+                       [('', round(time.process_time(), 3))])
+    try:
+        with open('/proc/self/statm') as file:  # see proc(5): pages
+            virtual, resident = [int(word) * resource.getpagesize() for word in file.read().split()[:2]]
+        files = len(os.listdir('/proc/self/fd'))
+    except (OSError, ValueError, AttributeError):
+        return  # not Linux
+    for name, value, help_ in (
+            ('virtual_memory_bytes', virtual, 'Virtual memory size.'),
+            ('resident_memory_bytes', resident, 'Resident memory size.'),
+            ('open_fds', files, 'Open file descriptors.'),
+            ('max_fds', resource.getrlimit(resource.RLIMIT_NOFILE)[0], 'Most file descriptors that may be open.')):
+        yield write_family('process_' + name, 'gauge', help_, [('', value)])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The page: HTML, CSS and JavaScript, served as they stand
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -3292,7 +5512,12 @@ PAGE_HTML = r'''<!DOCTYPE html>
   <symbol id="shape-ready" viewBox="0 0 16 16"><circle cx="8" cy="8" r="5.5" fill="currentColor"/></symbol>
   <symbol id="shape-stopped" viewBox="0 0 16 16"><path d="M3.5 3h3.2v10H3.5zM9.3 3h3.2v10H9.3z" fill="currentColor"/></symbol>
   <symbol id="shape-locked" viewBox="0 0 16 16"><path d="M5 7V5.2a3 3 0 0 1 6 0V7" fill="none" stroke="currentColor" stroke-width="1.8"/><rect x="3" y="7" width="10" height="7" rx="1.2" fill="currentColor"/></symbol>
+  <symbol id="mark-ok" viewBox="0 0 16 16"><path d="M3 8.5l3.2 3.2L13 4.8" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" stroke-linejoin="round"/></symbol>
+  <symbol id="mark-warning" viewBox="0 0 16 16"><path d="M8 2.5L14.5 13.5H1.5z" fill="none" stroke="currentColor" stroke-width="1.6" stroke-linejoin="round"/><path d="M8 6.5v3.2m0 1.6v.4" stroke="currentColor" stroke-width="1.6" stroke-linecap="round"/></symbol>
+  <symbol id="mark-failed" viewBox="0 0 16 16"><path d="M3.5 3.5l9 9m0-9l-9 9" fill="none" stroke="currentColor" stroke-width="2.4" stroke-linecap="round"/></symbol>
+  <symbol id="mark-skipped" viewBox="0 0 16 16"><path d="M4 8h8" stroke="currentColor" stroke-width="2" stroke-linecap="round"/></symbol>
   <symbol id="shape-unreachable" viewBox="0 0 16 16"><path d="M3.5 3.5l9 9m0-9l-9 9" fill="none" stroke="currentColor" stroke-width="2.4" stroke-linecap="round"/></symbol>
+  <symbol id="shape-drifted" viewBox="0 0 16 16"><path d="M8 2l6 6-6 6-6-6z" fill="none" stroke="currentColor" stroke-width="1.8" stroke-linejoin="round"/><path d="M8 5.4v3.2m0 1.6v.4" fill="none" stroke="currentColor" stroke-width="1.6" stroke-linecap="round"/></symbol>
 </svg>
 
 <a class="skip" href="#main">Skip to the nodes</a>
@@ -3305,6 +5530,10 @@ PAGE_HTML = r'''<!DOCTYPE html>
     <a id="nav-node" href="admin_node.html">Admin Node</a>
   </nav>
   <p id="freshness" class="freshness"></p>
+  <div class="top-tools">
+    <button type="button" id="events-button" class="quiet" aria-haspopup="dialog">Events</button>
+    <button type="button" id="help-button" class="quiet" aria-haspopup="dialog" aria-label="Keyboard shortcuts" title="Keyboard shortcuts">?</button>
+  </div>
 </header>
 
 <p id="banner" class="banner" role="status" hidden></p>
@@ -3319,6 +5548,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
       <button type="button" id="total-stopped" data-state="stopped" aria-pressed="false"><b>0</b> <span class="state" data-state="stopped"><svg aria-hidden="true"><use href="#shape-stopped"/></svg>stopped</span></button>
       <button type="button" id="total-locked" data-state="locked" aria-pressed="false"><b>0</b> <span class="state" data-state="locked"><svg aria-hidden="true"><use href="#shape-locked"/></svg>locked</span></button>
       <button type="button" id="total-unreachable" data-state="unreachable" aria-pressed="false"><b>0</b> <span class="state" data-state="unreachable"><svg aria-hidden="true"><use href="#shape-unreachable"/></svg>unreachable</span></button>
+      <button type="button" id="total-drifted" data-state="drifted" aria-pressed="false" title="Not as they were set here" hidden><b>0</b> <span class="mark"><svg aria-hidden="true"><use href="#shape-drifted"/></svg>drifted</span></button>
     </div>
     <dl class="sums">
       <div><dt>CPUs</dt><dd id="total-cpus">0</dd></div>
@@ -3331,14 +5561,34 @@ PAGE_HTML = r'''<!DOCTYPE html>
   <section id="cluster" class="work" aria-labelledby="cluster-title" hidden>
     <h1 id="cluster-title" class="unseen" tabindex="-1">Admin Cluster(s)</h1>
 
+    <details id="past" class="past">
+      <summary>History</summary>
+      <div id="past-charts" class="charts"></div>
+      <p id="past-hint" class="hint"></p>
+    </details>
+
     <div id="tools" class="tools">
       <label class="filter"><span class="unseen">Filter nodes</span>
         <input id="filter" type="search" placeholder="Filter: address, name, state, reason, version" autocomplete="off" spellcheck="false"></label>
+      <span id="group-choice" class="sort" hidden><label for="group">Group</label>
+        <select id="group"></select></span>
       <span class="sort"><label for="sort-by">Sort by</label>
         <select id="sort-by"></select>
         <button type="button" id="sort-direction" class="quiet" aria-label="Ascending; reverse the order"></button></span>
-      <p id="count" class="count"></p>
+      <div class="count">
+        <p id="count"></p>
+        <button type="button" id="csv" class="quiet" aria-label="CSV: save the nodes shown" title="Save the nodes shown as a file for spreadsheets">CSV</button>
+      </div>
     </div>
+
+    <form id="drifted-form" class="notice drifted" novalidate hidden>
+      <div class="line">
+        <p id="drifted-text" class="grow"></p>
+        <button id="reapply-all" class="main">Reapply all</button>
+        <button type="button" id="accept-all">Accept all as they are</button>
+      </div>
+      <p id="drifted-error" class="error" role="alert"></p>
+    </form>
 
     <div id="viewport" class="viewport" role="region" aria-label="Nodes" tabindex="0">
       <table id="nodes" role="table" aria-label="Nodes">
@@ -3391,8 +5641,25 @@ PAGE_HTML = r'''<!DOCTYPE html>
       <p id="node-name" class="node-name"></p>
       <span id="node-state" class="state"><svg aria-hidden="true"><use/></svg><span></span></span>
     </div>
-    <div id="node-notice" class="notice" hidden><strong></strong> <span></span></div>
+    <div id="node-notice" class="notice" hidden><strong></strong> <span></span> <button type="button" id="node-why" aria-controls="node-diagnosis" hidden>Why?</button></div>
+    <div id="node-diagnosis" class="panel diagnosis" role="region" aria-label="Diagnosis" hidden></div>
+    <p id="node-drain" class="notice draining" hidden></p>
+    <form id="drift-form" class="notice drifted" novalidate hidden>
+      <h2><span class="mark"><svg aria-hidden="true"><use href="#shape-drifted"/></svg>drifted</span></h2>
+      <ul id="drift-list"></ul>
+      <div class="line">
+        <button id="reapply" class="main" aria-describedby="drift-hint">Reapply</button>
+        <button type="button" id="accept" aria-describedby="drift-hint">Accept as it is</button>
+        <p id="drift-hint" class="hint grow">Reapply sets everything again that was set here. Accept forgets it, and leaves the node as it is.</p>
+      </div>
+      <p id="drift-error" class="error" role="alert"></p>
+    </form>
     <div id="node-facts" class="facts"></div>
+    <section id="node-past" class="panel" aria-labelledby="node-past-title">
+      <h2 id="node-past-title">Last hours</h2>
+      <div id="node-charts" class="charts"></div>
+      <p id="node-past-hint" class="hint"></p>
+    </section>
   </section>
 
   <section id="chooser" class="work chooser" aria-labelledby="chooser-title" hidden>
@@ -3449,7 +5716,24 @@ PAGE_HTML = r'''<!DOCTYPE html>
           <p id="clients-error" class="error" role="alert"></p>
           <p id="clients-hint" class="hint">After that many more clients the node program exits, and someone has to start it again by hand. 0 takes no more clients; &minus;1 serves without limit.</p>
         </form>
+        <form id="drain-form" novalidate>
+          <h3>Drain</h3>
+          <div class="line">
+            <label class="field grow"><span>When no job runs any more</span>
+              <select id="drain-then" aria-describedby="drain-hint"><option value="restore">Give CPUs back</option><option value="end">End dispynode there</option><option value="stay">Stay without jobs</option></select></label>
+            <button id="drain">Drain</button>
+          </div>
+          <p id="drain-error" class="error" role="alert"></p>
+          <p id="drain-hint" class="hint">Takes no new jobs; running ones go on to their end.</p>
+        </form>
       </fieldset>
+      <form id="cancel-form" novalidate hidden>
+        <div class="line">
+          <button id="drain-cancel" aria-describedby="cancel-hint">Cancel drain</button>
+          <p id="cancel-hint" class="hint grow"></p>
+        </div>
+        <p id="cancel-error" class="error" role="alert"></p>
+      </form>
       <form id="forget-form" novalidate>
         <div class="line">
           <button id="forget" aria-describedby="forget-hint">Forget</button>
@@ -3500,19 +5784,28 @@ PAGE_HTML = r'''<!DOCTYPE html>
           <label class="field short"><span>Port</span>
             <input id="add-port" type="text" inputmode="numeric" maxlength="5" placeholder="any" autocomplete="off" aria-describedby="add-error"></label>
           <button id="add-node">Add</button>
+          <button type="button" id="diagnose" aria-describedby="diagnose-hint" aria-controls="diagnosis">Diagnose</button>
         </div>
         <p id="add-error" class="error" role="alert"></p>
+        <p id="diagnose-hint" class="hint">Diagnose tells why a node is not in the table.</p>
       </form>
+      <div id="diagnosis" class="diagnosis" role="region" aria-label="Diagnosis" hidden></div>
     </section>
   </aside>
 
   <section id="outcome" class="outcome" aria-label="Outcome" hidden>
     <div class="outcome-head">
       <p id="outcome-summary" role="status" aria-live="polite" tabindex="-1"></p>
-      <button type="button" id="outcome-dismiss" class="quiet">Dismiss</button>
+      <div class="outcome-tools">
+        <button type="button" id="outcome-retry" hidden>Retry failed</button>
+        <button type="button" id="outcome-select" hidden>Select failed</button>
+        <button type="button" id="outcome-undo" hidden>Undo</button>
+        <button type="button" id="outcome-dismiss" class="quiet">Dismiss</button>
+      </div>
     </div>
-    <ul id="outcome-list"></ul>
-    <button type="button" id="outcome-more" hidden></button>
+    <progress id="outcome-progress" aria-label="Nodes done" hidden></progress>
+    <p id="outcome-error" class="error" role="alert"></p>
+    <div id="outcome-groups" class="groups" hidden></div>
   </section>
 </main>
 
@@ -3521,10 +5814,40 @@ PAGE_HTML = r'''<!DOCTYPE html>
 <dialog id="ask" aria-labelledby="ask-title" aria-describedby="ask-text">
   <h2 id="ask-title"></h2>
   <p id="ask-text"></p>
+  <div id="ask-groups" class="groups" hidden></div>
   <div class="line">
     <button type="button" id="ask-no">Cancel</button>
     <button type="button" id="ask-yes" class="danger"></button>
   </div>
+</dialog>
+
+<dialog id="events" class="drawer" aria-labelledby="events-title">
+  <div class="drawer-head">
+    <h2 id="events-title" tabindex="-1">Events</h2>
+    <button type="button" id="events-close" class="quiet">Close</button>
+  </div>
+  <p id="events-error" class="error" role="alert"></p>
+  <p id="events-none" class="hint"></p>
+  <ol id="events-list" class="events"></ol>
+  <button type="button" id="events-more" hidden></button>
+</dialog>
+
+<dialog id="help" aria-labelledby="help-title">
+  <h2 id="help-title" tabindex="-1">Keyboard shortcuts</h2>
+  <dl class="keys">
+    <div><dt><kbd>/</kbd></dt><dd>Filter the nodes</dd></div>
+    <div id="help-group" hidden><dt><kbd>g</kbd></dt><dd>Choose a group</dd></div>
+    <div><dt><kbd>j</kbd> <kbd>k</kbd></dt><dd>Next row, previous row; in the table <kbd>&darr;</kbd> <kbd>&uarr;</kbd> too</dd></div>
+    <div><dt><kbd>Enter</kbd></dt><dd>Open the row&rsquo;s node</dd></div>
+    <div><dt><kbd>x</kbd></dt><dd>Select the row, or not</dd></div>
+    <div><dt><kbd>a</kbd></dt><dd>Select all nodes shown, or none</dd></div>
+    <div><dt><kbd>n</kbd></dt><dd>Poll now</dd></div>
+    <div><dt><kbd>e</kbd></dt><dd>Events</dd></div>
+    <div><dt><kbd>Esc</kbd></dt><dd>Close what is open; else show all nodes; else select none</dd></div>
+    <div><dt><kbd>?</kbd></dt><dd>This help</dd></div>
+  </dl>
+  <label class="check"><input id="keys-on" type="checkbox" checked> Use these keys in this browser</label>
+  <div class="line"><button type="button" id="help-close">Close</button></div>
 </dialog>
 
 <template id="row">
@@ -3532,7 +5855,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
     <td role="cell" class="c-select"><label class="hit"><input type="checkbox"></label></td>
     <th role="rowheader" scope="row" class="c-address" data-col="address"><a></a></th>
     <td role="cell" class="c-name" data-col="name"></td>
-    <td role="cell" class="c-state"><span class="state"><svg aria-hidden="true"><use/></svg><span></span></span><span class="why"></span></td>
+    <td role="cell" class="c-state"><span class="state"><svg aria-hidden="true"><use/></svg><span></span></span><span class="why" hidden><span class="mark" hidden><svg aria-hidden="true"><use href="#shape-drifted"/></svg>drifted</span><span></span></span></td>
     <td role="cell" class="c-fact num" data-col="cpus" data-label="CPUs"></td>
     <td role="cell" class="c-fact num" data-col="busy" data-label="Busy"></td>
     <td role="cell" class="c-fact num meter" data-col="cpu" data-label="CPU free"></td>
@@ -3678,6 +6001,8 @@ h1:focus, main:focus { outline: none; }
 .top nav a[aria-current] { color: var(--text); font-weight: 600; border-bottom-color: var(--accent); }
 .top nav a:focus-visible { outline-offset: -3px; }
 .freshness { margin-left: auto; color: var(--muted); font-size: .8125rem; }
+.top-tools { display: flex; gap: .25rem; margin-left: -1.25rem; }
+#help-button { min-width: 2rem; }
 
 .banner { padding: .5rem var(--gap); background: var(--locked-tint); color: var(--locked); border-bottom: 1px solid var(--line); font-weight: 600; }
 .foot { padding: .625rem var(--gap) .75rem; color: var(--muted); font-size: .75rem; }
@@ -3732,6 +6057,8 @@ button.quiet { border-color: transparent; background: none; color: var(--accent-
 button.quiet:hover { background: var(--tint); }
 button.danger { background: var(--unreachable); border-color: var(--unreachable); color: var(--surface); }
 button.danger:hover { filter: brightness(1.08); }
+button.main { background: var(--accent); border-color: var(--accent); color: var(--on-accent); }
+button.main:hover { filter: brightness(1.08); }
 :disabled, fieldset:disabled button { cursor: not-allowed; }
 fieldset:disabled :is(button, input, select), button:disabled { color: var(--muted); border-color: var(--line); background: transparent; }
 fieldset:disabled :is(h3, .hint, .field) { color: var(--muted); }
@@ -3783,6 +6110,11 @@ form > * + .hint, form > .error:not(:empty) { margin-top: .375rem; }
 .state[data-state="locked"] { color: var(--locked); }
 .state[data-state="unreachable"] { color: var(--unreachable); }
 
+/* Not as it was set here: a word with a shape, beside whatever state the node is in. */
+.mark { display: inline-flex; align-items: center; gap: .3125rem; white-space: nowrap; color: var(--locked); font-weight: 500; }
+.mark svg { width: .875rem; height: .875rem; flex: none; }
+.why .mark { margin-right: .5rem; vertical-align: bottom; }
+
 /* ======== Tools above the table ======== */
 
 .tools { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem 1rem; }
@@ -3793,7 +6125,8 @@ form > * + .hint, form > .error:not(:empty) { margin-top: .375rem; }
 #sort-direction { width: 2rem; padding: 0; margin-left: -.25rem; }
 #sort-direction::before { content: "\2191"; }
 #sort-direction[data-direction="descending"]::before { content: "\2193"; }
-.count { margin-left: auto; color: var(--muted); }
+#group { max-width: 14rem; text-overflow: ellipsis; }
+.count { display: flex; align-items: center; gap: .375rem; margin-left: auto; color: var(--muted); }
 
 /* ======== Table ======== */
 
@@ -3869,6 +6202,7 @@ form > * + .hint, form > .error:not(:empty) { margin-top: .375rem; }
 #rows .num { text-align: right; }
 #rows > tr:hover { background: var(--raised); }
 #rows > tr.selected { background: var(--tint); }
+#rows > tr:focus-within > .c-select { box-shadow: inset 3px 0 0 var(--accent); }
 .c-address a { font-weight: 500; text-decoration: none; }
 .c-address a:hover { text-decoration: underline; }
 .c-address a:focus-visible { outline-offset: -1px; }
@@ -3878,7 +6212,6 @@ form > * + .hint, form > .error:not(:empty) { margin-top: .375rem; }
 
 /* The reason has the row's second line for itself. */
 .why { position: absolute; left: 2.625rem; right: .375rem; bottom: .3125rem; overflow: hidden; text-overflow: ellipsis; color: var(--muted); line-height: 1.3; }
-.why:empty { display: none; }
 
 .unreachable .c-fact, .unreachable .c-name, .locked .c-fact { color: var(--muted); }
 .unreachable .c-updated { color: var(--unreachable); }
@@ -3895,6 +6228,39 @@ td.meter[style*="--share"] {
 #nodes .space td { padding: 0; border: 0; }
 .no-match { padding: 2rem 1rem; text-align: center; color: var(--muted); }
 .no-match button { margin-left: .5rem; }
+
+/* ======== History ======== */
+
+.past > summary { width: max-content; padding: 0 .25rem; color: var(--muted); font-size: .8125rem; font-weight: 500; cursor: pointer; }
+.past > summary:hover { color: var(--text); }
+.past > .charts { margin-top: .375rem; padding: .625rem 1rem .375rem; background: var(--surface); border: 1px solid var(--line); border-radius: var(--radius); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(14.5rem, 100%), 1fr)); gap: .75rem 1.5rem; }
+#node-charts { grid-template-columns: repeat(auto-fit, minmax(min(12.5rem, 100%), 1fr)); }
+.charts + .hint { margin-top: .375rem; }
+.chart { min-width: 0; margin: 0; font-size: .8125rem; }
+.chart figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; column-gap: .75rem; }
+.chart figcaption > b { font-weight: 600; }
+.chart .when { color: var(--muted); }
+.chart .series { display: flex; flex-wrap: wrap; flex-basis: 100%; gap: 0 .75rem; color: var(--muted); font-size: .75rem; line-height: 1.5; white-space: nowrap; }
+.chart .series b { color: var(--text); font-weight: 600; }
+.chart .series svg { width: 1.125rem; height: .5rem; margin-right: .25rem; vertical-align: middle; }
+.plot { display: block; width: 100%; height: 6.5rem; margin-top: .1875rem; overflow: visible; font-size: .6875rem; touch-action: pan-y; cursor: crosshair; }
+.plot:focus-visible { outline-offset: 0; border-radius: .25rem; }
+.plot text { fill: var(--muted); }
+.plot .grid { stroke: var(--line); shape-rendering: crispEdges; }
+.plot .axis { stroke: var(--line-strong); shape-rendering: crispEdges; }
+.plot .unknown { fill: var(--line); opacity: .45; }
+.plot .cursor { stroke: var(--text); stroke-dasharray: 2 2; shape-rendering: crispEdges; }
+.line-1, .line-2, .line-ready, .line-lost { fill: none; stroke: var(--accent); stroke-width: 1.75; stroke-linecap: round; stroke-linejoin: round; }
+.line-2 { stroke: var(--line-strong); stroke-width: 1.5; stroke-dasharray: 1 3.5; }
+.line-ready { stroke: var(--ready); }
+.line-lost { stroke: var(--unreachable); stroke-dasharray: 5 3.5; }
+.plot .area { fill: var(--accent); opacity: .1; }
+.plot circle { stroke: var(--surface); stroke-width: 1.5; stroke-dasharray: none; }
+.plot circle.line-1 { fill: var(--accent); }
+.plot circle.line-2 { fill: var(--line-strong); }
+.plot circle.line-ready { fill: var(--ready); }
+.plot circle.line-lost { fill: var(--unreachable); }
 
 /* ======== Empty ======== */
 
@@ -3918,10 +6284,18 @@ td.meter[style*="--share"] {
 .notice { padding: .625rem .875rem; border: 1px solid var(--line); border-left: 3px solid var(--stopped); border-radius: var(--radius); background: var(--surface); }
 .notice strong:empty { display: none; }
 .notice[data-state="locked"] { border-left-color: var(--locked); background: var(--locked-tint); }
+.notice.drifted { border-left-color: var(--locked); background: var(--locked-tint); }
+.notice.draining { border-left-color: var(--accent); }
+.notice h2 { margin-bottom: .25rem; }
+.notice ul { margin-bottom: .625rem; padding-left: 1.125rem; }
+.notice .line { align-items: center; }
+.notice .line > .grow { flex-basis: 14rem; }
 .notice[data-state="unreachable"] { border-left-color: var(--unreachable); background: var(--unreachable-tint); }
 
-.facts { columns: 2 22rem; column-gap: var(--gap); margin-bottom: calc(-1 * var(--gap)); }
+.facts { columns: 2 22rem; column-gap: var(--gap); }
 .facts > .panel { break-inside: avoid; margin-bottom: var(--gap); }
+.facts > .panel:last-child { margin-bottom: 0; }
+.facts + .panel { margin-top: calc(var(--gap) - .75rem); }
 .facts dl > div { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; padding: .3125rem 0; border-top: 1px solid var(--line); }
 .facts dl > div:first-child { border-top: 0; }
 .facts dt { color: var(--muted); }
@@ -3937,7 +6311,7 @@ td.meter[style*="--share"] {
 
 .chooser { max-width: 46rem; width: 100%; }
 .chooser .filter { flex: none; width: 100%; }
-.node-name, .choices .name, #outcome-list span { unicode-bidi: isolate; }
+.node-name, .choices .name, .groups span { unicode-bidi: isolate; }
 .choices { padding: 0; list-style: none; background: var(--surface); border: 1px solid var(--line); border-radius: var(--radius); }
 .choices:empty { display: none; }
 .choices li { display: flex; align-items: center; gap: 0 1rem; padding: .125rem .875rem; border-top: 1px solid var(--line); }
@@ -3964,16 +6338,39 @@ td.meter[style*="--share"] {
 .outcome[data-state="working"] { border-left-color: var(--accent); }
 .outcome-head { display: flex; align-items: center; gap: 1rem; justify-content: space-between; }
 #outcome-summary { font-weight: 600; overflow-wrap: anywhere; }
-#outcome-list { max-height: 11rem; overflow: auto; margin-top: .25rem; padding: 0; list-style: none; font-size: .8125rem; }
-#outcome-list li { position: relative; padding: .125rem .5rem .125rem 1.25rem; overflow-wrap: anywhere; }
-#outcome-list li::before { position: absolute; left: 0; content: "\2713"; color: var(--ready); }
-#outcome-list li.failed::before { content: "\2715"; color: var(--unreachable); }
-#outcome-list b { font-weight: 500; }
-#outcome-more { margin: .375rem 0 .25rem; }
+.outcome-tools { display: flex; flex-wrap: wrap; gap: .375rem; justify-content: flex-end; }
+#outcome-progress { display: block; width: 100%; height: .375rem; margin: .375rem 0; accent-color: var(--accent); }
+.groups { max-height: 14rem; overflow: auto; margin-top: .25rem; font-size: .8125rem; }
+.groups summary { padding: .125rem 0; cursor: pointer; font-weight: 500; }
+.groups ul { padding: 0 0 .25rem; list-style: none; }
+.groups li { position: relative; padding: .125rem .5rem .125rem 1.25rem; overflow-wrap: anywhere; }
+.groups li::before { position: absolute; left: 0; content: "\2715"; color: var(--unreachable); }
+.groups li.done::before { content: "\2713"; color: var(--ready); }
+.groups li.plan::before { content: "\2192"; color: var(--muted); }
+.groups b { font-weight: 500; }
+.groups button { margin: .375rem 0 .25rem 1.25rem; }
+#ask .groups { margin-top: .75rem; }
 .outcome[data-state="working"] .outcome-head::before { content: ""; flex: none; width: .75rem; height: .75rem; border: 2px solid var(--line); border-top-color: var(--accent); border-radius: 50%; animation: turn .9s linear infinite; margin-right: -.375rem; }
 .outcome[data-state="working"] .outcome-head { justify-content: flex-start; }
-.outcome[data-state="working"] #outcome-dismiss { margin-left: auto; }
+.outcome[data-state="working"] .outcome-tools { margin-left: auto; }
 @keyframes turn { to { transform: rotate(1turn); } }
+
+/* ======== Diagnosis ======== */
+
+#diagnosis { margin-top: .75rem; padding-top: .625rem; border-top: 1px solid var(--line); }
+.diagnosis { font-size: .8125rem; }
+.diagnosis-head { display: flex; align-items: center; justify-content: space-between; gap: .5rem; font-weight: 600; overflow-wrap: anywhere; }
+.diagnosis ul { padding: 0; list-style: none; }
+.diagnosis li { display: flex; gap: .5rem; padding: .1875rem 0; color: var(--muted); }
+.diagnosis li > span { min-width: 0; overflow-wrap: anywhere; }
+.diagnosis li svg { flex: none; width: .875rem; height: .875rem; margin-top: .125rem; }
+.diagnosis li b { font-weight: 600; }
+.diagnosis li[data-state="ok"] svg { color: var(--ready); }
+.diagnosis li[data-state="warning"], .diagnosis li[data-state="failed"] { color: var(--text); }
+.diagnosis li[data-state="warning"] svg, .diagnosis li[data-state="warning"] b { color: var(--locked); }
+.diagnosis li[data-state="failed"] svg, .diagnosis li[data-state="failed"] b { color: var(--unreachable); }
+.cure:empty { display: none; }
+.cure { margin-top: .375rem; padding: .5rem .625rem; background: var(--ground); border-left: 3px solid var(--accent); border-radius: .25rem; overflow-wrap: anywhere; }
 
 /* ======== Question ======== */
 
@@ -3981,6 +6378,31 @@ dialog { width: min(28rem, calc(100vw - 2rem)); padding: 1.25rem; background: va
 dialog::backdrop { background: rgba(14, 18, 30, .45); }
 dialog h2 { margin-bottom: .5rem; font-size: 1.0625rem; }
 dialog .line { margin-top: 1.125rem; justify-content: flex-end; }
+
+/* ======== Events, and help ======== */
+
+.drawer { width: min(34rem, 100vw); max-width: none; height: 100vh; height: 100dvh; max-height: none; margin: 0 0 0 auto; padding: 0 1.25rem 1.25rem; border-width: 0 0 0 1px; border-radius: 0; }
+.drawer-head { position: sticky; top: 0; z-index: 1; display: flex; align-items: center; justify-content: space-between; margin: 0 -1.25rem .25rem; padding: .625rem .75rem .625rem 1.25rem; background: var(--surface); border-bottom: 1px solid var(--line); }
+dialog .drawer-head h2 { margin: 0; }
+dialog h2:focus { outline: none; }
+.events { margin: 0; padding: 0; list-style: none; }
+.events > li { display: grid; grid-template-columns: 4.5rem minmax(0, 1fr) auto; gap: 0 .75rem; align-items: start; padding: .5rem 0; border-top: 1px solid var(--line); font-size: .8125rem; }
+.events > li:first-child { border-top: 0; }
+.events time { color: var(--muted); }
+.events .what { font-weight: 500; overflow-wrap: anywhere; }
+.events .who { color: var(--muted); overflow-wrap: anywhere; }
+.events .part { grid-column: 2; min-width: 0; }
+.events .undo { grid-column: 3; grid-row: 1 / span 2; min-height: 1.75rem; margin-left: auto; }
+.events details { grid-column: 2 / -1; }
+.events .groups { max-height: none; margin: 0; }
+.events .lost .what { color: var(--unreachable); }
+#events-more { margin-top: .75rem; }
+
+.keys > div { display: flex; gap: .25rem 1rem; align-items: baseline; padding: .25rem 0; border-top: 1px solid var(--line); }
+.keys > div:first-child { border-top: 0; }
+.keys dt { flex: 0 0 4rem; }
+kbd { display: inline-block; min-width: 1.5rem; padding: .0625rem .375rem; border: 1px solid var(--line-strong); border-radius: .25rem; background: var(--raised); font: inherit; font-size: .75rem; text-align: center; }
+#help .check { margin-top: .75rem; }
 
 /* ======== Wide: controls beside the table, the table fills the window ======== */
 
@@ -4041,7 +6463,6 @@ dialog .line { margin-top: 1.125rem; justify-content: flex-end; }
   #rows .c-state > .state { grid-area: state; justify-self: end; }
   .why { position: static; grid-column: 2 / -1; grid-row: 3; white-space: normal; padding-top: .125rem; }
   #nodes.some .why { display: -webkit-box; -webkit-line-clamp: 1; -webkit-box-orient: vertical; }
-  #nodes.some .why:empty { display: none; }
   #rows .c-fact { grid-row: 4; text-align: left; padding-top: .25rem; }
   #rows [data-col="cpus"] { grid-column: 2; }
   #rows [data-col="busy"] { grid-column: 3; }
@@ -4073,19 +6494,23 @@ dialog .line { margin-top: 1.125rem; justify-content: flex-end; }
 @media (max-width: 40rem) {
   :root { --gap: .75rem; }
   .top { column-gap: 1rem; }
-  .freshness { width: 100%; margin: 0; padding-bottom: .5rem; font-size: .75rem; }
+  .freshness { order: 1; width: 100%; margin: 0; padding-bottom: .5rem; font-size: .75rem; }
   .top nav { margin-left: -.625rem; width: 100%; order: 2; }
   .brand { padding: .625rem 0 0; }
   .by-state { width: 100%; }
   .by-state button { padding: .25rem .5rem; }
-  .count { width: 100%; margin: 0; }
+  .count { width: 100%; margin: 0; justify-content: space-between; }
+  .top-tools { margin: 0 -.5rem 0 auto; }
+  .sort select { max-width: 11rem; }
+  .events > li { grid-template-columns: 3.75rem minmax(0, 1fr) auto; column-gap: .5rem; }
   .filter { flex-basis: 100%; max-width: none; }
   .empty { padding: 1rem; }
   .choices li { flex-wrap: wrap; padding-bottom: .25rem; }
   .choices a { flex: 0 1 auto; min-width: 0; }
   .choices .name { order: 3; flex: 0 0 100%; margin-top: -.375rem; }
   .choices .name:empty { display: none; }
-  #outcome-list { max-height: 7.5rem; }
+  .groups { max-height: 9rem; }
+  .outcome-head { flex-wrap: wrap; gap: .25rem .75rem; }
 }
 
 @media (pointer: coarse) {
@@ -4096,6 +6521,10 @@ dialog .line { margin-top: 1.125rem; justify-content: flex-end; }
   #sort-direction { width: 2.75rem; }
 }
 
+@media (pointer: coarse) {
+  .past > summary { padding: .75rem .25rem; }
+}
+
 @media (prefers-reduced-motion: reduce) {
   .outcome[data-state="working"] .outcome-head::before { animation: none; }
 }
@@ -4104,13 +6533,16 @@ dialog .line { margin-top: 1.125rem; justify-content: flex-end; }
   #nodes thead [aria-sort] button::after, .state { forced-color-adjust: auto; }
   .bar::after { background: Highlight; }
   .by-state button[aria-pressed="true"] { outline: 2px solid Highlight; }
+  .chart { --accent: CanvasText; --ready: CanvasText; --unreachable: CanvasText; --line-strong: CanvasText; --line: GrayText; --muted: CanvasText; }
 }
 
 /* ======== Paper ======== */
 
 @media print {
   :root { --ground: #fff; --surface: #fff; --raised: #fff; --line: #bbb; --text: #000; --muted: #444; }
-  .controls, .tools, .top nav, .c-select, .w-select, .skip, .outcome, .back { display: none !important; }
+  .chart { --accent: #3d4fb0; --ready: #17743f; --unreachable: #b3261e; --line-strong: #666; break-inside: avoid; }
+  .past:not([open]) { display: none; }
+  .controls, .tools, .top nav, .top-tools, .notice button, .c-select, .w-select, .skip, .outcome, .back { display: none !important; }
   body, .view-cluster { display: block; height: auto; }
   .layout { display: block; padding: 0; }
   .viewport, .viewport.full { contain: none; height: auto; max-height: none; overflow: visible; border: 0; }
@@ -4140,7 +6572,10 @@ PAGE_JS = r'''/* dispyadmin's page.
   const LIST_STEP = 50;           // outcome lines drawn at once
   const READ_OUT = 5;             // up to so many lines a screen reader reads by itself; above, only the summary
   const CHOICES = 100;            // links offered by the node chooser
+  const PROGRESS = .5;            // seconds between looks at how far an operation is
   const PARALLEL = 4;             // DELETE requests under way at once; browsers allow six connections
+  const ADDRESS_PAUSE = .3;       // seconds until what the table shows is in the address of the page
+  const CSV_STEP = 500;           // nodes written as CSV at one go
   const STATES = ['ready', 'stopped', 'locked', 'unreachable'];
   const DASH = '\u2013';
   const MINUS = '\u2212';
@@ -4151,6 +6586,8 @@ PAGE_JS = r'''/* dispyadmin's page.
     nodes: new Map(),             // id -> record; see Records
     sequence: null,               // of the last reply; null: ask for everything
     totals: null,
+    groups: {},                   // name -> its totals
+    draining: new Set(),          // ids of the nodes that are being drained
     pollInterval: null,
     skew: 0,                      // server's clock minus this one's, seconds
     answered: null,               // Date of the last good reply
@@ -4162,7 +6599,8 @@ PAGE_JS = r'''/* dispyadmin's page.
     name: 'cluster',              // or 'node'
     host: '',                     // what the address asks for, in the node view
     words: [],                    // filter, lower case
-    state: '',                    // quick filter from the totals
+    state: '',                    // quick filter from the totals: one of STATES, or 'drifted'
+    group: '',                    // name; '' means all nodes
     sort: 'address',
     down: false,
     order: [],                    // every record, sorted
@@ -4170,6 +6608,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     offsets: new Float64Array(1), // shown[i] starts at offsets[i] pixels
     selected: new Set(),          // ids; survives refresh, sort and filter
     anchor: null,                 // where a shift-click range starts
+    cursor: null,                 // id of the row that the keys moved to last
     scroll: 0,                    // of the table, while the node view is shown
   };
   const rows = new Map();         // id -> drawn row
@@ -4222,12 +6661,15 @@ PAGE_JS = r'''/* dispyadmin's page.
   }
 
   // One unit will do for an age, and it stays narrow.
-  function asAge(time) {
-    if (!isNumber(time)) return DASH;
+  function asTimeSince(time) {
     const age = Math.max(0, Math.round(now() - time));
-    if (age < 120) return age + ' s ago';
-    if (age < 7200) return Math.floor(age / 60) + ' m ago';
-    return age < 172800 ? Math.floor(age / 3600) + ' h ago' : Math.floor(age / 86400) + ' d ago';
+    if (age < 120) return age + ' s';
+    if (age < 7200) return Math.floor(age / 60) + ' m';
+    return age < 172800 ? Math.floor(age / 3600) + ' h' : Math.floor(age / 86400) + ' d';
+  }
+
+  function asAge(time) {
+    return isNumber(time) ? asTimeSince(time) + ' ago' : DASH;
   }
 
   function twoDigits(number) {
@@ -4361,6 +6803,10 @@ PAGE_JS = r'''/* dispyadmin's page.
     return element;
   }
 
+  function hasOwn(object, key) {
+    return Object.prototype.hasOwnProperty.call(object, key);
+  }
+
   function setHidden(element, hidden) {
     if (element.hidden !== hidden) element.hidden = hidden;
   }
@@ -4459,16 +6905,19 @@ PAGE_JS = r'''/* dispyadmin's page.
       view.order.push(rec);
     }
     if (!sameToSearch(rec.node, node)) rec.text = null;
+    if (node.drain) store.draining.add(node.id);
+    else if (rec.node.drain) store.draining.delete(node.id);
     rec.node = node;
   }
 
   function sameToSearch(a, b) {
     return a.name === b.name && a.state === b.state && a.reason === b.reason && a.version === b.version &&
-      String(a.addresses) === String(b.addresses);
+      !a.drain === !b.drain && (a.drift === b.drift || String(a.drift) === String(b.drift)) && String(a.addresses) === String(b.addresses);
   }
 
   function dropNode(id) {
     store.nodes.delete(id);
+    store.draining.delete(id);
     view.selected.delete(id);
   }
 
@@ -4517,6 +6966,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     if (reply.full || reply.removed.length) view.order = view.order.filter(stillKnown);
     store.sequence = reply.sequence;
     store.totals = reply.totals;
+    store.groups = reply.groups || {};
     store.pollInterval = reply.poll_interval;
     store.skew = reply.time - Date.now() / 1000;
   }
@@ -4543,21 +6993,54 @@ PAGE_JS = r'''/* dispyadmin's page.
     if (rec.text === null) {
       const node = rec.node;
       const addresses = (node.addresses || []).join(' ');
-      rec.text = [node.id, addresses, node.name, node.state, node.reason, node.version].join('\n').toLowerCase();
+      rec.text = [node.id, addresses, node.name, node.state, node.reason, node.version, node.drain ? 'draining' : '',
+        node.drift ? 'drifted' : ''].concat(node.drift || []).join('\n').toLowerCase();
     }
     return rec.text;
   }
 
   function passes(rec) {
-    if (view.state && rec.node.state !== view.state) return false;
+    if (view.group && rec.node.groups.indexOf(view.group) < 0) return false;
+    if (view.state === 'drifted' ? !rec.node.drift : view.state && rec.node.state !== view.state) return false;
     return view.words.every(function (word) { return searchText(rec).indexOf(word) >= 0; });
   }
 
+  function isFiltered() {
+    return Boolean(view.state || view.group || view.words.length);
+  }
+
   function filterRecords() {
-    const all = !view.state && !view.words.length;
+    const all = !isFiltered();
     view.shown = all ? view.order.slice() : view.order.filter(passes);
     if (!all) view.order.forEach(function (rec) { rec.at = -1; });
     view.shown.forEach(function (rec, at) { rec.at = at; });
+  }
+
+  // ======== Drain and drift ========
+
+  const THEN = {
+    restore: 'then it gets its CPUs back',
+    end: 'then dispynode ends there',
+    stay: 'then it stays without jobs',
+  };
+
+  // "Draining for 3 m: 2 jobs still run; then dispynode ends there."
+  function drainText(node) {
+    const drain = node.drain;
+    if (!drain) return '';
+    if (drain.idle) return 'Drained, ' + asAge(drain.idle) + ': it stays without jobs until you cancel the drain.';
+    const jobs = !isNumber(drain.busy) ? 'its jobs are not known' : !drain.busy ? 'no job runs any more' :
+      drain.busy === 1 ? '1 job still runs' : asCount(drain.busy) + ' jobs still run';
+    return 'Draining for ' + asTimeSince(drain.since) + ': ' + jobs + '; ' + (THEN[drain.then] || drain.then) + '.';
+  }
+
+  // That a node takes no jobs goes without saying while it is drained.
+  function reasonOf(node) {
+    return node.drain && node.controllable ? '' : node.reason || '';
+  }
+
+  function whyOf(node) {
+    return [reasonOf(node), drainText(node)].concat(node.drift || []).filter(Boolean).join(' ');
   }
 
   // ======== Table: geometry ========
@@ -4565,6 +7048,11 @@ PAGE_JS = r'''/* dispyadmin's page.
   // A locked node that never told anything has no details to show, and on a narrow screen needs less room.
   function isBare(node) {
     return node.cpus === null && node.avail_info === null && node.jobs_done === null;
+  }
+
+  // Whether a row has a second line; whyOf says what is in it.
+  function hasWhy(node) {
+    return Boolean(node.reason || node.drift || node.drain);
   }
 
   // The style sheet says how high rows are, in rem, for each width of the screen.
@@ -4584,7 +7072,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     const offsets = view.offsets = new Float64Array(shown.length + 1);
     for (let i = 0; i < shown.length; i += 1) {
       const node = shown[i].node;
-      offsets[i + 1] = offsets[i] + (isBare(node) ? size.bare : size.row) + (node.reason ? size.why : 0);
+      offsets[i + 1] = offsets[i] + (isBare(node) ? size.bare : size.row) + (hasWhy(node) ? size.why : 0);
     }
   }
 
@@ -4613,7 +7101,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   function makeRow() {
     const tr = els.row.content.firstElementChild.cloneNode(true);
     const row = {tr: tr, cells: {}, node: null, box: tr.querySelector('input'), link: tr.querySelector('a'),
-      state: tr.querySelector('.state'), why: tr.querySelector('.why')};
+      state: tr.querySelector('.state'), why: tr.querySelector('.why'), mark: tr.querySelector('.why > .mark')};
     Array.from(tr.querySelectorAll('[data-col]')).forEach(function (cell) { row.cells[cell.dataset.col] = cell; });
     return row;
   }
@@ -4631,16 +7119,23 @@ PAGE_JS = r'''/* dispyadmin's page.
 
   function paintNode(row, node) {
     row.node = node;
-    setAttr(row.tr, 'class', node.state + (node.reason ? ' has-why' : '') + (isBare(node) ? ' bare' : ''));
+    setAttr(row.tr, 'class', node.state + (hasWhy(node) ? ' has-why' : '') + (isBare(node) ? ' bare' : ''));
     setState(row.state, node.state);
-    setText(row.why, node.reason || '');
-    setAttr(row.why, 'title', node.reason || '');
+    paintWhy(row, node);
     COLUMNS.forEach(function (column) {
       if (column.text) setText(row.cells[column.key], column.text(node));
     });
     METERS.forEach(function (key) { setShare(row.cells[key], available(node, key)); });
     setAttr(row.cells.name, 'title', node.name || '');
     setAttr(row.link, 'title', (node.addresses || []).concat(node.id).filter(isFirst).join('\n'));
+  }
+
+  function paintWhy(row, node) {
+    const why = hasWhy(node) ? whyOf(node) : '';
+    setHidden(row.why, !why && !node.drift);
+    setHidden(row.mark, !node.drift);
+    setText(row.why.lastElementChild, why);
+    setAttr(row.why, 'title', why);
   }
 
   function isFirst(value, at, all) {
@@ -4650,6 +7145,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   function paintRow(rec, row) {
     const chosen = view.selected.has(rec.id);
     if (row.node !== rec.node) paintNode(row, rec.node);
+    else if (rec.node.drain) paintWhy(row, rec.node);   // how long it has been drained
     if (row.box.checked !== chosen) row.box.checked = chosen;
     row.tr.classList.toggle('selected', chosen);
     setText(row.cells.updated, asAge(rec.node.update_time));
@@ -4784,12 +7280,13 @@ PAGE_JS = r'''/* dispyadmin's page.
   // ======== Cluster view ========
 
   function updateTotals() {
-    const totals = store.totals || {};
-    ['nodes'].concat(STATES).forEach(function (key) {
+    const totals = view.group && store.groups[view.group] || store.totals || {};
+    ['nodes', 'drifted'].concat(STATES).forEach(function (key) {
       const button = els['total-' + key];
       setText(button.querySelector('b'), asCount(totals[key] || 0));
       setAttr(button, 'aria-pressed', button.dataset.state === view.state);
     });
+    setHidden(els['total-drifted'], !totals.drifted && view.state !== 'drifted');
     setText(els['total-cpus'], asCount(totals.cpus || 0));
     setText(els['total-busy'], asCount(totals.busy || 0));
     setText(els['total-jobs'], asCount(totals.jobs_done || 0));
@@ -4827,13 +7324,59 @@ PAGE_JS = r'''/* dispyadmin's page.
     setHidden(els.empty, !empty);
     setHidden(els.viewport, empty);
     setHidden(els.tools, empty);
+    setHidden(els.past, empty);
     if (empty) updateEmpty();
+    dropUnknownGroup();
     updateTable();                // asks where the table is scrolled to, which is known while nothing else has changed
     updateTotals();
+    updateGroups();
+    updateDrifted();
+    setHidden(els.csv, !view.shown.length);
+    keepAddressSoon();
+  }
+
+  // A link may name a group that is configured no more.
+  function dropUnknownGroup() {
+    if (store.sequence !== null && !hasOwn(store.groups, view.group)) view.group = '';
+  }
+
+  // The choices are made anew only when the groups are others: a list that is open stays open.
+  function updateGroups() {
+    const names = Object.keys(store.groups);
+    const select = els.group;
+    setHidden(els['group-choice'], !names.length);
+    setHidden(els['help-group'], !names.length);
+    if (String(names) !== select.dataset.names) {
+      select.dataset.names = names;
+      select.textContent = '';
+      [''].concat(names).forEach(function (name) { select.appendChild(make('option')).value = name; });
+    }
+    Array.from(select.options).forEach(function (option) {
+      const totals = option.value ? store.groups[option.value] : store.totals || {};
+      setText(option, (option.value || 'All nodes') + ' (' + asCount(totals.nodes || 0) + ')');
+    });
+    if (select.value !== view.group) select.value = view.group;
+  }
+
+  function onGroup() {
+    view.group = els.group.value;
+    updateCluster();
+    updateTarget();
+  }
+
+  // Beside the nodes that have drifted: what can be done with all of them.
+  function updateDrifted() {
+    const count = view.state === 'drifted' ? view.shown.length : 0;
+    setHidden(els['drifted-form'], !count);
+    setText(els['drifted-text'], (count === 1 ? '1 node is' : asCount(count) + ' nodes are') + ' not as set here: started again, or changed by somebody else.');
+  }
+
+  function wordsOf(text) {
+    return text.toLowerCase().split(/\s+/).filter(Boolean);
   }
 
   function onFilter() {
-    view.words = els.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    view.words = wordsOf(els.filter.value);
     updateCluster();
   }
 
@@ -4843,10 +7386,14 @@ PAGE_JS = r'''/* dispyadmin's page.
   }
 
   function showAll() {
-    els.filter.value = '';
-    view.state = '';
-    onFilter();
+    clearFilters();
     els.filter.focus();
+  }
+
+  function clearFilters() {
+    els.filter.value = '';
+    view.state = view.group = '';
+    onFilter();
   }
 
   function sortBy(key, down) {
@@ -4950,6 +7497,7 @@ PAGE_JS = r'''/* dispyadmin's page.
       ['id', 'Address and port', function (node) { return node.id; }],
       ['name', 'Name', function (node) { return orDash(node.name); }],
       ['addresses', 'Seen at', function (node) { return orDash((node.addresses || []).join('\n')); }],
+      ['groups', 'Groups', function (node) { return node.groups.join(', ') || 'none'; }],
       ['version', 'dispy release', function (node) { return orDash(node.version); }],
       ['first_seen', 'First seen', function (node) { return asMomentAndAge(node.first_seen); }],
       ['update_time', 'Last update', function (node) { return asMomentAndAge(node.update_time); }],
@@ -5011,10 +7559,25 @@ PAGE_JS = r'''/* dispyadmin's page.
   }
 
   function updateNotice(node) {
-    setHidden(els['node-notice'], !node.reason);
+    const reason = reasonOf(node);
+    setHidden(els['node-why'], node.state !== 'unreachable' && node.state !== 'locked');
+    setHidden(els['node-notice'], !reason);
     els['node-notice'].dataset.state = node.state;
     setText(els['node-notice'].firstElementChild, node.controllable ? '' : node.state === 'unreachable' ? 'It cannot be controlled now.' : 'It cannot be controlled.');
-    setText(els['node-notice'].lastElementChild, node.reason || '');
+    setText(els['node-notice'].querySelector('span'), reason);
+    if (els['node-diagnosis'].dataset.id !== node.id) closeDiagnosis(els['node-diagnosis']);
+    setHidden(els['node-drain'], !node.drain);
+    setText(els['node-drain'], node.drain ? drainText(node) + ' Asked for by ' + node.drain.by + '.' : '');
+    updateDrift(node);
+  }
+
+  function updateDrift(node) {
+    const list = els['drift-list'];
+    const sentences = node.drift || [];
+    setHidden(els['drift-form'], !node.drift);
+    while (list.children.length > sentences.length) list.lastElementChild.remove();
+    while (list.children.length < sentences.length) list.appendChild(make('li'));
+    sentences.forEach(function (sentence, at) { setText(list.children[at], sentence); });
   }
 
   function updateNode(node) {
@@ -5024,6 +7587,8 @@ PAGE_JS = r'''/* dispyadmin's page.
     updateNotice(node);
     els.node.classList.toggle('unreachable', node.state === 'unreachable');
     els['node-facts'].classList.toggle('bare', isBare(node));
+    setHidden(els['node-past'], isBare(node));
+    setHidden(els.node.querySelector('[data-field="groups"]').parentNode, !Object.keys(store.groups).length);
     facts.forEach(function (fact) {
       setText(fact.dd, fact.text(node));
       if (fact.share) setShare(fact.dd, fact.share(node));
@@ -5071,6 +7636,374 @@ PAGE_JS = r'''/* dispyadmin's page.
     some.forEach(function (rec) { els['choose-list'].appendChild(makeChoice(rec)); });
   }
 
+  // ======== History: charts of the last hours ========
+  // Asked for only while somebody looks at it; drawn anew with each reply, and when the width has changed.
+
+  const PAST_PACE = 10;           // seconds between requests, at least
+  const LEAST_SAMPLES = 20;       // the time axis shows room for so many, at least
+  const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440];     // minutes between labels of the time axis
+  const SVG = 'http://www.w3.org/2000/svg';
+
+  // The least 1, 2 or 5 with zeros, before or behind, that is no less.
+  function roundStep(least) {
+    const power = Math.pow(10, Math.floor(Math.log10(least)));
+    return power * [1, 2, 5, 10].find(function (digit) { return digit * power >= least * .9999; });
+  }
+
+  // A value axis that reaches `most`: four steps at most, of `least` units or more.
+  function axisTo(most, unit, least, name) {
+    const step = Math.max(least, roundStep(most / unit / 4));
+    const count = Math.max(1, Math.ceil(most / unit / step - .0001));
+    return {top: count * step * unit, ticks: Array.from({length: count + 1}, function (_, number) {
+      return {at: number * step * unit, label: asCount(number * step) + name};
+    })};
+  }
+
+  function sizeAxis(most) {
+    const size = most >= 1 ? most : Math.pow(1024, 3);      // nothing, or nothing known
+    const unit = Math.pow(1024, Math.min(5, Math.floor(Math.log2(size) / 10)));
+    return axisTo(size, unit, 0, ' ' + asSize(unit).split(' ')[1]);
+  }
+
+  // What a value is: text(value) as it is read, axis(largest) how it is drawn.
+  const COUNTS = {text: asCount, axis: function (most) { return axisTo(Math.max(1, most), 1, 1, ''); }};
+  const PERCENT = {text: asPercent, axis: function () { return axisTo(100, 1, 50, ' %'); }};
+  const SIZES = {text: asSize, axis: sizeAxis};
+
+  // series: [name in the reply, label, class of its line]; the area under the first is tinted where it is alone in its kind.
+  const CLUSTER_CHARTS = [
+    {key: 'busy', title: 'Busy CPUs', kind: COUNTS, area: true, series: [['busy', 'busy', 'line-1'], ['cpus', 'CPUs', 'line-2']]},
+    {key: 'cpu', title: 'Available CPU', kind: PERCENT, area: true, series: [['cpu', 'mean of nodes', 'line-1']]},
+    {key: 'memory', title: 'Available memory', kind: SIZES, area: true, series: [['memory', 'sum of nodes', 'line-1']]},
+    {key: 'nodes', title: 'Nodes', kind: COUNTS, series: [['ready', 'ready', 'line-ready'], ['unreachable', 'unreachable', 'line-lost']]},
+  ];
+  const NODE_CHARTS = [
+    {key: 'busy', title: 'Busy CPUs', kind: COUNTS, area: true, series: [['busy', 'busy', 'line-1']]},
+    {key: 'cpu', title: 'Available CPU', kind: PERCENT, area: true, series: [['cpu', 'available', 'line-1']]},
+    {key: 'memory', title: 'Available memory', kind: SIZES, area: true, series: [['memory', 'available', 'line-1']]},
+  ];
+
+  // Of the cluster (id '') and of the node last looked at: what was answered, when it was asked, why there was no answer.
+  const clusterPast = {id: '', charts: [], hint: null, reply: null, asked: 0, problem: ''};
+  const nodePast = {id: '', charts: [], hint: null, reply: null, asked: 0, problem: ''};
+
+  function shape(parent, tag, attributes, text) {
+    const element = document.createElementNS(SVG, tag);
+    Object.keys(attributes).forEach(function (name) { element.setAttribute(name, attributes[name]); });
+    if (text !== undefined) element.textContent = text;
+    parent.appendChild(element);
+    return element;
+  }
+
+  // ---- one chart: {spec, plot, still, moving, when, values, said, reply, at, scale}
+  //   at  number of the sample under the pointer or the keys' cursor, null: the latest one is told; scale  as drawn.
+
+  function makeChart(box, spec) {
+    const figure = make('figure', undefined, 'chart');
+    const caption = make('figcaption');
+    const chart = {spec: spec, when: make('span', '', 'when'), said: make('p', '', 'unseen'), values: [], reply: null, at: null, scale: null};
+    const series = make('span', undefined, 'series');
+    figure.dataset.chart = spec.key;
+    spec.series.forEach(function (its) { chart.values.push(makeKey(series, its)); });
+    [make('b', spec.title), chart.when, series].forEach(function (part) { caption.appendChild(part); });
+    figure.appendChild(caption);
+    chart.plot = shape(figure, 'svg', {class: 'plot', tabindex: '0', role: 'application', 'aria-roledescription': 'chart',
+      'aria-label': spec.title + ', the last hours: left and right arrow keys read single values'});
+    chart.still = shape(chart.plot, 'g', {'aria-hidden': 'true'});
+    chart.moving = shape(chart.plot, 'g', {'aria-hidden': 'true'});
+    chart.said.setAttribute('aria-live', 'polite');
+    figure.appendChild(chart.said);
+    wireChart(chart);
+    box.appendChild(figure);
+    return chart;
+  }
+
+  // One entry of the key: a piece of the line, what it means, and the place of its value.
+  function makeKey(parent, series) {
+    const entry = make('span');
+    const value = make('b');
+    shape(shape(entry, 'svg', {viewBox: '0 0 20 8', 'aria-hidden': 'true'}), 'path', {d: 'M1,4H19', class: series[2]});
+    entry.appendChild(document.createTextNode(series[1] + ' '));
+    entry.appendChild(value);
+    parent.appendChild(entry);
+    return value;
+  }
+
+  function wireChart(chart) {
+    const point = function (event) { readAt(chart, sampleAt(chart, event.clientX), false); };
+    const leave = function () { readAt(chart, null, false); };
+    chart.plot.addEventListener('pointermove', point);
+    chart.plot.addEventListener('pointerdown', point);
+    chart.plot.addEventListener('pointerleave', function () { if (document.activeElement !== chart.plot) leave(); });
+    chart.plot.addEventListener('blur', leave);
+    chart.plot.addEventListener('keydown', function (event) { onChartKey(chart, event); });
+  }
+
+  function onChartKey(chart, event) {
+    const steps = {ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity};
+    const last = samplesOf(chart.reply) - 1;
+    if (event.key === 'Escape') readAt(chart, null, false);
+    if (!(event.key in steps) || last < 0 || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    const step = steps[event.key];
+    const at = chart.at !== null ? chart.at + step : isFinite(step) ? last : step;
+    readAt(chart, Math.max(0, Math.min(last, at)), true);
+  }
+
+  function samplesOf(reply) {
+    return reply && reply.since !== null ? reply.busy.length : 0;
+  }
+
+  function timeOf(reply, at) {
+    return reply.since + at * reply.interval;
+  }
+
+  function sampleAt(chart, clientX) {
+    const count = samplesOf(chart.reply);
+    if (!chart.scale || !count) return null;
+    const box = chart.plot.getBoundingClientRect();
+    const time = chart.scale.timeAt((clientX - box.left) * chart.scale.width / box.width);
+    return Math.max(0, Math.min(count - 1, Math.round((time - chart.reply.since) / chart.reply.interval)));
+  }
+
+  // Tells the sample at this place, or the latest one; by keys, a screen reader is told too.
+  function readAt(chart, at, aloud) {
+    const reply = chart.reply;
+    const shown = at === null ? samplesOf(reply) - 1 : at;
+    const known = shown >= 0;
+    chart.at = at;
+    const values = chart.spec.series.map(function (series) { return known ? reply[series[0]][shown] : null; });
+    values.forEach(function (value, number) { setText(chart.values[number], chart.spec.kind.text(value)); });
+    setText(chart.when, known ? whenText(reply, shown, values) : '');
+    setText(chart.said, aloud ? whenText(reply, shown, values) + ': ' + spoken(chart, values) : '');
+    drawCursor(chart, values);
+  }
+
+  function whenText(reply, at, values) {
+    const date = new Date(timeOf(reply, at) * 1000);
+    const clock = asClock(date) + (reply.interval < 60 ? ':' + twoDigits(date.getSeconds()) : '');
+    if (values.some(isNumber)) return clock;
+    return clock + ', ' + (reply.state && /locked|unreachable/.test(reply.state[at]) ? reply.state[at] : 'nothing known');
+  }
+
+  function spoken(chart, values) {
+    return chart.spec.series.map(function (series, number) {
+      return series[1] + ' ' + (isNumber(values[number]) ? chart.spec.kind.text(values[number]) : 'not known');
+    }).join(', ');
+  }
+
+  function drawCursor(chart, values) {
+    const scale = chart.scale;
+    chart.moving.textContent = '';
+    if (chart.at === null || !scale) return;
+    const x = scale.x(chart.at);
+    shape(chart.moving, 'line', {x1: x, x2: x, y1: scale.y(scale.top), y2: scale.y(0), class: 'cursor'});
+    values.forEach(function (value, number) {
+      if (isNumber(value)) shape(chart.moving, 'circle', {cx: x, cy: scale.y(value), r: 3.5, class: chart.spec.series[number][2]});
+    });
+  }
+
+  // ---- drawing
+
+  function sizeOf(chart) {
+    const box = chart.plot.getBoundingClientRect();
+    return {width: Math.round(box.width), height: Math.round(box.height)};
+  }
+
+  function widthOf(chart, label) {
+    const text = shape(chart.still, 'text', {}, label);
+    const width = text.getComputedTextLength();
+    text.remove();
+    return width;
+  }
+
+  // Where things are, in pixels: room for the labels of the value axis on the left, of the time axis below.
+  function scaleOf(chart, axis) {
+    const reply = chart.reply;
+    const size = sizeOf(chart);
+    const letter = parseFloat(getComputedStyle(chart.plot).fontSize);
+    const longest = Math.max.apply(null, axis.ticks.map(function (tick) { return widthOf(chart, tick.label); }));
+    const left = Math.max(Math.ceil(longest) + 6, Math.ceil(letter * 1.6));
+    const right = size.width - letter * 1.5;
+    const bottom = size.height - Math.round(letter * 1.6);
+    const from = Math.min(reply.since === null ? reply.time : reply.since, reply.time - LEAST_SAMPLES * reply.interval);
+    const perSecond = (right - left) / (reply.time - from);
+    return {
+      width: size.width, height: size.height, left: left, right: right, bottom: bottom, letter: letter, top: axis.top, from: from, to: reply.time,
+      xOf: function (time) { return pixels(left + Math.max(0, time - from) * perSecond); },
+      x: function (at) { return pixels(left + Math.max(0, timeOf(reply, at) - from) * perSecond); },
+      y: function (value) { return pixels(bottom - (bottom - letter * .6) * value / axis.top); },
+      timeAt: function (x) { return from + (x - left) / perSecond; },
+    };
+  }
+
+  function pixels(number) {
+    return Math.round(number * 10) / 10;
+  }
+
+  function largest(chart) {
+    return chart.spec.series.reduce(function (most, series) {
+      return chart.reply[series[0]].reduce(function (a, b) { return isNumber(b) && b > a ? b : a; }, most);
+    }, 0);
+  }
+
+  function drawChart(chart, reply) {
+    if (chart.at !== null && chart.reply !== reply) chart.at = sameMoment(chart, reply);
+    chart.reply = reply;
+    const axis = chart.spec.kind.axis(largest(chart));
+    const scale = chart.scale = scaleOf(chart, axis);
+    setAttr(chart.plot, 'viewBox', '0 0 ' + scale.width + ' ' + scale.height);
+    chart.still.textContent = '';
+    drawUnknown(chart.still, chart, scale);
+    drawValueAxis(chart.still, axis, scale);
+    drawTimeAxis(chart.still, scale);
+    chart.spec.series.slice().reverse().forEach(function (series) { drawSeries(chart.still, chart, series, scale); });
+    readAt(chart, chart.at, false);
+  }
+
+  // Where the cursor stands in a new reply: at the same moment.
+  function sameMoment(chart, reply) {
+    const count = samplesOf(reply);
+    if (!count || !samplesOf(chart.reply)) return null;
+    return Math.max(0, Math.min(count - 1, Math.round((timeOf(chart.reply, chart.at) - reply.since) / reply.interval)));
+  }
+
+  function drawValueAxis(parent, axis, scale) {
+    axis.ticks.forEach(function (tick) {
+      const y = scale.y(tick.at);
+      shape(parent, 'line', {x1: scale.left, x2: scale.right, y1: y, y2: y, class: tick.at ? 'grid' : 'axis'});
+      shape(parent, 'text', {x: scale.left - 5, y: pixels(y + scale.letter * .35), 'text-anchor': 'end'}, tick.label);
+    });
+  }
+
+  // At full minutes and hours of this browser's clock.
+  function drawTimeAxis(parent, scale) {
+    const fits = (scale.to - scale.from) * scale.letter * 4 / (scale.right - scale.left);
+    const step = 60 * (TIME_STEPS.find(function (minutes) { return 60 * minutes >= fits; }) || TIME_STEPS[TIME_STEPS.length - 1]);
+    const ahead = new Date(scale.to * 1000).getTimezoneOffset() * -60;
+    for (let time = Math.ceil((scale.from + ahead) / step) * step - ahead; time <= scale.to; time += step) {
+      const x = scale.xOf(time);
+      shape(parent, 'line', {x1: x, x2: x, y1: scale.bottom, y2: scale.bottom + 3, class: 'axis'});
+      shape(parent, 'text', {x: x, y: pixels(scale.bottom + scale.letter * 1.35), 'text-anchor': 'middle'}, asClock(new Date(time * 1000)));
+    }
+  }
+
+  // Runs of samples: [first, last] of those for which test(number) holds.
+  function runsOf(count, test) {
+    const runs = [];
+    for (let at = 0; at < count; at += 1) {
+      const last = runs[runs.length - 1];
+      if (!test(at)) continue;
+      if (last && last[1] === at - 1) last[1] = at; else runs.push([at, at]);
+    }
+    return runs;
+  }
+
+  // A band where nothing was known, so that a gap does not look like a zero.
+  function drawUnknown(parent, chart, scale) {
+    const count = samplesOf(chart.reply);
+    const unknown = function (at) {
+      return chart.spec.series.every(function (series) { return !isNumber(chart.reply[series[0]][at]); });
+    };
+    runsOf(count, unknown).forEach(function (run) {
+      const left = run[0] ? scale.x(run[0] - 1) : scale.x(run[0]);
+      const right = run[1] === count - 1 ? scale.right : scale.x(run[1] + 1);
+      const top = scale.y(scale.top);
+      shape(parent, 'rect', {x: left, y: top, width: pixels(right - left), height: pixels(scale.bottom - top), class: 'unknown'});
+    });
+  }
+
+  // A piece of line for each run of values; a lone value is a short dash.
+  function drawSeries(parent, chart, series, scale) {
+    const values = chart.reply[series[0]];
+    const lines = [];
+    const areas = [];
+    runsOf(samplesOf(chart.reply), function (at) { return isNumber(values[at]); }).forEach(function (run) {
+      const points = values.slice(run[0], run[1] + 1).map(function (value, number) {
+        return scale.x(run[0] + number) + ',' + scale.y(value);
+      });
+      lines.push(points.length > 1 ? 'M' + points.join('L') :
+        'M' + pixels(scale.x(run[0]) - 1.5) + ',' + scale.y(values[run[0]]) + 'h3');
+      areas.push('M' + scale.x(run[0]) + ',' + scale.bottom + 'L' + points.join('L') + 'V' + scale.bottom + 'Z');
+    });
+    if (!lines.length) return;
+    if (chart.spec.area && series[2] === 'line-1') shape(parent, 'path', {d: areas.join(''), class: 'area'});
+    shape(parent, 'path', {d: lines.join(''), class: series[2], 'data-series': series[0]});
+  }
+
+  // ---- what is shown
+
+  function pastHint(past) {
+    if (past.problem) return 'The history cannot be shown: ' + past.problem;
+    if (!past.reply) return 'Asking dispyadmin\u2026';
+    return samplesOf(past.reply) ? '' : 'Nothing yet: a value comes every ' + asDuration(past.reply.interval) + '.';
+  }
+
+  function drawPast(past) {
+    setText(past.hint, pastHint(past));
+    past.charts.forEach(function (chart) {
+      const width = sizeOf(chart).width;
+      const same = chart.reply === past.reply && chart.scale && chart.scale.width === width;
+      if (past.reply && width && !same) drawChart(chart, past.reply);
+    });
+  }
+
+  // Asks for what is looked at, when that is due.
+  async function lookBack(past, id, path) {
+    const pace = Math.max(PAST_PACE, past.reply ? past.reply.interval / 2 : 0);
+    if (document.hidden || Date.now() - past.asked < pace * 1000) return;
+    past.asked = Date.now();
+    try {
+      const reply = await request('GET', path);
+      if (past.id !== id) return;
+      past.reply = id ? reply.history : reply;
+      past.problem = '';
+    } catch (error) {
+      if (error.status === undefined) throw error;
+      if (past.id === id) past.problem = error.message;
+    }
+    updateHistory();
+  }
+
+  function updateHistory() {
+    const rec = currentRecord();
+    const able = !store.lost && !store.denied && store.sequence !== null;
+    if (view.name === 'cluster' && els.past.open && !els.past.hidden) {
+      drawPast(clusterPast);
+      if (able) lookBack(clusterPast, '', 'api/history');
+    } else if (rec && !isBare(rec.node)) {
+      if (nodePast.id !== rec.id) turnTo(rec.id);
+      drawPast(nodePast);
+      if (able) lookBack(nodePast, rec.id, 'api/nodes/' + encodeURIComponent(rec.id));
+    }
+  }
+
+  // What is drawn is another node's.
+  function turnTo(id) {
+    Object.assign(nodePast, {id: id, reply: null, asked: 0, problem: ''});
+    nodePast.charts.forEach(function (chart) {
+      chart.reply = chart.scale = null;
+      chart.still.textContent = '';
+      readAt(chart, null, false);
+    });
+  }
+
+  // Whether it is unfolded is remembered for this visit; where the browser keeps nothing, for this page.
+  function onFold() {
+    try { sessionStorage.setItem('history', els.past.open ? 'open' : ''); } catch (error) { /* it may keep nothing */ }
+    updateHistory();
+    drawSoon();                   // the table is lower or higher now
+  }
+
+  function buildHistory() {
+    clusterPast.hint = els['past-hint'];
+    nodePast.hint = els['node-past-hint'];
+    clusterPast.charts = CLUSTER_CHARTS.map(function (spec) { return makeChart(els['past-charts'], spec); });
+    nodePast.charts = NODE_CHARTS.map(function (spec) { return makeChart(els['node-charts'], spec); });
+    try { els.past.open = sessionStorage.getItem('history') === 'open'; } catch (error) { /* it keeps nothing */ }
+    els.past.addEventListener('toggle', onFold);
+  }
+
   // ======== Controls: what they apply to ========
 
   function targetIds() {
@@ -5105,8 +8038,22 @@ PAGE_JS = r'''/* dispyadmin's page.
     els.forget.disabled = !rec;
   }
 
+  // Ids of those that the controls apply to and that are being drained.
+  function drainedTargets() {
+    const rec = currentRecord();
+    if (view.name === 'node') return rec && rec.node.drain ? [rec.id] : [];
+    return Array.from(store.draining).filter(function (id) { return view.selected.has(id); });
+  }
+
+  function updateCancel() {
+    const count = drainedTargets().length;
+    setHidden(els['cancel-form'], !count);
+    setText(els['cancel-hint'], count && view.name === 'cluster' ? asCount(count) + ' of them ' + (count === 1 ? 'is' : 'are') + ' being drained. They get their CPUs back.' : 'It gets its CPUs back.');
+  }
+
   function updateTarget() {
     const single = view.name === 'node';
+    updateCancel();
     if (single) updateTargetOfNode(currentRecord()); else updateTargetOfCluster();
     setHidden(els['target-hint'], !els['target-hint'].textContent);
     setHidden(els['clients-form'], !single);
@@ -5134,7 +8081,9 @@ PAGE_JS = r'''/* dispyadmin's page.
 
   // ======== Outcome ========
 
-  const outcome = {lines: [], drawn: 0};
+  const KINDS = ['done', 'refused', 'unreachable', 'locked'];
+  // Of the operation that the panel shows: ids that failed; again(ids) tries once more; its number, if it can be undone.
+  const outcome = {failed: [], again: null, undo: null, title: ''};
 
   // A result may name its kind itself; else what is known of the node tells why it failed.
   function kindOf(result) {
@@ -5146,53 +8095,135 @@ PAGE_JS = r'''/* dispyadmin's page.
     return state === 'locked' || state === 'unreachable' ? state : 'refused';
   }
 
-  function tally(lines) {
-    const counts = new Map();
-    lines.forEach(function (line) { counts.set(line.kind, (counts.get(line.kind) || 0) + 1); });
-    const kinds = ['done', 'refused', 'unreachable', 'locked'].filter(function (kind) { return counts.has(kind); });
-    counts.forEach(function (count, kind) { if (kinds.indexOf(kind) < 0) kinds.push(kind); });
-    return kinds.map(function (kind) { return asCount(counts.get(kind)) + ' ' + kind; }).join(', ');
+  // [[what its lines have in common, lines]], the kinds that are known first.
+  function groupsOf(lines) {
+    const groups = new Map(KINDS.map(function (kind) { return [kind, []]; }));
+    lines.forEach(function (line) {
+      if (!groups.has(line.kind)) groups.set(line.kind, []);
+      groups.get(line.kind).push(line);
+    });
+    return Array.from(groups).filter(function (group) { return group[1].length; });
   }
 
-  function openOutcome(summary, lines, state) {
-    outcome.lines = lines;
-    outcome.drawn = 0;
-    els['outcome-list'].textContent = '';
-    setAttr(els['outcome-list'], 'aria-live', lines.length <= READ_OUT ? 'polite' : 'off');
+  function tally(groups) {
+    return groups.map(function (group) { return asCount(group[1].length) + ' ' + group[0]; }).join(', ');
+  }
+
+  function makeLine(line) {
+    const item = make('li', undefined, line.mark || (line.ok ? 'done' : 'failed'));
+    item.dataset.id = line.id;
+    item.appendChild(make('b', line.id + (line.message ? ':' : '')));
+    if (line.message) item.appendChild(make('span', ' ' + line.message));
+    return item;
+  }
+
+  // A list whose lines are drawn some at a time.
+  function fillList(parent, lines) {
+    const list = make('ul');
+    const more = make('button');
+    let drawn = 0;
+    const draw = function () {
+      lines.slice(drawn, drawn + LIST_STEP).forEach(function (line) { list.appendChild(makeLine(line)); });
+      drawn = Math.min(drawn + LIST_STEP, lines.length);
+      setHidden(more, drawn === lines.length);
+      setText(more, 'Show ' + asCount(Math.min(LIST_STEP, lines.length - drawn)) + ' more of ' + asCount(lines.length));
+    };
+    more.type = 'button';
+    more.addEventListener('click', draw);
+    parent.appendChild(list);
+    parent.appendChild(more);
+    draw();
+  }
+
+  // Each group unfolds to its nodes; a group that is small is unfolded from the start.  What all have in common need not be
+  // said where the summary says it.
+  function drawGroups(parent, groups, summed) {
+    parent.textContent = '';
+    setHidden(parent, !groups.length);
+    const alone = summed && groups.length === 1 && groups[0][1].length <= READ_OUT;
+    groups.forEach(function (group) {
+      if (alone) return fillList(parent, group[1]);
+      const details = make('details');
+      details.dataset.kind = group[0];
+      details.appendChild(make('summary', asCount(group[1].length) + ' ' + group[0]));
+      details.addEventListener('toggle', function () { if (details.open && !details.querySelector('ul')) fillList(details, group[1]); });
+      details.open = group[1].length <= READ_OUT;
+      return parent.appendChild(details);
+    });
+  }
+
+  function openOutcome(summary, groups, state) {
+    const count = groups.reduce(function (sum, group) { return sum + group[1].length; }, 0);
+    setAttr(els['outcome-groups'], 'aria-live', count <= READ_OUT ? 'polite' : 'off');
     els.outcome.dataset.state = state;
     setHidden(els.outcome, false);
+    setHidden(els['outcome-progress'], true);
     setText(els['outcome-summary'], summary);
-    drawOutcome();
+    drawGroups(els['outcome-groups'], groups, true);
+    setHidden(els['outcome-retry'], !outcome.again || !outcome.failed.length);
+    setHidden(els['outcome-select'], !outcome.failed.length || view.name !== 'cluster');
+    setHidden(els['outcome-undo'], !outcome.undo);
   }
 
-  function drawOutcome() {
-    const upTo = outcome.drawn + LIST_STEP;
-    outcome.lines.slice(outcome.drawn, upTo).forEach(function (line) {
-      const item = make('li', undefined, line.ok ? 'done' : 'failed');
-      item.dataset.id = line.id;
-      item.appendChild(make('b', line.id + ':'));
-      item.appendChild(make('span', ' ' + line.message));
-      els['outcome-list'].appendChild(item);
-    });
-    outcome.drawn = Math.min(upTo, outcome.lines.length);
-    setHidden(els['outcome-list'], !outcome.lines.length);
-    setHidden(els['outcome-more'], outcome.drawn === outcome.lines.length);
-    setText(els['outcome-more'], 'Show ' + asCount(Math.min(LIST_STEP, outcome.lines.length - outcome.drawn)) + ' more of ' + asCount(outcome.lines.length));
-  }
-
-  function showResults(title, results, otherwise) {
-    const lines = results.map(function (result) {
+  function showResults(title, reply, otherwise, again) {
+    const lines = (reply.results || []).map(function (result) {
       return {id: String(result.id), ok: Boolean(result.ok), kind: kindOf(result), message: String(result.message || (result.ok ? 'done' : 'failed'))};
     });
-    lines.sort(function (a, b) { return a.ok - b.ok; });
-    const failed = lines.length > 0 && !lines[0].ok;
-    openOutcome(title + ': ' + (lines.length ? tally(lines) : otherwise || 'done'), lines, failed ? 'failed' : 'done');
+    const groups = groupsOf(lines);
+    const known = function (line) { return !line.ok && store.nodes.has(line.id); };
+    outcome.failed = lines.filter(known).map(function (line) { return line.id; });
+    outcome.again = again || null;
+    outcome.undo = reply.undo ? reply.operation : null;
+    outcome.title = title;
+    const failed = lines.some(function (line) { return !line.ok; });
+    openOutcome(title + ': ' + (lines.length ? tally(groups) : otherwise || 'done'), groups, failed ? 'failed' : 'done');
   }
 
   function closeOutcome() {
     const inside = els.outcome.contains(document.activeElement);
     setHidden(els.outcome, true);
     if (inside) els.main.focus({preventScroll: true});
+  }
+
+  function retryFailed() {
+    if (outcome.again) outcome.again(outcome.failed);
+  }
+
+  function selectFailed() {
+    view.selected = new Set(outcome.failed);
+    showAll();
+  }
+
+  function undo(number, done) {
+    return act(els.outcome, 'Undo: ' + done, function (label) {
+      return request('POST', 'api/undo', {operation: number, label: label});
+    });
+  }
+
+  // ======== Progress ========
+
+  // While an operation runs: how many of its nodes are done, as the server counts them.
+  function watchProgress(title, label) {
+    let over = false;
+    const look = async function () {
+      if (over) return;
+      const reply = await request('GET', 'api/operations').catch(function () { return {operations: []}; });
+      const found = reply.operations.find(function (operation) { return operation.label === label; });
+      if (over) return;
+      if (found && found.nodes > 1) {
+        setText(els['outcome-summary'], title + '\u2026 ' + asCount(found.done) + ' of ' + asCount(found.nodes));
+        els['outcome-progress'].max = found.nodes;
+        els['outcome-progress'].value = found.done;
+        setHidden(els['outcome-progress'], false);
+      }
+      setTimeout(look, PROGRESS * 1000);
+    };
+    setTimeout(look, PROGRESS * 1000);
+    return function () { over = true; };
+  }
+
+  function newLabel() {
+    return Date.now().toString(36) + '-' + Math.random().toString(36).slice(2);
   }
 
   // ======== Actions ========
@@ -5211,24 +8242,88 @@ PAGE_JS = r'''/* dispyadmin's page.
 
   // Runs one action of a form: says that it is under way, then what came of it.  Buttons are not disabled meanwhile
   // (that would take the focus from them); a second press is ignored instead.
-  async function act(form, title, send, otherwise) {
+  async function act(form, title, send, otherwise, again) {
     if (form.dataset.busy) return null;
     form.dataset.busy = 'yes';
     clearError(form);
+    outcome.failed = [];
+    outcome.again = outcome.undo = null;
     openOutcome(title + '\u2026', [], 'working');
+    const label = newLabel();
+    const stop = watchProgress(title, label);
     try {
-      const reply = await send();
-      showResults(title, reply.results || [], reply.message || otherwise);
+      const reply = await send(label);
+      showResults(title, reply, reply.message || otherwise, again);
       return reply;
     } catch (error) {
-      setHidden(els.outcome, true);
+      if (form === els.outcome) openOutcome(title, [], 'failed'); else setHidden(els.outcome, true);
       if (error.status === 401 || error.status === 403) store.denied = true;
       showError(form, error.message);
       return null;
     } finally {
+      stop();
       delete form.dataset.busy;
       refreshNow();
     }
+  }
+
+  // ---- controls: one node at once; several only after a look at what will change
+
+  async function apply(form, path, body, more) {
+    const ids = targetIds();
+    if (form.dataset.busy || !ids.length) return null;
+    form.dataset.busy = 'yes';
+    let chosen = ids;
+    clearError(form);
+    try {
+      if (ids.length > 1 || more) chosen = await preview(ids, path, body, more);
+    } catch (error) {
+      showError(form, error.message);
+      return null;
+    } finally {
+      delete form.dataset.busy;
+    }
+    return chosen ? send(form, path, body, chosen) : null;
+  }
+
+  function send(form, path, body, ids) {
+    return act(form, titleOf(path, body) + ' on ' + (ids.length === 1 ? ids[0] : plural(ids.length, 'node')), function (label) {
+      return request('POST', path, Object.assign({nodes: ids, label: label}, body));
+    }, undefined, function (failed) { return send(form, path, body, failed); });
+  }
+
+  function titleOf(path, body) {
+    if (path === 'api/cpus') return body.cpus === 'all' ? 'Set all CPUs' : 'Set CPUs to ' + asCount(body.cpus);
+    if (path === 'api/clients') return 'Set clients to ' + asCount(body.clients);
+    const word = body.control.charAt(0).toUpperCase() + body.control.slice(1);
+    return body.time === null ? 'Clear ' + word : 'Set ' + word + ' to ' + body.time;
+  }
+
+  // What a value that a control sets is called.
+  function asSetting(path, value) {
+    if (path === 'api/cpus') return plural(value, 'CPU');
+    if (path === 'api/clients') return value < 0 ? 'clients without limit' : plural(value, 'client');
+    return value === null ? 'not set' : isNumber(value) ? asMoment(value) : value;
+  }
+
+  // Shows what will change, and where nothing will; resolves to the ids that shall, or null.
+  async function preview(ids, path, body, more) {
+    const plan = await request('POST', path, Object.assign({nodes: ids, preview: true}, body));
+    const lines = plan.results.map(function (result) {
+      if (!result.ok) return {id: result.id, kind: 'skipped: ' + result.message, mark: 'failed', message: ''};
+      if (result.same) return {id: result.id, kind: 'as it is: ' + asSetting(path, result.before), mark: 'done', message: ''};
+      const from = asSetting(path, result.before);
+      return {id: result.id, kind: 'from ' + from + ' to ' + asSetting(path, result.after), mark: 'plan', ok: true, message: ''};
+    });
+    const chosen = lines.filter(function (line) { return line.ok; }).map(function (line) { return line.id; });
+    const groups = groupsOf(lines).sort(function (a, b) { return Boolean(b[1][0].ok) - Boolean(a[1][0].ok) || b[1].length - a[1].length; });
+    const agreed = await ask(Object.assign({
+      title: titleOf(path, body) + (ids.length === 1 ? ' on ' + ids[0] : ''),
+      text: !chosen.length ? 'Nothing will change.' : asCount(chosen.length) + ' of ' + plural(ids.length, 'node') + ' will change.',
+      yes: 'Apply to ' + plural(chosen.length, 'node'),
+      quiet: true,
+    }, more && more(chosen.length), {groups: groups, none: !chosen.length}));
+    return agreed && chosen.length ? chosen : null;
   }
 
   // ---- service times
@@ -5249,31 +8344,27 @@ PAGE_JS = r'''/* dispyadmin's page.
 
   async function setService(time) {
     const control = els['service-control'].value;
-    const ids = targetIds();
-    const word = control.charAt(0).toUpperCase() + control.slice(1);
-    if (control === 'end' && time !== null && !await askEnd(time)) return;
-    const title = (time === null ? 'Clear ' + word : 'Set ' + word + ' to ' + time) + ' on ' + targetText(ids.length);
-    const reply = await act(els['service-form'], title, function () {
-      return request('POST', 'api/service_time', {nodes: ids, control: control, time: time});
-    });
+    const more = control === 'end' && time !== null ? function () { return endWarning(time); } : null;
+    const reply = await apply(els['service-form'], 'api/service_time', {control: control, time: time}, more);
     if (reply) els['service-time'].value = '';
   }
 
-  function askEnd(time) {
+  function endWarning(time) {
     const chosen = targetRecords();
     const recs = chosen.filter(function (rec) { return rec.node.controllable; });
     const others = chosen.length - recs.length;
     const busy = recs.reduce(function (sum, rec) { return sum + (rec.node.busy || 0); }, 0);
     const when = time === 'now' ? 'now' : 'at ' + time + ', by each node\u2019s own clock,';
     const it = recs.length === 1 ? 'this node' : 'these nodes';
-    return ask({
+    return {
+      quiet: false,
       title: 'End running jobs ' + (time === 'now' ? 'now' : 'at ' + time) + '?',
       text: plural(recs.length, 'node') + ' will end all running jobs ' + when + ' and take no more. Their work so far is lost. dispynode itself ends, too, and has to be started again there. ' +
         (time === 'now' ? '' : 'Where that time has passed today, it counts at once. ') +
         (others ? plural(others, 'selected node') + ' cannot be controlled. ' : '') +
         (busy ? plural(busy, 'job') + ' ran' + ' on ' + it + ' at the last count.' : 'No job ran on ' + it + ' at the last count.'),
       yes: time === 'now' ? 'End jobs' : 'Set End',
-    });
+    };
   }
 
   // ---- CPUs and clients
@@ -5287,11 +8378,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     const form = els['cpus-form'];
     clearError(form);
     if (cpus === null) return showError(form, 'Give a whole number of CPUs, such as 4 or \u22122.', els.cpus);
-    const ids = targetIds();
-    const title = cpus === 'all' ? 'Set all CPUs' : 'Set CPUs to ' + asCount(cpus);
-    return act(form, title + ' on ' + targetText(ids.length), function () {
-      return request('POST', 'api/cpus', {nodes: ids, cpus: cpus});
-    });
+    return apply(form, 'api/cpus', {cpus: cpus});
   }
 
   function setClients() {
@@ -5299,9 +8386,101 @@ PAGE_JS = r'''/* dispyadmin's page.
     const clients = readInteger(els.clients);
     clearError(form);
     if (clients === null || clients < -1) return showError(form, 'Give a whole number of clients, 0 for none, or \u22121 for no limit.', els.clients);
-    return act(form, 'Set clients to ' + asCount(clients) + ' on ' + targetText(1), function () {
-      return request('POST', 'api/clients', {nodes: targetIds(), clients: clients});
+    return apply(form, 'api/clients', {clients: clients});
+  }
+
+  // ---- drain
+
+  function onNodes(ids) {
+    return ' on ' + (ids.length === 1 ? ids[0] : plural(ids.length, 'node'));
+  }
+
+  async function drain() {
+    const ids = targetIds();
+    const then = els['drain-then'].value;
+    if (!ids.length || els['drain-form'].dataset.busy) return;
+    if (then === 'end' && !await ask({
+      title: 'Drain and end ' + targetText(ids.length) + '?',
+      text: (ids.length === 1 ? 'It takes' : 'They take') + ' no new jobs from now on; running ones go on to their end. Once a node runs no job any more, dispynode ends there, and somebody has to start it again by hand.',
+      yes: 'Drain and end',
+    })) return;
+    drainNodes(ids, then);
+  }
+
+  function drainNodes(ids, then) {
+    return act(els['drain-form'], 'Drain ' + (ids.length === 1 ? ids[0] : plural(ids.length, 'node')), function (label) {
+      return request('POST', 'api/drain', {nodes: ids, then: then, label: label});
+    }, undefined, function (failed) { return drainNodes(failed, then); });
+  }
+
+  async function cancelDrain() {
+    const ids = drainedTargets();
+    if (!ids.length) return;
+    await act(els['cancel-form'], 'Cancel drain' + onNodes(ids), function (label) {
+      return request('POST', 'api/cancel_drain', {nodes: ids, label: label});
     });
+    keepFocus(els['cancel-form']);
+  }
+
+  // ---- drift
+
+  // Times set here that end dispynode at once where they have passed.
+  function hasEnd(node) {
+    const end = node.wanted && node.wanted.service_end;
+    return Boolean(end && end.time);
+  }
+
+  // Several nodes, or one with an End, only after a look at what will be set again.
+  async function reapply(form, recs) {
+    if (!recs.length || form.dataset.busy) return;
+    const ends = recs.filter(function (rec) { return hasEnd(rec.node); }).length;
+    const ids = recs.map(function (rec) { return rec.id; });
+    const lines = recs.map(function (rec) { return {id: rec.id, kind: 'drifted. ' + rec.node.drift.join(' '), mark: 'plan', message: ''}; });
+    if ((ids.length > 1 || ends) && !await ask({
+      title: 'Reapply what was set' + onNodes(ids) + '?',
+      text: 'Everything that was set here is set again.' + (!ends ? '' : ' ' + (ids.length === 1 ? 'An End time' : 'On ' + plural(ends, 'node') + ' an End time') +
+        ' is among it: where that has passed today, running jobs are ended at once, and dispynode itself; it has to be started again there.'),
+      yes: 'Reapply' + onNodes(ids),
+      quiet: !ends,
+      groups: groupsOf(lines),
+    })) return;
+    reapplyNodes(form, ids);
+  }
+
+  async function reapplyNodes(form, ids) {
+    await act(form, 'Reapply' + onNodes(ids), function (label) {
+      return request('POST', 'api/reapply', {nodes: ids, label: label});
+    }, undefined, function (failed) { return reapplyNodes(form, failed); });
+    keepFocus(form);
+  }
+
+  async function accept(form, recs) {
+    const ids = recs.map(function (rec) { return rec.id; });
+    if (!ids.length || form.dataset.busy) return;
+    if (ids.length > 1 && !await ask({
+      title: 'Accept ' + plural(ids.length, 'node') + ' as they are?',
+      text: 'What was set here is forgotten for them; nothing changes on the nodes.',
+      yes: 'Accept ' + plural(ids.length, 'node'),
+      quiet: true,
+    })) return;
+    await act(form, 'Accept ' + (ids.length === 1 ? ids[0] + ' as it is' : plural(ids.length, 'node') + ' as they are'), function () {
+      return request('POST', 'api/accept', {nodes: ids});
+    });
+    keepFocus(form);
+  }
+
+  // A form that goes away when its work is done must not take the focus with it.
+  function keepFocus(form) {
+    if (form.contains(document.activeElement)) els['outcome-summary'].focus({preventScroll: true});
+  }
+
+  function currentDrifted() {
+    const rec = currentRecord();
+    return rec && rec.node.drift ? [rec] : [];
+  }
+
+  function shownDrifted() {
+    return view.shown.filter(function (rec) { return rec.node.drift; });
   }
 
   // ---- forget
@@ -5335,7 +8514,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     const title = 'Forget ' + targetText(ids.length);
     const reply = await act(els['forget-form'], title, function () { return forgetAll(ids, title); });
     if (!reply) return;
-    if (view.name === 'node') go('admin.html');
+    if (view.name === 'node') go('admin.html' + addressQuery());
     els['outcome-summary'].focus({preventScroll: true});  // the button that was pressed is disabled now
   }
 
@@ -5367,18 +8546,118 @@ PAGE_JS = r'''/* dispyadmin's page.
     }, 'nodes in reach have been asked; those that answer appear by themselves');
   }
 
-  async function addNode() {
+  // The host and port that were typed, or null.
+  function readPlace() {
     const form = els['add-form'];
     const host = els['add-host'].value.trim();
     const port = els['add-port'].value.trim();
     clearError(form);
     if (!host) return showError(form, 'Give a host name or an address.', els['add-host']);
     if (port && !(/^\d+$/.test(port) && port >= 1 && port <= 65535)) return showError(form, 'Give a port from 1 to 65535, or leave it empty.', els['add-port']);
-    const reply = await act(form, 'Add ' + host, function () {
-      return request('POST', 'api/nodes', port ? {host: host, port: Number(port)} : {host: host});
+    return port ? {host: host, port: Number(port)} : {host: host};
+  }
+
+  async function addNode() {
+    const form = els['add-form'];
+    const where = readPlace();
+    if (!where) return undefined;
+    const reply = await act(form, 'Add ' + where.host, function () {
+      return request('POST', 'api/nodes', where);
     });
     if (reply && (reply.results || []).some(function (result) { return result.ok; })) form.reset();
     return undefined;
+  }
+
+  // ---- diagnosis
+
+  const STEP_TITLES = {name: 'Name', route: 'Route', connect: 'Connection', tls: 'TLS', protocol: 'dispynode', version: 'Release',
+    secret: 'Secret', psutil: 'psutil', elsewhere: 'Other places', table: 'Table'};
+
+  function makeStep(step) {
+    const item = make('li');
+    const words = make('span');
+    const mark = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+    const use = document.createElementNS('http://www.w3.org/2000/svg', 'use');
+    item.dataset.state = step.state;
+    item.dataset.step = step.step;
+    mark.setAttribute('aria-hidden', 'true');
+    use.setAttribute('href', '#mark-' + step.state);
+    mark.appendChild(use);
+    words.appendChild(make('b', (STEP_TITLES[step.step] || step.step) + ', ' + step.state + ':'));
+    words.appendChild(document.createTextNode(' ' + step.message));
+    item.appendChild(mark);
+    item.appendChild(words);
+    return item;
+  }
+
+  // What was not looked at is left out, as that is what comes after the failure, and so is an address that needs no look-up.
+  function drawDiagnosis(parent, reply) {
+    const list = make('ul');
+    reply.steps.filter(function (step) {
+      return step.state !== 'skipped' || !(step.step === 'name' || /^Not looked at/.test(step.message));
+    }).forEach(function (step) { list.appendChild(makeStep(step)); });
+    const cure = parent.querySelector('.cure');
+    parent.insertBefore(list, cure);
+    setText(cure, reply.cure || 'Nothing is wrong with it.');
+    cure.scrollIntoView({block: 'nearest'});
+  }
+
+  // Empty but for its heading; that and the cure are read by screen readers when they change.
+  function openDiagnosis(parent, title) {
+    const head = make('div', undefined, 'diagnosis-head');
+    const said = make('p', title);
+    const cure = make('p', '', 'cure');
+    const close = make('button', 'Close', 'quiet');
+    parent.textContent = '';
+    said.setAttribute('role', 'status');
+    cure.setAttribute('role', 'status');
+    close.type = 'button';
+    close.addEventListener('click', function () { closeDiagnosis(parent); });
+    head.appendChild(said);
+    head.appendChild(close);
+    parent.appendChild(head);
+    parent.appendChild(cure);
+    setHidden(parent, false);
+    return said;
+  }
+
+  function closeDiagnosis(parent) {
+    if (parent.hidden) return;
+    const inside = parent.contains(document.activeElement);
+    parent.textContent = '';
+    delete parent.dataset.id;
+    delete parent.dataset.busy;
+    setHidden(parent, true);
+    if (inside) (parent === els.diagnosis ? els.diagnose : els['node-why']).focus();
+  }
+
+  async function diagnose(parent, where, title) {
+    if (parent.dataset.busy) return;
+    const turn = newLabel();
+    parent.dataset.busy = turn;
+    parent.dataset.id = title;
+    const said = openDiagnosis(parent, 'Diagnosing ' + title + '\u2026');
+    try {
+      const reply = await request('POST', 'api/diagnose', where);
+      if (parent.dataset.busy !== turn) return;   // it was closed meanwhile
+      drawDiagnosis(parent, reply);
+      setText(said, title + ': ' + (reply.cure ? 'something is wrong' : 'nothing is wrong'));
+    } catch (error) {
+      if (parent.dataset.busy === turn) setText(said, error.message);
+    } finally {
+      if (parent.dataset.busy === turn) delete parent.dataset.busy;
+      refreshNow();
+    }
+  }
+
+  function diagnoseTyped() {
+    const where = readPlace();
+    if (where) diagnose(els.diagnosis, where, where.host + (where.port ? ', port ' + where.port : ''));
+  }
+
+  function diagnoseNode() {
+    const rec = currentRecord();
+    if (rec) diagnose(els['node-diagnosis'], {host: rec.node.ip_addr, port: rec.node.port}, rec.id);
   }
 
   async function setSecret() {
@@ -5408,12 +8687,371 @@ PAGE_JS = r'''/* dispyadmin's page.
     setText(els['ask-title'], question.title);
     setText(els['ask-text'], question.text);
     setText(els['ask-yes'], question.yes);
+    setHidden(els['ask-yes'], Boolean(question.none));
+    setText(els['ask-no'], question.none ? 'Close' : 'Cancel');
+    els['ask-yes'].classList.toggle('danger', !question.quiet);
+    els['ask-yes'].classList.toggle('main', Boolean(question.quiet));
+    drawGroups(els['ask-groups'], question.groups || [], false);
     els.ask.returnValue = '';
     els.ask.showModal();
-    els['ask-no'].focus();
+    els[question.quiet && !question.none ? 'ask-yes' : 'ask-no'].focus();
     return new Promise(function (resolve) {
       els.ask.addEventListener('close', function () { resolve(els.ask.returnValue === 'yes'); }, {once: true});
     });
+  }
+
+  function showDialog(dialog, focused) {
+    if (typeof dialog.showModal === 'function') dialog.showModal(); else dialog.setAttribute('open', '');
+    focused.focus({preventScroll: true});
+  }
+
+  function closeDialog(dialog) {
+    if (typeof dialog.close === 'function') dialog.close(); else dialog.removeAttribute('open');
+  }
+
+  // A click beside an open dialog closes it.
+  function onBackdrop(event) {
+    const box = event.currentTarget.getBoundingClientRect();
+    const inside = event.clientX >= box.left && event.clientX <= box.right && event.clientY >= box.top && event.clientY <= box.bottom;
+    if (event.target === event.currentTarget && !inside) closeDialog(event.currentTarget);
+  }
+
+  // ======== Events ========
+  // Who asked what, and what happened, newest first.  Asked for only while they are looked at, and so many at a time; what
+  // became of each node, when an event is unfolded.
+
+  const events = {limit: LIST_STEP, drawn: new Map()};   // drawn: number -> {li, print}
+
+  const HAPPENED = {
+    found: ['was found', 'were found'],
+    back: ['answers again', 'answer again'],
+    restarted: ['was started again', 'were started again'],
+    opened: ['was opened', 'were opened'],
+    lost: ['was lost', 'were lost'],
+    impersonated: ['shows the sign of another', 'show signs of others'],
+    drifted: ['has drifted', 'have drifted'],
+    drained: ['is drained', 'are drained'],
+  };
+
+  async function askEvents() {
+    const limit = events.limit;
+    try {
+      const reply = await request('GET', 'api/events?changes=0&limit=' + (limit + 1));
+      setText(els['events-error'], '');
+      drawEvents(reply.events.slice(0, limit));
+      setHidden(els['events-more'], reply.events.length <= limit);
+      setText(els['events-more'], 'Show ' + asCount(LIST_STEP) + ' more');
+      setText(els['events-none'], reply.events.length ? '' : 'Nothing has happened yet.');
+    } catch (error) {
+      setText(els['events-error'], error.message);
+    }
+  }
+
+  // Those that are the same stay, unfolded as they are, with the focus that is in them.
+  function drawEvents(list) {
+    const before = events.drawn;
+    const focused = document.activeElement && document.activeElement.closest('#events-list > li');
+    events.drawn = new Map(list.map(function (event) {
+      const print = JSON.stringify(event);
+      const old = before.get(event.number);
+      return [event.number, old && old.print === print ? old : {li: makeEvent(event), print: print}];
+    }));
+    const lis = Array.from(events.drawn.values()).map(function (drawn) { return drawn.li; });
+    const kept = new Set(lis);
+    Array.from(els['events-list'].children).forEach(function (li) { if (!kept.has(li)) li.remove(); });
+    arrange(els['events-list'], lis, kept.has(focused) ? focused : null);
+  }
+
+  function asEventTime(time) {
+    const date = new Date(time * 1000);
+    if (date.toDateString() === new Date().toDateString()) return asClock(date) + ':' + twoDigits(date.getSeconds());
+    return new Intl.DateTimeFormat('en-GB', {day: 'numeric', month: 'short'}).format(date) + ', ' + asClock(date);
+  }
+
+  // "anna@10.0.0.7"; what nodes did by themselves has nobody.
+  function whoOf(event) {
+    if (!event.by) return '';
+    return event.by.user ? event.by.user + '@' + event.by.address : event.by.address;
+  }
+
+  // The message is that of the last node, where the same happened to several.
+  function whatOf(event) {
+    const words = HAPPENED[event.kind];
+    return words && event.count > 1 ? asCount(event.count) + ' nodes ' + words[1] + '.' : event.message;
+  }
+
+  function outcomesOf(event) {
+    const counts = event.outcomes || {};
+    const kinds = KINDS.concat(Object.keys(counts)).filter(isFirst).filter(function (kind) { return hasOwn(counts, kind); });
+    return kinds.map(function (kind) { return asCount(counts[kind]) + ' ' + kind; }).join(', ');
+  }
+
+  function makeEvent(event) {
+    const li = make('li', undefined, event.kind);
+    const time = make('time', asEventTime(event.time));
+    const part = make('div', undefined, 'part');
+    time.dateTime = new Date(event.time * 1000).toISOString();
+    time.title = asMoment(event.time);
+    li.dataset.number = event.number;
+    part.appendChild(make('div', whatOf(event), 'what'));
+    part.appendChild(make('div', whoOf(event), 'who'));
+    li.appendChild(time);
+    li.appendChild(part);
+    if (event.undo) li.appendChild(makeUndo(event));
+    if (event.operation || event.count > 1) li.appendChild(makeUnfold(event));
+    return li;
+  }
+
+  function makeUndo(event) {
+    const button = make('button', 'Undo', 'undo');
+    button.type = 'button';
+    button.setAttribute('aria-label', 'Undo: ' + event.message);
+    button.addEventListener('click', async function () {
+      closeDialog(els.events);    // what comes of it is told below the table
+      await undo(event.operation, event.message);
+      els['outcome-summary'].focus({preventScroll: true});
+    });
+    return button;
+  }
+
+  function makeUnfold(event) {
+    const details = make('details', undefined, 'groups');
+    details.appendChild(make('summary', event.operation ? outcomesOf(event) || plural(event.count, 'node') : plural(event.count, 'node')));
+    details.addEventListener('toggle', function () {
+      if (!details.open || details.dataset.filled) return;
+      details.dataset.filled = 'yes';
+      fillEvent(details, event);
+    });
+    return details;
+  }
+
+  async function fillEvent(details, event) {
+    if (!event.operation) return fillNodes(details, event);
+    const error = details.appendChild(make('p', '', 'error'));
+    try {
+      const reply = await request('GET', 'api/events?operation=' + event.operation);
+      const changes = reply.events.length ? reply.events[0].changes : [];
+      error.remove();
+      if (!changes.length) details.appendChild(make('p', 'What became of each node is not kept any more.', 'hint'));
+      return fillList(details, changes.map(function (change) { return lineOf(event.action, change); }));
+    } catch (problem) {
+      delete details.dataset.filled;
+      details.open = false;
+      return setText(els['events-error'], problem.message);
+    }
+  }
+
+  function fillNodes(details, event) {
+    fillList(details, event.nodes.map(function (id) { return {id: id, mark: 'plan', message: ''}; }));
+    if (event.count > event.nodes.length) details.appendChild(make('p', 'and ' + plural(event.count - event.nodes.length, 'more node', 'more nodes'), 'hint'));
+  }
+
+  // A change as a line: "10.0.0.7:9701: 8 \u2192 4. dispy uses 4 of 8 CPUs."
+  function lineOf(action, change) {
+    const times = action === 'service_time';
+    const known = change.outcome === 'done' && (times || change.before !== null && change.after !== null);
+    const said = known ? asChanged(times, change.before) + ' \u2192 ' + asChanged(times, change.after) + '. ' : '';
+    return {id: change.id, ok: change.outcome === 'done', message: said + change.message};
+  }
+
+  // Of an undo it is not said what was set: numbers of this size are times.
+  function asChanged(times, value) {
+    if (value === null) return 'not set';
+    return times || value > 1e9 ? asMoment(value) : asCount(value);
+  }
+
+  function openEvents() {
+    if (els.events.open) return;
+    events.limit = LIST_STEP;
+    showDialog(els.events, els['events-title']);
+    askEvents();
+  }
+
+  function moreEvents() {
+    events.limit += LIST_STEP;
+    return askEvents();
+  }
+
+  // ======== Keys ========
+
+  const KEYS_OFF = 'dispyadmin-keys-off';   // in the browser's storage, which a browser may not have
+
+  function readKeysOn() {
+    try { els['keys-on'].checked = !localStorage.getItem(KEYS_OFF); } catch (error) { els['keys-on'].checked = true; }
+  }
+
+  function writeKeysOn() {
+    try {
+      if (els['keys-on'].checked) localStorage.removeItem(KEYS_OFF); else localStorage.setItem(KEYS_OFF, 'yes');
+    } catch (error) { /* then it holds until the page is closed */ }
+  }
+
+  function openHelp() {
+    showDialog(els.help, els['help-title']);
+  }
+
+  function rowOf(id) {
+    const rec = store.nodes.get(id);
+    return rec && rec.at >= 0 ? rec : null;
+  }
+
+  function focusedRecord() {
+    const tr = focusedRow();
+    return tr && rowOf(tr.dataset.id);
+  }
+
+  // From the row with the focus, or the one that had it last; at first, from the first one in view.
+  function moveRow(step) {
+    const count = view.shown.length;
+    if (!count) return;
+    const from = focusedRecord() || rowOf(view.cursor);
+    const first = view.offsets.length > 1 ? rowAt(els.viewport.scrollTop) : 0;
+    focusRecord(view.shown[Math.max(0, Math.min(count - 1, from ? from.at + step : first))]);
+  }
+
+  // Rows far from those in view are not drawn yet.
+  function focusRecord(rec) {
+    if (!rows.has(rec.id)) {
+      els.viewport.scrollTop = Math.max(0, view.offsets[rec.at] - els.viewport.clientHeight / 2);
+      drawRows();
+    }
+    const row = rows.get(rec.id);
+    if (!row) return;
+    view.cursor = rec.id;
+    row.link.focus({preventScroll: true});
+    row.tr.scrollIntoView({block: 'nearest'});
+  }
+
+  function selectFocused() {
+    const rec = focusedRecord() || rowOf(view.cursor);
+    if (!rec) return;
+    setSelected(rec.id, !view.selected.has(rec.id));
+    view.anchor = rec.id;
+    updateSelection();
+  }
+
+  function openFocused() {
+    const rec = focusedRecord();
+    if (rec) go(nodeUrl(rec.id));
+  }
+
+  function closeOrClear() {
+    if (!els.outcome.hidden) return closeOutcome();
+    if (view.name !== 'cluster') return undefined;
+    if (isFiltered()) return clearFilters();
+    view.selected.clear();
+    return updateSelection();
+  }
+
+  // A field that is not shown does not take the focus.
+  function focusFilter() {
+    els[view.name === 'cluster' ? 'filter' : 'choose-filter'].focus();
+  }
+
+  const KEYS = {
+    '?': openHelp,
+    '/': focusFilter,
+    e: openEvents,
+    n: pollNow,
+    Escape: closeOrClear,
+  };
+  const TABLE_KEYS = {
+    a: function () { els['select-all'].click(); },
+    g: function () { els.group.focus(); },
+    j: function () { moveRow(1); },
+    k: function () { moveRow(-1); },
+    x: selectFocused,
+  };
+  // Only with the focus in the table: elsewhere they scroll the page, and Enter presses buttons.
+  const ROW_KEYS = {
+    ArrowDown: TABLE_KEYS.j,
+    ArrowUp: TABLE_KEYS.k,
+    Enter: openFocused,
+  };
+
+  function actionOf(event) {
+    const on = els['keys-on'].checked;
+    const target = event.target.nodeType === 1 ? event.target : document.body;
+    const table = view.name === 'cluster' && !els.viewport.hidden;
+    if (event.key === 'Enter' && target.matches('a, button')) return null;
+    if (event.key === 'Enter' && target === els.filter) return function () { if (view.shown.length) focusRecord(view.shown[0]); };
+    if (target.matches('textarea, select, input:not([type="checkbox"])') || target.isContentEditable) return null;
+    if (table && hasOwn(ROW_KEYS, event.key) && els.viewport.contains(target)) return ROW_KEYS[event.key];
+    if (!on && event.key.length === 1) return null;
+    if (table && hasOwn(TABLE_KEYS, event.key)) return TABLE_KEYS[event.key];
+    return hasOwn(KEYS, event.key) ? KEYS[event.key] : null;
+  }
+
+  // Dialogs have their own keys, and so has the browser.
+  function onKey(event) {
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (document.querySelector('dialog[open]')) return;
+    const action = actionOf(event);
+    if (!action) return;
+    event.preventDefault();
+    action();
+  }
+
+  // ======== Spreadsheet ========
+  // What the table shows, in its order, as CSV (RFC 4180); numbers and times in plain units.
+
+  const CSV_COLUMNS = [
+    ['id', function (node) { return node.id; }],
+    ['name', function (node) { return node.name; }],
+    ['state', function (node) { return node.state; }],
+    ['controllable', function (node) { return node.controllable ? 'yes' : 'no'; }],
+    ['says', function (node) { return whyOf(node); }],
+    ['groups', function (node) { return node.groups.join(' '); }],
+    ['cpus', function (node) { return node.cpus; }],
+    ['machine_cpus', function (node) { return node.max_cpus; }],
+    ['busy', function (node) { return node.busy; }],
+    ['available_cpu_percent', function (node) { return available(node, 'cpu'); }],
+    ['available_memory_bytes', function (node) { return available(node, 'memory'); }],
+    ['available_swap_percent', function (node) { return available(node, 'swap'); }],
+    ['available_disk_bytes', function (node) { return available(node, 'disk'); }],
+    ['jobs_done', function (node) { return node.jobs_done; }],
+    ['cpu_time_seconds', function (node) { return node.cpu_time; }],
+    ['clients_done', function (node) { return node.clients_done; }],
+    ['clients_to_serve', function (node) { return node.serve; }],
+    ['client', function (node) { return node.scheduler_ip; }],
+    ['service_start', function (node) { return asIso(node.service_start); }],
+    ['service_stop', function (node) { return asIso(node.service_stop); }],
+    ['service_end', function (node) { return asIso(node.service_end); }],
+    ['first_seen', function (node) { return asIso(node.first_seen); }],
+    ['last_update', function (node) { return asIso(node.update_time); }],
+    ['addresses', function (node) { return (node.addresses || []).join(' '); }],
+    ['version', function (node) { return node.version; }],
+  ];
+
+  // A time that no calendar has is left out.
+  function asIso(time) {
+    return isNumber(time) && Math.abs(time) < 8e12 ? new Date(time * 1000).toISOString().slice(0, 19) + 'Z' : null;
+  }
+
+  // What a stranger named so would be run by a spreadsheet: behind an apostrophe it is text.
+  function asField(value) {
+    if (value === null || value === undefined) return '';
+    if (typeof value === 'number') return String(value);
+    const text = /^[=+\-@\t\r\n]/.test(value) ? "'" + value : String(value);
+    return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+  }
+
+  function asRow(node) {
+    return CSV_COLUMNS.map(function (column) { return asField(column[1](node)); }).join(',') + '\r\n';
+  }
+
+  async function saveCsv() {
+    const shown = view.shown.map(function (rec) { return rec.node; });
+    const parts = ['\uFEFF' + CSV_COLUMNS.map(function (column) { return column[0]; }).join(',') + '\r\n'];   // the mark tells spreadsheets that it is UTF-8
+    for (let at = 0; at < shown.length; at += CSV_STEP) {
+      parts.push(shown.slice(at, at + CSV_STEP).map(asRow).join(''));
+      await pause();
+    }
+    const link = make('a');
+    link.href = URL.createObjectURL(new Blob(parts, {type: 'text/csv;charset=utf-8'}));
+    link.download = 'nodes-' + new Date().toISOString().slice(0, 16).replace(/[T:]/g, '-') + '.csv';
+    link.click();
+    setTimeout(function () { URL.revokeObjectURL(link.href); }, PATIENCE * 1000);
   }
 
   // ======== Views ========
@@ -5422,6 +9060,47 @@ PAGE_JS = r'''/* dispyadmin's page.
     const single = /admin_node\.html$/.test(location.pathname);
     view.name = single ? 'node' : 'cluster';
     view.host = single ? new URLSearchParams(location.search).get('host') || '' : '';
+    if (!single) readQuery(new URLSearchParams(location.search));
+  }
+
+  // What the table shows is in the address, so that it can be kept and sent.
+  function readQuery(params) {
+    const state = params.get('state');
+    els.filter.value = params.get('filter') || '';
+    view.words = wordsOf(els.filter.value);
+    view.state = STATES.concat('drifted').indexOf(state) >= 0 ? state : '';
+    view.group = params.get('group') || '';
+    view.sort = COLUMN.has(params.get('sort')) ? params.get('sort') : 'address';
+    view.down = params.get('direction') === 'descending';
+  }
+
+  // Made of what is shown alone: whatever else came with the address, a token above all, is not in it.
+  function addressQuery() {
+    const params = new URLSearchParams();
+    const put = function (name, value) { if (value) params.set(name, value); };
+    put('filter', els.filter.value.trim());
+    put('state', view.state);
+    put('group', view.group);
+    put('sort', view.sort === 'address' ? '' : view.sort);
+    put('direction', view.down ? 'descending' : '');
+    const text = params.toString();
+    return text ? '?' + text : '';
+  }
+
+  let keeping = 0;
+  function keepAddressSoon() {
+    clearTimeout(keeping);
+    keeping = setTimeout(keepAddress, ADDRESS_PAUSE * 1000);
+  }
+
+  function keepAddress() {
+    clearTimeout(keeping);
+    if (view.name !== 'cluster') return;
+    const query = addressQuery();
+    Array.from(document.querySelectorAll('a[href^="admin.html"]')).forEach(function (link) { setAttr(link, 'href', 'admin.html' + query); });
+    if (location.search === query) return;
+    history.replaceState(null, '', location.pathname + query + location.hash);
+    place = location.pathname + location.search;
   }
 
   // The token of the link has done its work once the page is there; it need not stay in the history.
@@ -5443,7 +9122,8 @@ PAGE_JS = r'''/* dispyadmin's page.
     setAttr(els['nav-cluster'], 'aria-current', cluster ? 'page' : null);
     setAttr(els['nav-node'], 'aria-current', cluster ? null : 'page');
     setAttr(document.body, 'class', 'view-' + view.name + (rec ? ' has-node' : ''));
-    const title = (cluster ? 'Admin Cluster(s)' : rec ? rec.id : 'Admin Node') + ' \u00b7 dispyadmin';
+    const lost = store.totals && store.totals.unreachable;
+    const title = (lost ? '(' + asCount(lost) + ' lost) ' : '') + (cluster ? 'Admin Cluster(s)' : rec ? rec.id : 'Admin Node') + ' \u00b7 dispyadmin';
     if (document.title !== title) document.title = title;
   }
 
@@ -5457,6 +9137,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     updateInterval();
     updateFreshness();
     updateBanner();
+    updateHistory();
   }
 
   function shownTitle() {
@@ -5483,6 +9164,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   }
 
   function go(url) {
+    keepAddress();
     leave();
     history.pushState(null, '', url);
     arrive();
@@ -5491,6 +9173,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   // A jump within the page (the skip link) is no other view.
   function onHistory() {
     if (location.pathname + location.search === place) return;
+    clearTimeout(keeping);        // the address is another place's by now
     leave();
     arrive();
   }
@@ -5500,6 +9183,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     const link = event.target.closest('a[href^="admin"]');
     if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
+    keepAddress();                // of links to the table, too
     go(link.getAttribute('href'));
   }
 
@@ -5557,6 +9241,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     try {
       await refreshOnce();
       update();
+      if (els.events.open) askEvents();
       if (!store.about || !store.nodes.size) askAbout();
     } finally {
       asking = false;
@@ -5594,6 +9279,10 @@ PAGE_JS = r'''/* dispyadmin's page.
   function wireTable() {
     on('viewport', 'scroll', drawSoon);
     on('filter', 'input', onFilter);
+    on('group', 'change', onGroup);
+    on('csv', 'click', saveCsv);
+    onSubmit('drifted-form', function () { reapply(els['drifted-form'], shownDrifted()); });
+    on('accept-all', 'click', function () { accept(els['drifted-form'], shownDrifted()); });
     on('filter-clear', 'click', showAll);
     on('select-all', 'change', onSelectAll);
     on('rows', 'click', function (event) { if (event.target.type === 'checkbox') onSelectClick(event); });
@@ -5622,12 +9311,18 @@ PAGE_JS = r'''/* dispyadmin's page.
     onSubmit('cpus-form', function () { setCpus(readInteger(els.cpus)); });
     on('cpus-all', 'click', function () { setCpus('all'); });
     onSubmit('clients-form', setClients);
+    onSubmit('drain-form', drain);
+    onSubmit('cancel-form', cancelDrain);
+    onSubmit('drift-form', function () { reapply(els['drift-form'], currentDrifted()); });
+    on('accept', 'click', function () { accept(els['drift-form'], currentDrifted()); });
     onSubmit('forget-form', forget);
     onSubmit('poll-form', setPollInterval);
     on('poll-now', 'click', pollNow);
     on('poll-interval', 'input', function () { intervalTyped = els['poll-interval'].value !== ''; });
     onSubmit('scan-form', scan);
     onSubmit('add-form', addNode);
+    on('diagnose', 'click', diagnoseTyped);
+    on('node-why', 'click', diagnoseNode);
     onSubmit('secret-form', setSecret);
     on('secret-show', 'change', showSecret);
     updateServiceHint();
@@ -5635,7 +9330,9 @@ PAGE_JS = r'''/* dispyadmin's page.
 
   function wireRest() {
     on('outcome-dismiss', 'click', closeOutcome);
-    on('outcome-more', 'click', drawOutcome);
+    on('outcome-retry', 'click', retryFailed);
+    on('outcome-select', 'click', selectFailed);
+    on('outcome-undo', 'click', function () { undo(outcome.undo, outcome.title); });
     on('choose-filter', 'input', updateChooser);
     on('empty-add', 'click', function (event) {
       event.preventDefault();
@@ -5643,6 +9340,15 @@ PAGE_JS = r'''/* dispyadmin's page.
     });
     on('ask-yes', 'click', function () { els.ask.close('yes'); });
     on('ask-no', 'click', function () { els.ask.close('no'); });
+    on('events-button', 'click', openEvents);
+    on('events-close', 'click', function () { closeDialog(els.events); });
+    on('events-more', 'click', moreEvents);
+    on('help-button', 'click', openHelp);
+    on('help-close', 'click', function () { closeDialog(els.help); });
+    on('keys-on', 'change', writeKeysOn);
+    on('events', 'click', onBackdrop);
+    on('help', 'click', onBackdrop);
+    document.addEventListener('keydown', onKey);
     document.addEventListener('click', onLink);
     document.addEventListener('visibilitychange', onVisibility);
     window.addEventListener('popstate', onHistory);
@@ -5651,6 +9357,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     window.addEventListener('resize', function () {
       sizes = null;
       if (view.name === 'cluster') updateTable();
+      updateHistory();
     });
   }
 
@@ -5661,9 +9368,11 @@ PAGE_JS = r'''/* dispyadmin's page.
     wireControls();
     wireRest();
     buildFacts();
+    buildHistory();
     place = location.pathname + location.search;
     readLocation();
     showSecret();
+    readKeysOn();
     update();
     refresh();
   }
@@ -5794,6 +9503,7 @@ class WebServer(Worker):
         super().__init__()
         self.admin = admin
         self.lister = NodeLister()
+        self.scraping = threading.Lock()                # held while metrics are written: 10,000 nodes make 10 MB
         self.tls = admin.server_tls
         self._places = places
         self._sockets = self._open(settings.http_host, settings.http_port)
@@ -6140,6 +9850,12 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         if place != self.headers['Host'].strip().lower():
             raise HttpError(403, 'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
 
+    def by(self):
+        """Who asks (By): the address, and on loopback the user's name where the kernel tells it."""
+        address = peer_address(self.client_address)
+        user = connection_user(self.connection) if is_loopback(address) else None
+        return By(address, user_name(user) if user is not None else None)
+
     # --- what is asked for ---
 
     def _route(self, path):
@@ -6168,7 +9884,8 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             lengths = ['0']
         if not lengths:
             raise HttpError(411, 'Content-Length: is missing')
-        if len(lengths) != 1 or not re.match(r'[0-9]{1,12}\Z', lengths[0].strip()):
+        # strip() alone takes control characters for space, and int() does not.
+        if len(lengths) != 1 or not re.match(r'[0-9]{1,12}\Z', lengths[0].strip(' \t')):
             raise HttpError(400, 'Content-Length: must be a number of bytes')
         if int(lengths[0]) > MAX_BODY:
             raise HttpError(413, 'Content-Length: at most %d bytes are taken' % MAX_BODY)
@@ -6189,7 +9906,8 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         admin, lister = self.server.admin, self.server.lister
         snapshot = admin.snapshot(None if since is None else int(since))
         head = encode_json({'sequence': snapshot.sequence, 'time': time.time(), 'poll_interval': admin.schedule.interval,
-                            'totals': snapshot.totals, 'full': snapshot.full, 'removed': snapshot.removed})
+                            'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
+                            'removed': snapshot.removed})
         text = head[:-1] + ',"nodes":[', snapshot.nodes, ']}'
         if self._takes_gzip() and len(snapshot.nodes) > 1:
             self._send(200, JSON, lister.packed(*text, most=snapshot.totals['nodes']), packed=True)
@@ -6197,10 +9915,36 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             self._send(200, JSON, lister.plain(*text))
 
     def send_get_node(self, node_id, _):
-        self._send(200, JSON, self.server.admin.node(node_id).json().encode('ascii'))
+        """What is known of a node, and its last hours."""
+        admin = self.server.admin
+        shown, history = admin.node(node_id).json(), encode_json(admin.history.node(node_id))
+        self._send(200, JSON, (shown[:-1] + ',"history":' + history + '}').encode('ascii'))
+
+    def send_get_history(self, *_):
+        """The last hours of all nodes together."""
+        self._send_json(self.server.admin.history.cluster())
+
+    def send_get_operations(self, *_):
+        """Those under way, and the last ones."""
+        self._send_json({'operations': [operation.summary() for operation in self.server.admin.journal.operations()[:20]]})
+
+    def send_get_events(self, _, query):
+        """The newest so many (limit), each with so many changes; or that of one operation, whole."""
+        number = query.get('operation', [None])[0]
+        events = self.server.admin.journal.events()
+        if number is not None:
+            events = [event for event in events if event.operation and str(event.operation.number) == number]
+        most = MAX_CHANGES if number is not None else take_number(query, 'changes', MAX_EVENT_NODES)
+        events = events[:take_number(query, 'limit', MAX_EVENTS)]
+        self._send_json({'time': time.time(), 'events': [event.json(most) for event in events]})
 
     def send_get_about(self, *_):
         self._send_json(self.server.admin.about())
+
+    def send_get_metrics(self, *_):
+        with self.server.scraping:
+            body = write_metrics(self.server.admin).encode('utf-8', 'replace')
+        self._send(200, METRICS_KIND, body)
 
     def send_static(self, kind, data, packed):
         if self._takes_gzip():
@@ -6278,6 +10022,14 @@ def read_json(data):
     return value
 
 
+def take_number(query, field, most):
+    """A number in an address, `most` at most; that too when it is left out.  InputError."""
+    text = query.get(field, [str(most)])[0]
+    if not re.match(r'[0-9]{1,9}\Z', text):
+        raise InputError('%s: must be a whole number' % field)
+    return min(int(text), most)
+
+
 def take_fields(body, needed=(), optional=()):
     """The values of the fields that a request has to have, then of those that it may have (None when absent)."""
     for field in body:
@@ -6300,6 +10052,17 @@ def check_ids(ids):
 
 def post_nodes(handler, _, body):
     """Add a node by host and port."""
+    host, port = take_place(body)
+    return {'results': handler.server.admin.add(host, port, handler.by())}
+
+
+def post_diagnose(handler, _, body):
+    """Why is a node not there?"""
+    return diagnose(handler.server.admin, *take_place(body))
+
+
+def take_place(body):
+    """(host, port or None) of a request that names a machine."""
     host, port = take_fields(body, ['host'], ['port'])
     if not isinstance(host, str):
         raise InputError('host: must be a host name or an IP address')
@@ -6311,12 +10074,12 @@ def post_nodes(handler, _, body):
         raise InputError('host: %s' % error)
     if port is not None and port_too not in (None, port):
         raise InputError('port: %d, but the host says %d' % (port, port_too))
-    return {'results': handler.server.admin.add(host, port or port_too)}
+    return host, port or port_too
 
 
 def post_secret(handler, _, body):
     """Try one more admin secret."""
-    return {'results': handler.server.admin.add_secret(*take_fields(body, ['secret']))}
+    return {'results': handler.server.admin.add_secret(*take_fields(body, ['secret']), by=handler.by())}
 
 
 def post_poll(handler, _, body):
@@ -6326,7 +10089,7 @@ def post_poll(handler, _, body):
     if (interval is None) == (now is None):
         raise InputError('interval: give either "interval" in seconds or "now": true')
     if interval is not None:
-        return {'poll_interval': admin.set_interval(interval), 'results': []}
+        return {'poll_interval': admin.set_interval(interval, by=handler.by()), 'results': []}
     if now is not True:
         raise InputError('now: must be true')
     return {'poll_interval': admin.schedule.interval, 'results': admin.poll(None if ids is None else check_ids(ids))}
@@ -6335,32 +10098,92 @@ def post_poll(handler, _, body):
 def post_scan(handler, _, body):
     """Search for nodes now."""
     take_fields(body)
-    handler.server.admin.scan()
+    handler.server.admin.scan(handler.by())
     return {'results': []}
 
 
-def post_cpus(handler, _, body):
-    """Set the CPUs that dispy uses."""
-    ids, cpus = take_fields(body, ['nodes', 'cpus'])
-    return {'results': handler.server.admin.set_cpus(check_ids(ids), cpus)}
+def take_ids(handler, ids, group):
+    """The nodes of a request: its `nodes`, or those of its `group`."""
+    if group is None:
+        if ids is None:
+            raise InputError('nodes: is missing')
+        return check_ids(ids)
+    if ids is not None:
+        raise InputError('group: give either "nodes" or "group"')
+    return handler.server.admin.ids_of_group(group)
 
 
-def post_service_time(handler, _, body):
-    """Set or clear a service time."""
-    ids, control_, time_ = take_fields(body, ['nodes', 'control', 'time'])
-    return {'results': handler.server.admin.set_service_time(check_ids(ids), control_, time_)}
+def post_drain(handler, _, body):
+    """Drain nodes: let them take no new jobs, and then ..."""
+    then, ids, group, label = take_fields(body, ['then'], ['nodes', 'group', 'label'])
+    return operation_json(*handler.server.admin.drain(take_ids(handler, ids, group), then, handler.by(), check_label(label)))
 
 
-def post_clients(handler, _, body):
-    """Set how many more clients are served."""
-    ids, clients = take_fields(body, ['nodes', 'clients'])
-    return {'results': handler.server.admin.set_clients(check_ids(ids), clients)}
+def post_cancel_drain(handler, _, body):
+    """Drain nodes no more."""
+    ids, group, label = take_fields(body, (), ['nodes', 'group', 'label'])
+    return operation_json(*handler.server.admin.cancel_drain(take_ids(handler, ids, group), handler.by(), check_label(label)))
+
+
+def post_reapply(handler, _, body):
+    """Set again what was set, at these nodes or at all that have drifted."""
+    ids, group, label = take_fields(body, (), ['nodes', 'group', 'label'])
+    ids = None if ids is None and group is None else take_ids(handler, ids, group)
+    return operation_json(*handler.server.admin.reapply(ids, handler.by(), check_label(label)))
+
+
+def post_accept(handler, _, body):
+    """Take nodes as they are."""
+    ids, group = take_fields(body, (), ['nodes', 'group'])
+    return {'results': handler.server.admin.accept(take_ids(handler, ids, group), handler.by())}
+
+
+def post_control(make, *fields):
+    """The function for requests that set something at nodes: `make` is the Control that is made with these fields.
+
+    With "preview": true it says what would come of it.  A "label" finds the operation among those that run.
+    """
+    def post(handler, _, body):
+        values = take_fields(body, fields, ['nodes', 'group', 'preview', 'label'])
+        ids, group, preview, label = values[len(fields):]
+        ids, preview, label = take_ids(handler, ids, group), check_flag('preview', preview), check_label(label)
+        control_, admin = make(*values[:len(fields)]), handler.server.admin
+        if preview:
+            return {'results': admin.preview(ids, control_), 'title': control_.title()}
+        return operation_json(*admin.control(ids, control_, handler.by(), label))
+    return post
+
+
+def operation_json(operation, results):
+    """The answer to a request that set something."""
+    return {'operation': operation.number, 'undo': operation.can_undo(), 'results': results}
+
+
+def post_undo(handler, _, body):
+    """Give nodes back what they had before an operation."""
+    number, label = take_fields(body, ['operation'], ['label'])
+    check_whole('operation', number, 1, 2 ** 53, '')
+    return operation_json(*handler.server.admin.undo(number, handler.by(), check_label(label)))
+
+
+def check_flag(field, value):
+    """A field that is true, false, or left out."""
+    if value not in (None, True, False):
+        raise InputError('%s: must be true or false' % field)
+    return bool(value)
+
+
+def check_label(label):
+    """What a request calls its operation: a short text, or None."""
+    if label is not None and not (isinstance(label, str) and re.match(r'[\x21-\x7e]{1,64}\Z', label)):
+        raise InputError('label: must be 1 to 64 printable characters')
+    return label
 
 
 def delete_node(handler, node_id, body):
     """Forget a node."""
     take_fields(body)
-    handler.server.admin.forget(node_id)
+    handler.server.admin.forget(node_id, handler.by())
     return {'results': [success(node_id, 'Forgotten. It comes back when it shows itself again.')]}
 
 
@@ -6383,12 +10206,22 @@ ROUTES = {
     '/page.js': _static('text/javascript; charset=utf-8', PAGE_JS),
     '/api/nodes': {'GET': RequestHandler.send_get_nodes, 'POST': post_nodes},
     '/api/about': {'GET': RequestHandler.send_get_about},
+    '/api/diagnose': {'POST': post_diagnose},
     '/api/secret': {'POST': post_secret},
     '/api/poll': {'POST': post_poll},
     '/api/scan': {'POST': post_scan},
-    '/api/cpus': {'POST': post_cpus},
-    '/api/service_time': {'POST': post_service_time},
-    '/api/clients': {'POST': post_clients},
+    '/api/cpus': {'POST': post_control(SetCpus, 'cpus')},
+    '/api/service_time': {'POST': post_control(SetServiceTime, 'control', 'time')},
+    '/api/clients': {'POST': post_control(SetClients, 'clients')},
+    '/api/undo': {'POST': post_undo},
+    '/api/drain': {'POST': post_drain},
+    '/api/cancel_drain': {'POST': post_cancel_drain},
+    '/api/reapply': {'POST': post_reapply},
+    '/api/accept': {'POST': post_accept},
+    '/api/operations': {'GET': RequestHandler.send_get_operations},
+    '/api/events': {'GET': RequestHandler.send_get_events},
+    '/api/history': {'GET': RequestHandler.send_get_history},
+    '/metrics': {'GET': RequestHandler.send_get_metrics},
 }
 ROUTES.update((path, _static(HTML, PAGE_HTML)) for path in PAGES)
 
@@ -6415,6 +10248,14 @@ def connection_user(sock):
         except (OSError, ValueError, IndexError):
             pass
     return None
+
+
+def user_name(user):
+    """The name of a user with this id, or the id."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except (KeyError, AttributeError):
+        return str(user)
 
 
 def _proc_address(family, address, port):
@@ -6457,6 +10298,33 @@ def _host(text):
 def _place(text):
     """A --node: (host, port or None)."""
     return split_host_port(text)
+
+
+def _group(text):
+    """A --group: a Group."""
+    name, equals, patterns = text.partition('=')
+    patterns = [pattern.strip() for pattern in patterns.split(',') if pattern.strip()]
+    if not equals or not re.match(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,39}\Z', name.strip()) or not patterns:
+        raise ValueError('%s is not NAME=PATTERN[,PATTERN...], with a name of letters, digits, - _ and .'
+                         % (printable(text)[:80] or 'an empty text'))
+    return Group(name.strip(), patterns)
+
+
+def _command(text):
+    """A command as in a shell, but no shell is run: find_program() takes it apart."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise ValueError('%s has a quotation mark or a backslash without its counterpart' % printable(text)[:80])
+    if not words or not words[0] or '\0' in text:
+        raise ValueError('is empty, or has a zero byte')
+    return text.strip()
+
+
+def _event_kind(text):
+    if text.strip() not in EVENT_KINDS:
+        raise ValueError('%s is none of %s' % (printable(text)[:40] or 'an empty text', ', '.join(EVENT_KINDS)))
+    return text.strip()
 
 
 def _flag(text):
@@ -6522,13 +10390,25 @@ OPTIONS = (
            'certificate for TLS with nodes and browsers; the file that dispynode has as --certfile'),
     Option('keyfile', ['--keyfile'], 'FILE', _file, '',
            'private key for --certfile, unless it is in that file'),
+    Option('groups', ['--group'], 'NAME=PATTERN[,PATTERN...]', _group, [],
+           'nodes to be looked at together: addresses, networks (10.1.0.0/16), or names with * and ?; can be given again'),
+    Option('state', ['--state'], 'FILE', _file, '',
+           'keep what was set, nodes added by hand and forgotten ones in this file over restarts (default: nothing is kept)'),
+    Option('keep', ['--keep'], None, _flag, False,
+           'set again what was set here, on nodes that were started again or have other values'),
+    Option('on_event', ['--on_event'], 'COMMAND', _command, '',
+           'run this program, without a shell, when nodes are lost, answer again or were started again; what happened is JSON '
+           'on its standard input'),
+    Option('events', ['--event'], 'KIND', _event_kind, [],
+           'what --on_event is run for, instead: %s; can be given again' % ', '.join(EVENT_KINDS)),
     Option('debug', ['-d', '--debug'], None, _flag, False,
            'log every announcement and request'),
 )
 
 # What an option may be called in a configuration file: by its key, its flag, or as in dispy before 4.14 (ip_addrs).
 KEYS = {option.key: option for option in OPTIONS}
-KEYS.update(host=KEYS['hosts'], ip_addrs=KEYS['hosts'], node=KEYS['nodes'], http_name=KEYS['http_names'])
+KEYS.update(group=KEYS['groups'], host=KEYS['hosts'], ip_addrs=KEYS['hosts'], node=KEYS['nodes'], http_name=KEYS['http_names'],
+            event=KEYS['events'])
 
 # The dispyadmin of dispy saves all its options, given or not.  In a file with all of these, a port that is dispy's own
 # was not asked for, and a secret stands for itself.
@@ -6553,6 +10433,16 @@ def build_parser():
     parser.add_argument('--save_config', metavar='FILE', nargs='?', const='-',
                         help='write the options given to this file, readable by its owner alone, or to standard output; '
                              'then exit')
+    parser.add_argument('--list', action='store_const', const='table',
+                        help='print the nodes, then exit: as told by the dispyadmin that runs at --http_host and '
+                             '--http_port, else found in a few seconds. Exit status: 0 all answer, 3 some are unreachable '
+                             'or locked, 4 there are none, 1 it cannot be told')
+    for form in ('json', 'csv'):
+        parser.add_argument('--' + form, dest='form', action='append_const', const=form,
+                            help='print the list as %s' % form.upper())
+    parser.add_argument('--diagnose', metavar='HOST[:PORT]', help='say why the node at this host is not there or does not '
+                        'work, with the other options as given, and what helps; then exit: 0 when nothing is wrong with it, '
+                        '3 when something is')
     for option in OPTIONS:
         kind = (dict(action='store_const', const='true') if option.metavar is None else
                 dict(metavar=option.metavar, action='append' if isinstance(option.default, list) else 'store'))
@@ -6573,13 +10463,26 @@ def read_settings(argv, environ):
         text = getattr(args, option.key)
         if text is not None:
             given[option.key] = _parse(option, text, option.flags[-1])
-    settings = argparse.Namespace(save_config=args.save_config, given=given)
+    if args.form and (not args.list or len(args.form) > 1):
+        raise UsageError('--%s: %s' % (args.form[0], 'goes with --list only' if not args.list else 'choose one form'))
+    settings = argparse.Namespace(save_config=args.save_config, diagnose=None, given=given,
+                                  list=args.form[0] if args.form else args.list)
+    if args.diagnose is not None:
+        try:
+            settings.diagnose = split_host_port(args.diagnose)
+        except ValueError as error:
+            raise UsageError('--diagnose: %s' % error)
     for option in OPTIONS:
         setattr(settings, option.key, given.get(option.key, option.default))
     if args.secret is None and environ.get('DISPYADMIN_SECRET'):
         settings.secret = Literal(environ['DISPYADMIN_SECRET'])
     if settings.keyfile and not settings.certfile:
         raise UsageError('--keyfile: needs --certfile too')
+    if settings.events and not settings.on_event:
+        raise UsageError('--event: needs --on_event too')
+    names = [group.name for group in settings.groups]
+    if len(set(names)) < len(names):
+        raise UsageError('--group: %s is given twice' % next(name for name in names if names.count(name) > 1))
     return settings
 
 
@@ -6653,6 +10556,8 @@ def write_config(settings):
             value = '@' + os.path.abspath(value[1:])
         elif option.parse is _file:
             value = os.path.abspath(value)
+        if option.parse is _group:
+            value = ['%s=%s' % (group.name, ','.join(group.patterns)) for group in value]
         if option.parse is _place:
             value = [_write_place(*place) for place in value]
         text = repr(value) if isinstance(value, list) else str(value)
@@ -6866,13 +10771,294 @@ class _LogFormatter(logging.Formatter):
         return '\n'.join([first] + ['    ' + printable(line) for line in trace])
 
 
-def start_logging(debug):
-    """Log to standard error."""
+def start_logging(debug, level=logging.INFO):
+    """Log to standard error, from this level on or all."""
     handler = logging.StreamHandler()
     handler.setFormatter(_LogFormatter())
     logger.handlers[:] = [handler]
     logger.propagate = False
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.setLevel(logging.DEBUG if debug else level)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Listing: the table of nodes on standard output
+# ---------------------------------------------------------------------------------------------------------------------
+
+ALL_ANSWER, SOME_DO_NOT, NO_NODES = 0, 3, 4  # exit statuses of --list; 1 and 2 are as without it
+
+# What the columns of --list are called, how they are made of a node in JSON, and whether they are numbers.
+Column = collections.namedtuple('Column', 'title is_number text')
+
+
+def _bytes(number):
+    """A number of bytes as people read it."""
+    for unit in ('B', 'KiB', 'MiB', 'GiB'):
+        if number < 1024:
+            break
+        number /= 1024
+    else:
+        unit = 'TiB'
+    return '%d %s' % (number, unit) if unit == 'B' or number >= 100 else '%.1f %s' % (number, unit)
+
+
+def _field(key, form=str):
+    """Makes the text of a field of a node, or of its avail_info; empty when there is none."""
+    def text(node):
+        values = (node.get('avail_info') or {}) if key in AVAILABLE else node
+        value = values.get(key)
+        return '' if value is None else form(value)
+    return text
+
+
+COLUMNS = (
+    Column('node', False, _field('id')),
+    Column('name', False, _field('name')),
+    Column('state', False, _field('state')),
+    Column('cpus', True, _field('cpus')),
+    Column('busy', True, _field('busy')),
+    Column('free cpu', True, _field('cpu', lambda percent: '%d %%' % percent)),
+    Column('free memory', True, _field('memory', _bytes)),
+    Column('version', False, _field('version')),
+    Column('reason', False, _field('reason')),
+)
+WIDEST = 40  # characters of a cell, but in the last column
+
+# Fields of a node in CSV, each under its name; those of avail_info, as cpu_available and so on, are behind `busy`.
+CSV_FIELDS = ('id', 'ip_addr', 'port', 'name', 'version', 'state', 'controllable', 'reason', 'cpus', 'max_cpus', 'busy',
+              'clients_done', 'jobs_done', 'cpu_time', 'serve', 'scheduler_ip', 'service_start', 'service_stop',
+              'service_end', 'first_seen', 'update_time')
+FROM_NODES = ('name', 'version', 'reason', 'scheduler_ip')  # texts that nodes have a hand in
+
+
+def list_nodes(settings):
+    """The command --list: print the nodes; the exit status.  UsageError, StartError."""
+    url, nodes = ask_running(settings)
+    if nodes is None:
+        nodes = find_nodes(settings)
+        way = 'no dispyadmin runs at %s; this is what was found by asking' % url
+    else:
+        way = 'as told by the dispyadmin at %s' % url
+    nodes.sort(key=place_key)
+    counts = collections.Counter(node['state'] for node in nodes)
+    print('dispyadmin: %s: %d node%s%s' % (way, len(nodes), '' if len(nodes) == 1 else 's', ''.join(
+        ', %d %s' % (counts[state], state) for state in STATES if counts[state])), file=sys.stderr)
+    write_out({'json': json_of_nodes, 'csv': csv_of_nodes}.get(settings.list, table_of_nodes)(nodes))
+    return NO_NODES if not nodes else SOME_DO_NOT if counts[UNREACHABLE] or counts[LOCKED] else ALL_ANSWER
+
+
+def place_key(node):
+    """Orders nodes by address, as a number, and port."""
+    address = ipaddress.ip_address(node['ip_addr'].partition('%')[0])
+    return address.version, int(address), node['ip_addr'], node['port']
+
+
+# --- from a dispyadmin that runs ---
+
+NO_DISPYADMIN = '--list: what runs at %s is no dispyadmin; give another --http_port'
+
+
+class _NotThere(Exception):
+    """Nothing listens where a dispyadmin would."""
+
+
+class _NotHttp(Exception):
+    """What listens there does not speak HTTP in clear."""
+
+
+def ask_running(settings):
+    """(URL, nodes in JSON) of the dispyadmin that runs where the options say; nodes are None when none runs there.
+
+    StartError when it does not tell them.
+    """
+    host, port = settings.http_host.strip('[]'), settings.http_port
+    host = {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host)
+    place = format_id(host, port)
+    if port == 0:
+        return place, None  # it would be at a port that only it knows
+    try:
+        if settings.certfile:
+            return 'https://%s/' % place, _ask_for_nodes(settings, host, port, tls_contexts(settings.certfile,
+                                                                                            settings.keyfile)[0])
+        try:
+            return 'http://%s/' % place, _ask_for_nodes(settings, host, port, None)
+        except _NotHttp:
+            return 'https://%s/' % place, _ask_for_nodes(settings, host, port, _client_context(host))
+    except _NotThere:
+        return place, None
+    except _NotHttp:
+        raise StartError(NO_DISPYADMIN % place)
+
+
+def _client_context(host):
+    """How to check a server whose certificate is not given: on loopback not at all, as without TLS, else as browsers do."""
+    context = ssl.create_default_context()
+    try:
+        loopback = host == 'localhost' or is_loopback(canonical(host))
+    except ValueError:
+        loopback = False
+    if loopback:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _ask_for_nodes(settings, host, port, context):
+    """The nodes in JSON.  The token is sent only when it is asked for."""
+    status, data = _request_nodes(host, port, context, {})
+    if status == 401 and settings.http_token:
+        status, data = _request_nodes(host, port, context, {'Authorization': 'Bearer ' + settings.http_token})
+    if status == 401:
+        raise StartError('--list: the dispyadmin at %s %s' % (format_id(host, port), 'does not take the token in the file '
+                         'of --http_token' if settings.http_token else 'wants its token: give the file with it as '
+                                                              '--http_token FILE'))
+    try:
+        answer = json.loads(data.decode('utf-8'))
+        if status != 200:
+            raise StartError('--list: the dispyadmin at %s says: %s' % (format_id(host, port), printable(answer['error'])[:500]))
+        for node in answer['nodes']:
+            check_node(node)
+        return answer['nodes']
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise StartError(NO_DISPYADMIN % format_id(host, port))
+
+
+def check_node(node):
+    """ValueError, TypeError, KeyError or AttributeError unless this is a node as the HTTP interface shows it."""
+    check_id(node['id'])
+    if node['state'] not in STATES or format_id(node['ip_addr'], node['port']) != node['id']:
+        raise ValueError('a node that is none')
+    available = dict.fromkeys(AVAILABLE) if node['avail_info'] is None else node['avail_info']
+    for kinds, values in (((int, float, type(None)), [available[key] for key in AVAILABLE]),
+                          ((int, float, str, type(None)), [node[key] for key in CSV_FIELDS])):
+        if not all(isinstance(value, kinds) for value in values):
+            raise TypeError('a field that is none')
+    encode_json(node)  # ValueError when a number is none that JSON has
+
+
+def _request_nodes(host, port, context, headers):
+    """(status, body) of GET /api/nodes."""
+    connection = http.client.HTTPConnection(host, port, timeout=LIST_ANSWER_TIME)
+    try:
+        try:
+            connection.connect()
+        except (OSError, UnicodeError):
+            raise _NotThere()
+        if context:
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
+        connection.request('GET', '/api/nodes', headers=headers)
+        response = connection.getresponse()
+        data = response.read(MAX_LIST)
+        if response.read(1):
+            raise StartError('--list: the dispyadmin at %s tells more than %d bytes' % (format_id(host, port), MAX_LIST))
+        return response.status, data
+    except ssl.SSLError as error:
+        raise StartError('--list: TLS with what runs at %s fails (%s); give the certificate of dispyadmin as --certfile FILE, '
+                         'or another --http_port' % (format_id(host, port), printable(getattr(error, 'reason', None) or error)))
+    except socket.timeout:
+        raise StartError('--list: the dispyadmin at %s does not answer within %d seconds'
+                         % (format_id(host, port), LIST_ANSWER_TIME))
+    except (OSError, http.client.HTTPException):
+        raise _NotHttp()
+    finally:
+        connection.close()
+
+
+# --- without one ---
+
+def find_nodes(settings):
+    """The nodes that answer within a few seconds, and those of --node, in JSON.  UsageError, StartError."""
+    settings.secret = read_secret(settings.secret)
+    # The info port is left to whom it belongs to: nodes that are asked answer to any.  Nothing is kept, set, or told.
+    vars(settings).update(info_port=0, state='', keep=False, on_event='', events=[], poll_interval=MOST_INTERVAL)
+    admin = Admin(settings)
+    admin.start()
+    try:
+        wait_until_found(admin)
+        return [json.loads(published.json()) for published in admin.snapshot().nodes]
+    finally:
+        admin.end()
+        admin.join(time.monotonic() + END_TIME)
+
+
+def wait_until_found(admin):
+    """Wait until the nodes have been found, as far as one can tell."""
+    began = quiet_since = time.monotonic()
+    found = 0
+    while True:
+        time.sleep(0.1)
+        now, finding, nodes = time.monotonic(), admin.is_finding(), admin.snapshot().totals['nodes']
+        if finding or nodes != found:
+            quiet_since, found = now, nodes
+        is_quiet = found and now - quiet_since >= LIST_QUIET
+        if not finding and (is_quiet or now - began >= LIST_TIME) or now - began >= LIST_LONGEST:
+            return
+
+
+# --- as text ---
+
+def table_of_nodes(nodes):
+    """Aligned columns, with a line of titles."""
+    rows = [[column.title.upper() for column in COLUMNS]]
+    rows += [[_shorten(printable(column.text(node)), column) for column in COLUMNS] for node in nodes]
+    widths = [max(width(row[number]) for row in rows) for number in range(len(COLUMNS))]
+    return ''.join('  '.join(_pad(cell, size, column) for cell, size, column in zip(row, widths, COLUMNS)).rstrip() + '\n'
+                   for row in rows)
+
+
+def _shorten(text, column):
+    return text if len(text) <= WIDEST or column is COLUMNS[-1] else text[:WIDEST - 1] + '\u2026'
+
+
+def _pad(text, size, column):
+    space = ' ' * (size - width(text))
+    return space + text if column.is_number else text + space
+
+
+def width(text):
+    """How many places a text takes on a terminal."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in 'WF' else 1 for c in text)
+
+
+def json_of_nodes(nodes):
+    """A JSON array, one node in each line."""
+    text = '[%s]\n' % ',\n '.join(encode_json(node) for node in nodes)
+    return text.replace('\x7f', '\\u007f')  # the one control character that JSON leaves as it is
+
+
+def csv_of_nodes(nodes):
+    """CSV with a line of titles."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    fields = list(CSV_FIELDS)
+    at = fields.index('busy') + 1
+    fields[at:at] = AVAILABLE
+    writer.writerow([key + '_available' if key in AVAILABLE else key for key in fields])
+    for node in nodes:
+        writer.writerow([_csv_cell(key, _field(key, lambda value: value)(node)) for key in fields])
+    return out.getvalue()
+
+
+def _csv_cell(key, value):
+    """A value as it goes into CSV.  A text that a spreadsheet would take for a formula gets an apostrophe."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return value
+    value = printable(value)
+    return "'" + value if key in FROM_NODES and value[:1] in ('=', '+', '-', '@') else value
+
+
+def write_out(text):
+    """Write to standard output; quietly less of it when its reader has gone.  StartError."""
+    try:
+        encoding = sys.stdout.encoding or 'utf-8'
+        sys.stdout.write(text.encode(encoding, 'replace').decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains of it at its end
+    except AttributeError:
+        raise StartError('--list: there is no standard output')
+    except OSError as error:
+        raise StartError('--list: cannot write to standard output: %s' % error.strerror)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -6914,6 +11100,26 @@ def serve(settings):
     ended.close()
 
 
+def tell_diagnosis(settings):
+    """Diagnose a host and print what is found.  The exit status: 0 when there is nothing to cure, else 3."""
+    settings.info_port = 0  # no port of nodes is held: a dispyadmin that runs here is not disturbed
+    admin = Admin(settings)
+    admin.poller.start()
+    try:
+        found = diagnose(admin, *settings.diagnose, has_table=False)
+    except KeyboardInterrupt:
+        tell('Interrupted: nothing is known yet.')
+        return 3
+    finally:
+        admin.poller.end()
+        admin.poller.join(time.monotonic() + END_TIME)
+        admin.listener.finish()
+    for step in found['steps']:
+        tell('%s %-9s %-9s %s' % (MARKS[step['state']], step['state'], step['step'], step['message']))
+    tell('Cure: %s' % found['cure'] if found['cure'] else 'Nothing is wrong with it.')
+    return 3 if found['cure'] else 0
+
+
 def tell(line):
     """Print a line, if there is anywhere to print it."""
     try:
@@ -6923,23 +11129,30 @@ def tell(line):
 
 
 def main(argv=None):
-    """The command `dispyadmin`.  Returns the exit status: 0 ended, 1 cannot start, 2 usage or configuration."""
+    """The command `dispyadmin`.  Returns the exit status: 0 ended, 1 cannot start, 2 usage or configuration, 3 something is
+    wrong with the node that --diagnose names; see ALL_ANSWER for those of --list."""
+    settings = None
     try:
         settings = read_settings(sys.argv[1:] if argv is None else argv, os.environ)
         if settings.save_config:
             save_config(settings)
             return 0
         os.environ.pop('DISPYADMIN_SECRET', None)  # what is started from here has no business with it
-        settings.secret = read_secret(settings.secret)
         settings.http_token = read_token(settings.http_token) if settings.http_token else ''
+        if settings.list:
+            start_logging(settings.debug, logging.WARNING)
+            return list_nodes(settings)
+        settings.secret = read_secret(settings.secret)
         start_logging(settings.debug)
+        if settings.diagnose:
+            return tell_diagnosis(settings)
         serve(settings)
         return 0
     except (UsageError, StartError) as error:
         print('dispyadmin: %s' % error, file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        return 0
+        return 1 if settings and settings.list else 0
 
 
 if __name__ == '__main__':

@@ -338,6 +338,8 @@ def bulk(page, count):
         page.trace.start()
         began = time.monotonic()
         page.click('#cpus-set' if key else '#cpus-all')
+        page.wait("document.querySelector('#ask').open", 30)      # what will change is shown first
+        page.click('#ask-yes')
         said = page.wait("(document.querySelector('#outcome').dataset.state !== 'working' && "
                          "document.querySelector('#outcome-summary').innerText.startsWith('%s')) && "
                          "document.querySelector('#outcome-summary').innerText" % title, 60)

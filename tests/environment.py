@@ -71,6 +71,7 @@ def node_matrix():
 
 
 SELENIUM = Packages(sys.executable, sys.version_info[:2], ('selenium',), ())
+PROMETHEUS = Packages(sys.executable, sys.version_info[:2], ('prometheus_client',), ())
 ATHERIS = Packages(sys.executable, sys.version_info[:2], ('atheris',), ())     # not for every Python: see test_fuzz
 
 
@@ -151,7 +152,8 @@ def install(packages):
 
 def prepare():
     """Install what is missing; the one-line reasons of what could not be."""
-    missing = [packages for packages in node_matrix() + [SELENIUM, ATHERIS] if not os.path.isdir(folder_of(packages))]
+    missing = [packages for packages in node_matrix() + [SELENIUM, ATHERIS, PROMETHEUS]
+               if not os.path.isdir(folder_of(packages))]
     if not missing:
         return []
     os.makedirs(FOLDER, exist_ok=True)

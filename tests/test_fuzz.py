@@ -306,6 +306,7 @@ HTTP_PIECES = [b'\r\n', b'\r\n\r\n', b'\n', b'\r', b'\x00', b'\xff', b' ', b'\t'
                b'Range: bytes=0-1\r\n',
                b'X' * 300 + b': y\r\n', b'Upgrade: h2c\r\n', b'If-None-Match: *\r\n', b'Content-Type: application/json\r\n']
 PATHS = ['/', '/page.js', '/page.css', '/admin.html', '/api/nodes', '/api/nodes?since=1', '/api/nodes/{id}', '/api/about',
+         '/api/history',
          '/api/cpus',
          '/api/clients', '/api/service_time', '/api/poll', '/api/secret', '/api/scan', '/api/nodes/%00', '/no', '*',
          'http://localhost/']
@@ -357,7 +358,8 @@ class Http(lab.HostileTest):
         for worker in workers:
             worker.join()
         self.assertEqual(self.failures, [])
-        self.assertLessEqual(set(self.statuses), STATUSES, self.statuses)
+        trouble = [line for line in admin.err if line.startswith('    ')][-30:]
+        self.assertLessEqual(set(self.statuses), STATUSES, '%s\n%s' % (self.statuses, '\n'.join(trouble)))
         self.assertGreater(self.statuses[200], REQUESTS // 20, self.statuses)
         self.assertGreater(self.statuses[400], REQUESTS // 50, self.statuses)
         self.assertLess(node.longest_gap(since), 3)

@@ -20,7 +20,8 @@ SECRET = 'open'
 NOBODY = 65534
 ROUTES = [('GET', '/'), ('GET', '/admin.html'), ('GET', '/admin_node.html?host=x'), ('GET', '/page.js'),
           ('GET', '/page.css'), ('GET', '/api/nodes'), ('GET', '/api/nodes?since=1'), ('GET', '/api/nodes/{node}'),
-          ('GET', '/api/about'), ('HEAD', '/api/nodes'), ('DELETE', '/api/nodes/{node}'), ('POST', '/api/nodes'),
+          ('GET', '/api/about'), ('GET', '/api/history'), ('HEAD', '/api/nodes'),
+          ('DELETE', '/api/nodes/{node}'), ('POST', '/api/nodes'),
           ('POST', '/api/secret'), ('POST', '/api/poll'), ('POST', '/api/scan'), ('POST', '/api/cpus'),
           ('POST', '/api/service_time'), ('POST', '/api/clients'), ('GET', '/no'), ('GET', '/api/no'), ('PUT', '/')]
 HEAD = b'POST /api/cpus HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n'
@@ -628,7 +629,7 @@ def broken(*args, **kwargs):
 
 where = os.environ.pop('FAULTS')
 if where == 'operation':
-    dispyadmin.Admin.add_secret = lambda self, secret: broken(secret)
+    dispyadmin.Admin.add_secret = lambda self, secret, **by: broken(secret)
 elif where == 'conversation':
     real, count = dispyadmin.read_info, [0]
     def read_info(reply):

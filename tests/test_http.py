@@ -276,8 +276,9 @@ class Compression(HttpTest):
         admin = self.admin()
         ids = ['10.0.0.%d:9701' % n for n in range(50)]
         plain, packed = self.check(admin, '/api/cpus', 'POST', {'nodes': ids, 'cpus': 1})
-        self.assertEqual(plain, packed)
-        self.assertEqual(len(json.loads(packed.decode())['results']), 50)
+        plain, packed = json.loads(plain.decode()), json.loads(packed.decode())
+        self.assertEqual(plain['results'], packed['results'])
+        self.assertEqual(len(packed['results']), 50)
 
     def test_small_answers_stay_as_they_are(self):
         admin, _ = self.shown()
@@ -518,6 +519,7 @@ class BadInput(HttpTest):
                                (b'Content-Length: 99999999999999999999\r\n', {400, 413}),
                                (b'Content-Length: 200000000\r\n', {413}),
                                (b'Transfer-Encoding: chunked\r\n', {411, 400, 501}),
+                               (b'Content-Length: 2\x1d\r\n', {400}),
                                (b'Content-Length: 2\r\nContent-Length: 3\r\n', {400}),
                                (b'Content-Length: 2\r\nTransfer-Encoding: chunked\r\n', {400, 411, 501})):
             answer = self.raw(self.server, head + line + b'Connection: close\r\n\r\n{}')

@@ -86,11 +86,11 @@ class Table(unittest.TestCase):
         self.meet(B, opened(OTHER, cpus=2, busy=2, jobs_done=5, cpu_time=1.0))
         self.assertEqual(dict(self.table.snapshot().totals),
                          dict(nodes=2, ready=2, stopped=0, locked=0, unreachable=0, cpus=6, busy=3, jobs_done=15,
-                              cpu_time=3.5))
+                              cpu_time=3.5, drifted=0))
         self.table.failed(B, 'No answer.')      # its CPUs are gone, the work that it did is not
         self.assertEqual(dict(self.table.snapshot().totals),
                          dict(nodes=2, ready=1, stopped=0, locked=0, unreachable=1, cpus=4, busy=1, jobs_done=15,
-                              cpu_time=3.5))
+                              cpu_time=3.5, drifted=0))
         self.table.forget(A)
         self.table.forget(B)
         self.assertEqual(set(self.table.snapshot().totals.values()), {0})
