@@ -529,15 +529,14 @@ class Looks(MoreTest):
             && !(e.labels && e.labels.length) && !e.getAttribute('aria-label') && !e.textContent.trim()).map(e => e.id)'''
         for width in (360, 768, 1400):
             self.browser.size(width, 900)
-            for key in (None, 'events-button', 'help-button'):
-                if key:
-                    self.click(key)
-                    dialog = key.replace('-open', '')
+            for dialog in (None, 'events', 'help'):
+                if dialog:
+                    self.click(dialog + '-button')
                     self.wait('document.querySelector("#%s").open' % dialog, dialog)
-                with self.subTest(width=width, dialog=key):
+                with self.subTest(width=width, dialog=dialog):
                     self.assertLessEqual(self.js('document.documentElement.scrollWidth'), width)
                     self.assertEqual(self.js(unlabelled), [])
-                if key:
+                if dialog:
                     self.assertLessEqual(self.js('document.querySelector("#%s").scrollWidth' % dialog), width)
-                    self.click(key.replace('open', 'close'))
+                    self.click(dialog + '-close')
         self.browser.size(1400, 1000)
