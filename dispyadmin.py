@@ -21,7 +21,8 @@ Threads, and what they share:
     listener   hears datagrams and connections of nodes  --+                  +--> http, http-N   the page and its JSON
     announcer  asks for nodes on every interface           +--> NODE TABLE ---+--> console        commands on a terminal
     poller     asks every known node; pairs; controls    --+    one lock      +--> main           waits for the end
-    keeper     drains, drift, the state file             --+                  +--> history        keeps the last hours
+    seeker     asks the hosts of --node                  --+                  +--> history        keeps the last hours
+    keeper     drains, drift, the state file             --+
     alerts     runs the program of --on_event
 
 What is promised: a node that does not answer never delays one that does; what the network sends is never executed, only
@@ -140,6 +141,7 @@ LIST_QUIET, LIST_TIME, LIST_LONGEST = 2.0, 5.0, 30.0
 LIST_ANSWER_TIME = 10.0        # seconds that a running dispyadmin may take for each part of its answer
 KEEP_INTERVAL = 2.0            # seconds between steps of drains, and looks at what was set
 KEEP_PAUSE = 30.0              # seconds until the same is set again at a node
+END_WAIT = 15.0                # seconds in which a dispynode ends that was told to end now, at the longest
 EVENT_TIME = 2.0               # seconds within which the same, at many nodes, is one event
 ALERT_TIME = 30.0              # seconds that a program of --on_event may run
 GATHER_TIME = 1.0              # seconds for which what happens is gathered before that program is run ...
@@ -1154,13 +1156,13 @@ class Wanted(collections.namedtuple('Wanted', 'action asked value')):
         if info.cpus is None or machine is None:
             return None
         wanted = machine if cpus == 'all' else cpus if cpus >= 0 else max(0, machine + cpus)
-        return None if info.cpus == wanted else 'CPUs: %d, set were %d.' % (info.cpus, wanted)
+        return None if info.cpus == wanted else 'CPUs: %d instead of %d.' % (info.cpus, wanted)
 
     def _drift_of_clients(self, info):
         clients, serve = self.asked['clients'], info.serve
         if serve is None or serve == clients or 0 <= serve < clients:  # it counts down by itself
             return None
-        return 'Clients to serve: %s, set were %s.' % tuple('without limit' if n < 0 else n for n in (serve, clients))
+        return 'Clients to serve: %s instead of %s.' % tuple('no limit' if n < 0 else n for n in (serve, clients))
 
     def _drift_of_time(self, info, now, zone):
         control, time_ = self.asked['control'], self.asked['time']
@@ -1168,12 +1170,13 @@ class Wanted(collections.namedtuple('Wanted', 'action asked value')):
         what = '%s time: ' % control.capitalize()
         if time_ is None or shown is None:
             return None if time_ is None and shown is None else (
-                what + ('%s, was cleared.' % clock_in_zone(shown, zone) if time_ is None else 'not set, set was %s.' % time_))
+                what + ('%s, though it was cleared.' % clock_in_zone(shown, zone) if time_ is None else
+                        'none instead of %s.' % time_))
         if time_ == 'now':
             return None
         apart = (shown - self.value) % DAY if self.value is not None else 0
         if min(apart, DAY - apart) > 90 and abs(min(apart, DAY - apart) - 3600) > 90:  # an hour: summer time
-            return what + '%s, set was %s.' % (clock_in_zone(shown, zone), time_)
+            return what + '%s instead of %s.' % (clock_in_zone(shown, zone), time_)
         # A dispynode whose schedule lives moves its times on to the next day when the last of them is over.
         last = max(filter(None, (info.service_start, info.service_stop, info.service_end)))
         if (last + zone) // DAY < (now + zone) // DAY:
@@ -1201,7 +1204,7 @@ def own_zone(seconds):
 
 class Drain(collections.namedtuple('Drain', 'since then restore idle by')):
     """A node that shall take no new jobs until it is idle: since when (Unix time); what comes then, of THENS; how many CPUs
-    dispy had; Unix time at which it was idle, or None; who asked, as text."""
+    dispy had; Unix time at which it was idle (and told to end, if that comes then), or None; who asked, as text."""
 
     __slots__ = ()
 
@@ -1646,17 +1649,31 @@ class NodeTable:
         """Change what is kept of a node; its old values, or None when there is no such row."""
         with self._lock:
             node = self._nodes.get(node_id)
-            if node is None:
-                return None
-            before = {key: getattr(node, key) for key in values}
+            return self._keep(node, **values) if node else None
+
+    def _keep(self, node, **values):
+        """Lock held."""
+        before = {key: getattr(node, key) for key in values}
+        if before != values:
             for key, value in values.items():
                 setattr(node, key, value)
-            if before != values:
-                self._kept += 1
-                self._minded.discard(node_id)
-                if node.added or node.wanted or node.drain:
-                    self._minded.add(node_id)
-                self._changed(node)
+            self._kept += 1
+            self._minded.discard(node.id)
+            if node.added or node.wanted or node.drain:
+                self._minded.add(node.id)
+            self._changed(node)
+        return before
+
+    def want(self, node_id, key, wanted):
+        """Remember what an administrator set at a node, or forget it (None); what was remembered before."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            before = node.wanted.get(key) if node else None
+            if node and wanted != before:
+                after = {name: value for name, value in node.wanted.items() if name != key}
+                if wanted is not None:
+                    after[key] = wanted
+                self._keep(node, wanted=after)
             return before
 
     def minded(self):
@@ -3157,6 +3174,17 @@ CLOCK = re.compile(r'([01]?[0-9]|2[0-3]):[0-5][0-9]\Z')
 ENDS_PROGRAM = '. At that time dispynode ends itself, and has to be started again there.'
 
 
+# Seen with 4.15.2: the schedule fails when Stop comes before any client has been there, and does nothing from then on.
+HAS_NO_SCHEDULE = ('. But its Stop time came before any client did, which ends the schedule of dispynode: jobs are refused, yet '
+                   'it may not end. See whether it is lost in a moment; else end it there by hand.')
+
+
+def has_lost_schedule(view):
+    """Whether a node's Stop time has come while no client had ever used it."""
+    return bool(view['service_stop'] and view['service_stop'] <= time.time() and not view['clients_done'] and
+                not view['scheduler_ip'])
+
+
 class Control:
     """One setting of nodes: what is sent, and what there is to say of it before and after.  Knows no socket and no table.
 
@@ -3208,7 +3236,7 @@ class SetCpus(Control):
     def title(self):
         if self.cpus == 'all':
             return 'Let dispy use all CPUs'
-        return 'Leave %d CPUs unused' % -self.cpus if self.cpus < 0 else 'Set CPUs to %d' % self.cpus
+        return 'Leave %s unused' % self.text(-self.cpus) if self.cpus < 0 else 'Set CPUs to %d' % self.cpus
 
     def message(self):
         return write_message(b'SET_CPUS:', {'cpus': None if self.cpus == 'all' else self.cpus})
@@ -3261,7 +3289,7 @@ class SetServiceTime(Control):
         past = self.time != 'now' and at is not None and at <= time.time()
         text = '%s is %s%s' % (self.what, 'now' if self.time == 'now' else self.time + ' by its own clock',
                                ', which has passed: it counts at once' if past else '')
-        return text + (ENDS_PROGRAM if self.control == 'end' else '.')
+        return text + ('.' if self.control != 'end' else HAS_NO_SCHEDULE if has_lost_schedule(view) else ENDS_PROGRAM)
 
     def refuse(self, view):
         if self.control == 'stop':
@@ -3285,7 +3313,7 @@ class SetClients(Control):
         self.clients = clients
 
     def title(self):
-        return {-1: 'Serve clients without limit', 0: 'Take no more clients'}.get(self.clients, 'Serve %d more clients' % self.clients)
+        return 'Take no more clients' if self.clients == 0 else 'Serve ' + self.text(self.clients)
 
     def message(self):
         return write_message(b'SERVE_CLIENTS:', {'serve': self.clients})
@@ -3455,8 +3483,11 @@ class Journal:
         nodes = [change.id for change in operation.changes]
         with self._lock:
             self._rows += len(operation.changes)
-            while self._rows > MAX_CHANGES and len(self._operations) > 1:
-                _, oldest = self._operations.popitem(last=False)
+            over = [old for old in self._operations.values() if old.ended and old is not operation]
+            for oldest in over:
+                if self._rows <= MAX_CHANGES and len(self._operations) <= MAX_EVENTS:
+                    break
+                del self._operations[oldest.number]
                 self._rows -= len(oldest.changes)
                 oldest.changes, oldest.control = (), None
             self._events.append(Event(next(self._numbers), operation.ended, 'action', tuple(nodes[:MAX_EVENT_NODES]),
@@ -3484,6 +3515,15 @@ class Journal:
             if number not in self._operations:
                 raise InputError('operation: %s is not known (any more)' % printable(number)[:20])
             return self._operations[number]
+
+    def take_undo(self, number):
+        """The operation with this number, which is undone from now on: by one who asks, not by two.  InputError."""
+        operation = self.operation(number)
+        with self._lock:
+            if not operation.can_undo():
+                raise InputError('operation: there is nothing to undo in %d' % number)
+            operation.undone = True
+        return operation
 
 
 def log_action(action, asked, by, nodes, outcomes):
@@ -3981,24 +4021,15 @@ class Admin:
         operation = Operation(control_.action, control_.title(), control_.asked, by, len(ids), label, control_)
 
         def run():
-            results = self._control_each(ids, lambda node_id: control_, operation)
+            results = self.control_each(ids, lambda node_id: control_, operation)
             for result in results:
                 if result['ok'] and (control_.key, control_.asked.get('time')) != ('service_end', 'now'):
                     wanted = Wanted(control_.action, control_.asked, result[control_.key])
-                    operation.wanted[result['id']] = self._want(result['id'], control_.key, wanted)
+                    operation.wanted[result['id']] = self.table.want(result['id'], control_.key, wanted)
                 if result['ok'] and control_.key == 'cpus':
                     self.table.keep(result['id'], drain=None)  # who gives it CPUs does not want it drained any more
             return results
         return self._operate(operation, run)
-
-    def _want(self, node_id, key, wanted):
-        """Remember what an administrator set at a node, or forget it (None); what was remembered before."""
-        before = self.table.kept(node_id)['wanted'] or {}
-        after = {name: value for name, value in before.items() if name != key}
-        if wanted is not None:
-            after[key] = wanted
-        self.table.keep(node_id, wanted=after)
-        return before.get(key)
 
     def preview(self, ids, control_):
         """What control() would do at each of these nodes, and where it would not; nothing is sent."""
@@ -4020,10 +4051,7 @@ class Admin:
 
     def undo(self, number, by=ITSELF, label=None):
         """Give the nodes of an operation back what each had before: (Operation, results)."""
-        operation = self.journal.operation(number)
-        if not operation.can_undo():
-            raise InputError('operation: there is nothing to undo in %d' % number)
-        operation.undone = True
+        operation = self.journal.take_undo(number)
         control_, before = operation.control, {c.id: c.before for c in operation.changes if c.outcome == 'done'}
 
         def make(node_id):
@@ -4035,16 +4063,16 @@ class Admin:
         undo = Operation('undo', 'Undo: ' + operation.title, {'operation': number}, by, len(before), label, control_)
 
         def run():
-            results = self._control_each(list(before), make, undo)
+            results = self.control_each(list(before), make, undo)
             # A node's clock may be of another zone than was thought; its answer has told.
             wrong = [result['id'] for result in results if control_.action == 'service_time' and result['ok']
                      and before[result['id']] is not None
                      and 90 < (result[control_.key] - before[result['id']]) % DAY < DAY - 90]
-            again = {result['id']: result for result in self._control_each(wrong, make, undo)} if wrong else {}
+            again = {result['id']: result for result in self.control_each(wrong, make, undo)} if wrong else {}
             results = [again.get(result['id'], result) for result in results]
             for result in results:
                 if result['ok']:
-                    undo.wanted[result['id']] = self._want(result['id'], control_.key, operation.wanted.get(result['id']))
+                    undo.wanted[result['id']] = self.table.want(result['id'], control_.key, operation.wanted.get(result['id']))
             return results
         return self._operate(undo, run)
 
@@ -4066,10 +4094,10 @@ class Admin:
 
     def _set_again(self, ids, wanted, key, operation):
         """Set one value again at these nodes; results."""
-        results = self._control_each(ids, lambda node_id: control_of(wanted[node_id][key]), operation, key) if ids else []
+        results = self.control_each(ids, lambda node_id: control_of(wanted[node_id][key]), operation, key) if ids else []
         for result in results:
             if result['ok']:
-                self._want(result['id'], key, wanted[result['id']][key]._replace(value=result[key]))
+                self.table.want(result['id'], key, wanted[result['id']][key]._replace(value=result[key]))
         return results
 
     def accept(self, ids, by=ITSELF):
@@ -4095,7 +4123,7 @@ class Admin:
 
         def run():
             results, now, who = [], time.time(), by.user or by.address
-            for result in self._control_each(ids, lambda node_id: SetCpus(0), operation, 'cpus'):
+            for result in self.control_each(ids, lambda node_id: SetCpus(0), operation, 'cpus'):
                 if result['ok']:
                     drain = self.table.kept(result['id'])['drain']
                     restore = drain.restore if drain else result['before']
@@ -4116,9 +4144,13 @@ class Admin:
             drain = drains[node_id]
             if drain is None:
                 return failure(node_id, 'refused', 'It is not being drained.')
-            self.table.keep(node_id, drain=None)  # whatever comes of it: nobody wants it to go on
             return SetCpus(drain.restore) if drain.restore is not None else SetCpus('all')
-        return self._operate(operation, lambda: self._control_each(ids, make, operation, 'cpus'))
+
+        def run():
+            for node_id in ids:
+                self.table.keep(node_id, drain=None)  # whatever comes of it: nobody wants it to go on
+            return self.control_each(ids, make, operation, 'cpus')
+        return self._operate(operation, run)
 
     def _operate(self, operation, run):
         """Run an operation: (Operation, results).  The journal has it while it runs and afterwards."""
@@ -4193,7 +4225,7 @@ class Admin:
             return failure(node_id, _why(view), view['reason'])
         return None
 
-    def _control_each(self, ids, make, operation, key=None):
+    def control_each(self, ids, make, operation, key=None):
         """Set something at each of these nodes: `make(node_id)` is its Control, or a failure; `key` the value that it sets."""
         key = key or operation.control.key
         controls, before = {}, {}
@@ -5143,6 +5175,7 @@ class Keeper(Worker):
         self._saved = None           # what was saved last
         self._drifted = {}           # id -> its drift, as it was told
         self._tried = {}             # id -> monotonic time at which it was set again, or drained on
+        self._staying = set()        # ids of those that were told to end and did not
         self._wakeup = threading.Event()
 
     def wake(self):
@@ -5168,34 +5201,48 @@ class Keeper(Worker):
         again, over = [], {RESTORE: [], END: [], STAY: []}
         for node_id, node in nodes.items():
             drain, view = node.drain, node.view
-            if node.state == UNREACHABLE or not view['controllable'] or drain.idle and drain.then == STAY:
-                continue
-            if view['cpus'] != 0 or view['update_time'] <= drain.since:
+            if drain.idle and drain.then == END:
+                self._watch_end(node)
+            elif node.state != UNREACHABLE and view['controllable']:
                 if view['cpus'] != 0 and self._may_try(node_id):
                     again.append(node_id)  # it was started again, or somebody else gave it CPUs
-            elif view['busy'] == 0:
-                over[drain.then].append(node_id)
-            self._admin.schedule.ask_in(node_id, KEEP_INTERVAL)
-        if again:
-            self._set(again, lambda node_id: SetCpus(0))
+                elif view['cpus'] == 0 and view['busy'] == 0 and not drain.idle and view['update_time'] > drain.since:
+                    over[drain.then].append(node_id)
+                if not drain.idle:
+                    self._admin.schedule.ask_in(node_id, KEEP_INTERVAL)
+        for node_id in self._set(again, lambda node_id: SetCpus(0)):
+            self._admin.table.keep(node_id, drain=nodes[node_id].drain._replace(idle=None))
         for node_id in over[STAY]:
             self._idle(node_id, nodes[node_id].drain._replace(idle=time.time()))
         for node_id in self._set(over[END], lambda node_id: SetServiceTime('end', 'now'), 'service_end'):
-            self._idle(node_id, None)
+            self._admin.table.keep(node_id, drain=nodes[node_id].drain._replace(idle=time.time()))
         for node_id in self._set(over[RESTORE], lambda node_id: SetCpus('all' if nodes[node_id].drain.restore is None
                                                                         else nodes[node_id].drain.restore)):
             self._idle(node_id, None)
+        self._staying.intersection_update(nodes)
+
+    def _watch_end(self, node):
+        """A drained node was told to end: it is gone, or it stays for good, as its schedule may have died."""
+        late = time.time() - node.drain.idle
+        if node.state == UNREACHABLE or node.view['cpus'] != 0:
+            self._idle(node.id, None)
+        elif late < END_WAIT:
+            self._admin.schedule.ask_in(node.id, KEEP_INTERVAL)
+        elif node.id not in self._staying:
+            self._staying.add(node.id)
+            self._admin.journal.happened(DRAINED, node.id, '%s is drained, but dispynode does not end there: end it by hand.'
+                                         % node.id)
 
     def _set(self, ids, make, key='cpus'):
         """Set something at nodes; the ids of those that took it."""
         if not ids:
             return []
         operation = Operation('drain', 'Drain on', {}, ITSELF, len(ids))
-        return [result['id'] for result in self._admin._control_each(ids, make, operation, key) if result['ok']]
+        return [result['id'] for result in self._admin.control_each(ids, make, operation, key) if result['ok']]
 
     def _idle(self, node_id, drain):
         before = self._admin.table.keep(node_id, drain=drain)
-        if before and before['drain']:
+        if before and before['drain']:  # else it was cancelled meanwhile
             text = {RESTORE: 'it has its CPUs back', END: 'dispynode is ended there', STAY: 'it stays without jobs'}
             self._admin.journal.happened(DRAINED, node_id, '%s is drained: %s.' % (node_id, text[before['drain'].then]))
 
@@ -5221,7 +5268,7 @@ class Keeper(Worker):
     # --- state ---
 
     def restore(self):
-        """Take up what was saved.  Before the threads start."""
+        """Take up what was saved.  Before the threads start.  StartError."""
         if self._state_file is None:
             return
         nodes, forgotten = self._state_file.read()
@@ -5231,6 +5278,10 @@ class Keeper(Worker):
             self._admin.table.keep(node_id, **kept)
             self._admin.schedule.add(node_id)
         self._saved = self._state()
+        try:
+            self._state_file.write(*self._saved[1:])  # a place where that cannot be is told now, not when it matters
+        except OSError as error:
+            raise StartError('--state %s: cannot be written: %s' % (printable(self._state_file.name), error.strerror))
 
     def _state(self):
         changes, kept = self._admin.table.all_kept()
@@ -5245,34 +5296,34 @@ class Keeper(Worker):
                 self._state_file.write(state[1], state[2])
                 self._saved = state
             except OSError as error:
-                self.report_once('--state: %s' % (error.strerror or error))
+                self.report_once('--state %s: %s' % (self._state_file.name, error.strerror or error))
 
 
 class StateFile:
     """The file of --state: JSON, replaced as a whole each time.  There are no secrets in it."""
 
     def __init__(self, name):
-        self._name = name
+        self.name = name
 
     def read(self):
         """({id: kept}, forgotten ids).  A file that makes no sense is set aside, not overwritten."""
         try:
-            with open(self._name, 'rb') as file:
+            with open(self.name, 'rb') as file:
                 data = file.read(MAX_STATE + 1)
         except FileNotFoundError:
             return {}, set()
         except OSError as error:
-            raise StartError('--state %s: %s' % (printable(self._name), error.strerror))
+            raise StartError('--state %s: %s' % (printable(self.name), error.strerror))
         try:
             return parse_state(data)
-        except (ValueError, KeyError, TypeError, RecursionError, Error) as error:
-            aside = '%s.damaged-%s' % (self._name, datetime.datetime.now().strftime('%Y%m%d-%H%M%S'))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Error) as error:
+            aside = '%s.damaged-%s' % (self.name, datetime.datetime.now().strftime('%Y%m%d-%H%M%S'))
             try:
-                os.replace(self._name, aside)
+                os.replace(self.name, aside)
             except OSError as problem:
                 raise StartError('--state %s: is damaged, and cannot be set aside: %s'
-                                 % (printable(self._name), problem.strerror))
-            logger.warning('--state %s is damaged (%s); it is kept as %s, and a new one is begun', self._name,
+                                 % (printable(self.name), problem.strerror))
+            logger.warning('--state %s is damaged (%s); it is kept as %s, and a new one is begun', self.name,
                            printable(str(error))[:100] or type(error).__name__, aside)
             return {}, set()
 
@@ -5281,21 +5332,22 @@ class StateFile:
         value = {'dispyadmin': 1, 'forgotten': sorted(forgotten), 'nodes': {
             node_id: dict(its, wanted={key: wanted._asdict() for key, wanted in its['wanted'].items()},
                           drain=its['drain'] and its['drain']._asdict()) for node_id, its in sorted(kept.items())}}
-        folder = os.path.dirname(os.path.abspath(self._name))
+        folder = os.path.dirname(os.path.abspath(self.name))
         number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=folder)  # for its owner alone
         try:
             with os.fdopen(number, 'w', encoding='ascii') as file:
                 json.dump(value, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self._name)
+            os.replace(temporary, self.name)
         except BaseException:
             os.unlink(temporary)
             raise
 
 
 def parse_state(data):
-    """What a state file says: ({id: kept}, forgotten ids).  ValueError, KeyError, TypeError, InputError."""
+    """What a state file says: ({id: kept}, forgotten ids).  ValueError, KeyError, TypeError, AttributeError,
+    InputError."""
     if len(data) > MAX_STATE:
         raise ValueError('more than %d bytes' % MAX_STATE)
     value = json.loads(data.decode('utf-8'))
@@ -5306,17 +5358,22 @@ def parse_state(data):
         wanted = {}
         for key, fields in its['wanted'].items():
             its_wanted = Wanted(fields['action'], fields['asked'], fields['value'])
-            if control_of(its_wanted).key != key or type(its_wanted.value) not in (int, float, type(None)):
+            if control_of(its_wanted).key != key or its_wanted.value is not None and _real(its_wanted.value, -1) is None:
                 raise ValueError('%s of %s' % (key, node_id))
             wanted[key] = its_wanted
         drain = its['drain'] and Drain(**its['drain'])
-        if drain and (drain.then not in THENS or type(drain.since) not in (int, float) or
-                      type(drain.restore) not in (int, type(None))):
+        if drain and not is_drain(drain):
             raise ValueError('drain of %s' % node_id)
         if its['zone'] is not None:
             check_whole('zone', its['zone'], -DAY, DAY, '')
         nodes[check_id(node_id)] = {'added': its['added'] is True, 'wanted': wanted, 'drain': drain, 'zone': its['zone']}
     return nodes, {check_id(node_id) for node_id in value['forgotten']}
+
+
+def is_drain(drain):
+    """Whether each field of this Drain, which comes from a file, is what it can be."""
+    return (drain.then in THENS and _real(drain.since) is not None and (drain.idle is None or _real(drain.idle) is not None) and
+            (drain.restore is None or _integer(drain.restore) is not None) and drain.by == _text(drain.by))
 
 
 def check_id(node_id):
@@ -6574,6 +6631,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   const CHOICES = 100;            // links offered by the node chooser
   const PROGRESS = .5;            // seconds between looks at how far an operation is
   const PARALLEL = 4;             // DELETE requests under way at once; browsers allow six connections
+  const END_PATIENCE = 15;        // seconds that a drained dispynode may take to end
   const ADDRESS_PAUSE = .3;       // seconds until what the table shows is in the address of the page
   const CSV_STEP = 500;           // nodes written as CSV at one go
   const STATES = ['ready', 'stopped', 'locked', 'unreachable'];
@@ -7024,10 +7082,17 @@ PAGE_JS = r'''/* dispyadmin's page.
     stay: 'then it stays without jobs',
   };
 
+  // A dispynode whose own schedule has died does not end, whatever it is told.
+  function endText(told) {
+    return now() - told < END_PATIENCE ? 'No job runs any more; dispynode ends there now.' :
+      'Drained, but dispynode did not end there when it was told to, ' + asAge(told) + ': end it by hand, or cancel the drain.';
+  }
+
   // "Draining for 3 m: 2 jobs still run; then dispynode ends there."
   function drainText(node) {
     const drain = node.drain;
     if (!drain) return '';
+    if (drain.idle && drain.then === 'end') return endText(drain.idle);
     if (drain.idle) return 'Drained, ' + asAge(drain.idle) + ': it stays without jobs until you cancel the drain.';
     const jobs = !isNumber(drain.busy) ? 'its jobs are not known' : !drain.busy ? 'no job runs any more' :
       drain.busy === 1 ? '1 job still runs' : asCount(drain.busy) + ' jobs still run';
@@ -7595,10 +7660,6 @@ PAGE_JS = r'''/* dispyadmin's page.
     });
   }
 
-  function choiceWords() {
-    return els['choose-filter'].value.toLowerCase().split(/\s+/).filter(Boolean);
-  }
-
   function chooserText() {
     if (store.sequence === null) return 'Asking dispyadmin\u2026';
     if (view.host) return 'No node is known as ' + view.host + '. It may have been forgotten, or it has not been found yet.' + (store.nodes.size ? ' These are known:' : '');
@@ -7622,7 +7683,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   let chosenFrom = '';
   function updateChooser() {
     sortRecords();
-    const words = choiceWords();
+    const words = wordsOf(els['choose-filter'].value);
     const found = view.order.filter(function (rec) {
       return words.every(function (word) { return searchText(rec).indexOf(word) >= 0; });
     });
@@ -8016,8 +8077,12 @@ PAGE_JS = r'''/* dispyadmin's page.
     return targetIds().map(function (id) { return store.nodes.get(id); }).filter(Boolean);
   }
 
-  function targetText(count) {
-    return count === 1 ? targetIds()[0] : plural(count, 'node');
+  function nodesText(ids) {
+    return ids.length === 1 ? ids[0] : plural(ids.length, 'node');
+  }
+
+  function onNodes(ids) {
+    return ' on ' + nodesText(ids);
   }
 
   function updateTargetOfCluster() {
@@ -8287,7 +8352,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   }
 
   function send(form, path, body, ids) {
-    return act(form, titleOf(path, body) + ' on ' + (ids.length === 1 ? ids[0] : plural(ids.length, 'node')), function (label) {
+    return act(form, titleOf(path, body) + onNodes(ids), function (label) {
       return request('POST', path, Object.assign({nodes: ids, label: label}, body));
     }, undefined, function (failed) { return send(form, path, body, failed); });
   }
@@ -8391,16 +8456,12 @@ PAGE_JS = r'''/* dispyadmin's page.
 
   // ---- drain
 
-  function onNodes(ids) {
-    return ' on ' + (ids.length === 1 ? ids[0] : plural(ids.length, 'node'));
-  }
-
   async function drain() {
     const ids = targetIds();
     const then = els['drain-then'].value;
     if (!ids.length || els['drain-form'].dataset.busy) return;
     if (then === 'end' && !await ask({
-      title: 'Drain and end ' + targetText(ids.length) + '?',
+      title: 'Drain and end ' + nodesText(ids) + '?',
       text: (ids.length === 1 ? 'It takes' : 'They take') + ' no new jobs from now on; running ones go on to their end. Once a node runs no job any more, dispynode ends there, and somebody has to start it again by hand.',
       yes: 'Drain and end',
     })) return;
@@ -8408,7 +8469,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   }
 
   function drainNodes(ids, then) {
-    return act(els['drain-form'], 'Drain ' + (ids.length === 1 ? ids[0] : plural(ids.length, 'node')), function (label) {
+    return act(els['drain-form'], 'Drain ' + nodesText(ids), function (label) {
       return request('POST', 'api/drain', {nodes: ids, then: then, label: label});
     }, undefined, function (failed) { return drainNodes(failed, then); });
   }
@@ -8511,7 +8572,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   async function forget() {
     const ids = targetIds();
     if (!ids.length) return;
-    const title = 'Forget ' + targetText(ids.length);
+    const title = 'Forget ' + nodesText(ids);
     const reply = await act(els['forget-form'], title, function () { return forgetAll(ids, title); });
     if (!reply) return;
     if (view.name === 'node') go('admin.html' + addressQuery());
@@ -10168,7 +10229,7 @@ def post_undo(handler, _, body):
 
 def check_flag(field, value):
     """A field that is true, false, or left out."""
-    if value not in (None, True, False):
+    if value is not None and type(value) is not bool:
         raise InputError('%s: must be true or false' % field)
     return bool(value)
 
@@ -10652,6 +10713,7 @@ class Console(Worker):
         self._end = end           # called for quit
         self._wakeup = Wakeup()
         self._fd = sys.stdin.fileno()
+        self._by = By('console', user_name(os.geteuid()))
         self._asks_secret = None  # the terminal's attributes from before, while a secret is typed
 
     @staticmethod
@@ -10720,7 +10782,7 @@ class Console(Worker):
         self.say('%d nodes: %s' % (totals['nodes'], ', '.join('%d %s' % (totals[state], state) for state in STATES)))
 
     def _scan(self):
-        self._admin.scan()
+        self._admin.scan(self._by)
         self.say('Searching for nodes.')
 
     def _secret(self):
@@ -10733,7 +10795,7 @@ class Console(Worker):
             self.say('No secret given; nothing is changed.')
             return
         try:
-            results = self._admin.add_secret(secret)
+            results = self._admin.add_secret(secret, self._by)
         except InputError as error:
             self.say(str(error))
             return
@@ -10967,9 +11029,7 @@ def _request_nodes(host, port, context, headers):
 def find_nodes(settings):
     """The nodes that answer within a few seconds, and those of --node, in JSON.  UsageError, StartError."""
     settings.secret = read_secret(settings.secret)
-    # The info port is left to whom it belongs to: nodes that are asked answer to any.  Nothing is kept, set, or told.
-    vars(settings).update(info_port=0, state='', keep=False, on_event='', events=[], poll_interval=MOST_INTERVAL)
-    admin = Admin(settings)
+    admin = bystander(settings)
     admin.start()
     try:
         wait_until_found(admin)
@@ -10977,6 +11037,15 @@ def find_nodes(settings):
     finally:
         admin.end()
         admin.join(time.monotonic() + END_TIME)
+
+
+def bystander(settings):
+    """An Admin that only looks, beside one that may run.  StartError.
+
+    The info port is left to whom it belongs to: nodes that are asked answer to any.  Nothing is kept, set, or told.
+    """
+    vars(settings).update(info_port=0, state='', keep=False, on_event='', events=[], poll_interval=MOST_INTERVAL)
+    return Admin(settings)
 
 
 def wait_until_found(admin):
@@ -11102,8 +11171,7 @@ def serve(settings):
 
 def tell_diagnosis(settings):
     """Diagnose a host and print what is found.  The exit status: 0 when there is nothing to cure, else 3."""
-    settings.info_port = 0  # no port of nodes is held: a dispyadmin that runs here is not disturbed
-    admin = Admin(settings)
+    admin = bystander(settings)
     admin.poller.start()
     try:
         found = diagnose(admin, *settings.diagnose, has_table=False)

@@ -1,14 +1,16 @@
 """What administrators do, and what becomes of it: outcomes, preview, undo, events, drift, drains, groups, the state file."""
 
+import concurrent.futures
 import getpass
 import json
+import math
 import os
 import re
 import time
 import unittest
 
 import dispyadmin
-from dispyadmin import Group, InputError, Wanted
+from dispyadmin import By, Change, Group, InputError, Journal, NodeTable, Operation, SetCpus, Wanted
 
 from . import lab
 from .test_jobs import JobsTest
@@ -45,8 +47,8 @@ class Values(unittest.TestCase):
         now = 20000 * DAY + 12 * 3600                # noon, UTC
         six = 20000 * DAY + 18 * 3600
         wanted = Wanted('service_time', {'control': 'stop', 'time': '18:00'}, six)
-        for shown, words in ((six, None), (six + DAY, None), (six - 3600, None), (None, 'not set, set was 18:00'),
-                             (six - 7200, '16:00, set was 18:00'), (six - DAY, 'stand still'),
+        for shown, words in ((six, None), (six + DAY, None), (six - 3600, None), (None, 'none instead of 18:00'),
+                             (six - 7200, '16:00 instead of 18:00'), (six - DAY, 'stand still'),
                              (six - 9 * DAY, 'stand still')):
             text = wanted.drift(info(service_stop=shown), now, 0)
             self.assertEqual(text is None, words is None, (shown, text))
@@ -78,9 +80,58 @@ class Values(unittest.TestCase):
                            node, wanted={'serve': {'action': 'cpus', 'asked': {'cpus': 1}, 'value': 1}})}},
                        {'nodes': {'10.0.0.2:9701': dict(node, drain=dict(drain, then='x'))}},
                        {'nodes': {'10.0.0.2:9701': dict(node, drain=dict(drain, restore='x'))}},
+                       {'nodes': {'10.0.0.2:9701': dict(node, drain=dict(drain, since=math.nan))}},
+                       {'nodes': {'10.0.0.2:9701': dict(node, drain=dict(drain, idle={}))}},
+                       {'nodes': {'10.0.0.2:9701': dict(node, drain=dict(drain, by=['root']))}},
+                       {'nodes': {'10.0.0.2:9701': dict(node, drain=dict(drain, by='\x1b[2J'))}},
+                       {'nodes': {'10.0.0.2:9701': dict(
+                           node, wanted={'cpus': {'action': 'cpus', 'asked': {'cpus': 1}, 'value': math.inf}})}},
                        {'nodes': {'10.0.0.2:9701': dict(node, drain=dict(drain, more=1))}}):
             with self.subTest(change), self.assertRaises((ValueError, KeyError, TypeError, AttributeError, InputError)):
                 dispyadmin.parse_state(json.dumps(dict(good, **change)).encode())
+
+
+class JournalTest(unittest.TestCase):
+    BY = By('console', 'anna')
+
+    def operation(self, journal, ids):
+        operation = Operation('cpus', 'Set CPUs to 1', {'cpus': 1}, self.BY, len(ids), control=SetCpus(1))
+        journal.begin(operation)
+        return operation, [Change(node_id, 'done', 2, 1, '') for node_id in ids]
+
+    def test_undone_once(self):
+        """Of many that ask at the same moment, one undoes it."""
+        journal = Journal()
+        for _ in range(50):
+            operation, changes = self.operation(journal, ['10.0.0.1:9701'])
+            journal.end(operation, changes)
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                asked = [pool.submit(journal.take_undo, operation.number) for _ in range(8)]
+                self.assertEqual([future.exception() is None for future in asked].count(True), 1)
+
+    def test_bounded(self):
+        """The oldest that are over go; one that runs stays, however long it takes."""
+        journal = Journal()
+        running, changes = self.operation(journal, ['10.0.0.1:9701'])
+        for _ in range(2 * dispyadmin.MAX_EVENTS):
+            journal.end(self.operation(journal, [])[0], [])
+        self.assertLessEqual(len(journal.operations()), dispyadmin.MAX_EVENTS + 1)
+        self.assertIs(journal.operation(running.number), running)
+        large = ['10.%d.%d.%d:9701' % (i >> 16, i >> 8 & 255, i & 255) for i in range(dispyadmin.MAX_CHANGES)]
+        journal.end(*self.operation(journal, large))
+        journal.end(*self.operation(journal, large))
+        self.assertLessEqual(sum(len(operation.changes) for operation in journal.operations()), dispyadmin.MAX_CHANGES)
+        journal.end(running, changes)
+        self.assertEqual(journal.operations()[-1], running)
+
+    def test_what_was_set_by_two_at_once(self):
+        """Neither loses what the other set."""
+        table = NodeTable()
+        table.add('10.0.0.1', 9701)
+        keys = ['key%d' % number for number in range(100)]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: table.want('10.0.0.1:9701', key, Wanted('cpus', {'cpus': 1}, 1)), keys))
+        self.assertEqual(sorted(table.kept('10.0.0.1:9701')['wanted']), sorted(keys))
 
 
 class OperationsTest(JobsTest):
@@ -264,7 +315,7 @@ class Drift(OperationsTest):
         node = self.restart(node)
         machine = node.info()['max_cpus']
         shown = admin.wait_node(node, timeout=20, drift=lambda drift: drift and len(drift) == 3)
-        self.assertIn('CPUs: %d, set were 1.' % machine, shown['drift'])
+        self.assertIn('CPUs: %d instead of 1.' % machine, shown['drift'])
         self.assertEqual(shown['wanted']['cpus'], {'cpus': 1})
         self.assertEqual(admin.get('/api/nodes')['totals']['drifted'], 1)
         lab.wait_for(lambda: self.events(admin, 'drifted'), what='an event')
@@ -328,6 +379,21 @@ class Drains(OperationsTest):
         lab.wait_for(self.has_printed(client, 'done'), 60, 'the job is done')
         lab.wait_for(lambda: not node.running(), 60, 'dispynode ends')
 
+    def test_does_not_end_there(self):
+        """A dispynode whose Stop came before any client has lost its schedule, and does not end: that is said."""
+        admin, (node,) = self.cluster(1)
+        self.post(admin, 'service_time', [node], control='stop', time='now')
+        lab.wait_for(lambda: any('AttributeError' in line for line in node.out + node.err), what='its schedule fails')
+        self.post(admin, 'drain', [node], then='end')
+        told = lab.wait_for(lambda: self.events(admin, 'drained'), 60, 'the event')[0]
+        self.assertIn('does not end there', told['message'])
+        self.assertTrue(node.running())
+        self.assertTrue(admin.node(node)['drain']['idle'])
+        result, = self.post(admin, 'service_time', [node], control='end', time='now')['results']
+        self.assertIn('end it there by hand', result['message'])
+        node.kill()
+        admin.wait_node(node, state='unreachable', drain=None)
+
     def test_cancel(self):
         admin, node, _ = self.busy()
         machine = node.info()['max_cpus']
@@ -350,6 +416,12 @@ class Drains(OperationsTest):
         admin, (node,) = self.cluster(1, '--state', state)
         self.post(admin, 'drain', [node], then='stay')
         admin.wait_node(node, timeout=20, drain=lambda drain: drain and drain['idle'])
+        node.kill()
+        admin.wait_node(node, state='unreachable')
+        node = self.node('open', address=node.address)
+        self.assertGreater(node.managed(), 0)
+        lab.wait_for(lambda: node.managed() == 0, 30, 'its CPUs are taken again')
+        admin.wait_node(node, timeout=20, state='stopped', drain=lambda drain: drain and drain['idle'])
         admin.close()
         again = self.admin('--secret', 'open', '--state', state)
         self.assertEqual(again.wait_node(node, state='stopped', timeout=20)['drain']['then'], 'stay')
@@ -379,7 +451,7 @@ class State(OperationsTest):
         self.assertEqual(os.listdir(os.path.dirname(state)), ['state.json'])
 
     def test_damaged_file_is_set_aside(self):
-        for data in ('', '{', '[]', '{"dispyadmin": 1}', 'x' * 1000):
+        for data in ('', '{', '[]', '{"dispyadmin": 1}', '{"dispyadmin": 1, "nodes": [], "forgotten": []}', 'x' * 1000):
             with self.subTest(data):
                 state = self.write(data, 'state.json')
                 admin = self.admin('--state', state)
@@ -390,9 +462,11 @@ class State(OperationsTest):
                     self.assertEqual(file.read(), data)
 
     def test_place_that_cannot_be_written(self):
-        status, _, err = self.run_script('--state', self.folder())
-        self.assertEqual(status, 1, err)
-        self.assertRegex(err, '--state .*directory')
+        nowhere = os.path.join(self.folder(), 'none', 'state')
+        for name, word in ((self.folder(), '[Dd]irectory'), (nowhere, 'cannot be written')):
+            status, _, err = self.run_script('--state', name)
+            self.assertEqual(status, 1, err)
+            self.assertRegex(err, '--state .*%s' % word)
 
 
 class Groups(OperationsTest):
