@@ -6196,14 +6196,14 @@ form > * + .hint, form > .error:not(:empty) { margin-top: .375rem; }
   --bare: 2.125;
   --why: 1.25;
   width: 100%;
-  min-width: 58.5rem;
+  min-width: 60rem;
   table-layout: fixed;
   border-collapse: separate;
   border-spacing: 0;
   font-size: .8125rem;
 }
 .w-select { width: 2.25rem; }
-.w-address { width: 9.5rem; }
+.w-address { width: 10.75rem; }
 .w-state { width: 7rem; }
 .w-cpus, .w-busy { width: 3.375rem; }
 .w-cpu, .w-swap { width: 3.5rem; }
@@ -6438,7 +6438,7 @@ dialog .line { margin-top: 1.125rem; justify-content: flex-end; }
 
 /* ======== Events, and help ======== */
 
-.drawer { width: min(34rem, 100vw); max-width: none; height: 100vh; height: 100dvh; max-height: none; margin: 0 0 0 auto; padding: 0 1.25rem 1.25rem; border-width: 0 0 0 1px; border-radius: 0; }
+.drawer { width: min(34rem, 100%); max-width: none; height: 100vh; height: 100dvh; max-height: none; margin: 0 0 0 auto; padding: 0 1.25rem 1.25rem; border-width: 0 0 0 1px; border-radius: 0; }
 .drawer-head { position: sticky; top: 0; z-index: 1; display: flex; align-items: center; justify-content: space-between; margin: 0 -1.25rem .25rem; padding: .625rem .75rem .625rem 1.25rem; background: var(--surface); border-bottom: 1px solid var(--line); }
 dialog .drawer-head h2 { margin: 0; }
 dialog h2:focus { outline: none; }
@@ -6538,7 +6538,8 @@ kbd { display: inline-block; min-width: 1.5rem; padding: .0625rem .375rem; borde
 @media (max-width: 40rem) {
   #nodes { --row: 8.5; --why: 2.625; }
   #rows > tr, #rows > tr.has-why {
-    grid-template-columns: 2.5rem minmax(0, 1fr) minmax(0, 1fr) minmax(0, 1fr) minmax(0, 1.15fr);
+    grid-template-columns: 2.25rem minmax(0, 1fr) minmax(0, 1fr) minmax(0, 1fr) minmax(0, 1.1fr);
+    column-gap: .3125rem;
     grid-template-areas: "select address address address state" "select name name updated updated";
   }
   #rows [data-col="swap"] { grid-area: 5 / 2; }
@@ -6558,7 +6559,9 @@ kbd { display: inline-block; min-width: 1.5rem; padding: .0625rem .375rem; borde
   .by-state button { padding: .25rem .5rem; }
   .count { width: 100%; margin: 0; justify-content: space-between; }
   .top-tools { margin: 0 -.5rem 0 auto; }
-  .sort select { max-width: 11rem; }
+  .sort { flex: 1 1 8rem; flex-wrap: wrap; gap: .125rem .25rem; }
+  .sort label { flex-basis: 100%; font-size: .75rem; }
+  .sort select { flex: 1; min-width: 0; max-width: none; }
   .events > li { grid-template-columns: 3.75rem minmax(0, 1fr) auto; column-gap: .5rem; }
   .filter { flex-basis: 100%; max-width: none; }
   .empty { padding: 1rem; }
