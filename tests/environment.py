@@ -70,6 +70,17 @@ def node_matrix():
     return list(unique.values())
 
 
+# What the table "Compatibility" of the README is about.
+TABLE_RELEASES = ('4.11.0', '4.12.0', '4.14.0', '4.15.0', '4.15.2')
+TABLE_PYTHONS = ((2, 7), (3, 6), (3, 11), (3, 13))
+
+
+def table_packages():
+    """{(release, Python): Packages} of that table, as far as this machine has the Pythons."""
+    return collections.OrderedDict(((release, version), node_packages(release, version)) for release in TABLE_RELEASES
+                                   for version in TABLE_PYTHONS if version in PYTHONS)
+
+
 SELENIUM = Packages(sys.executable, sys.version_info[:2], ('selenium',), ())
 PROMETHEUS = Packages(sys.executable, sys.version_info[:2], ('prometheus_client',), ())
 ATHERIS = Packages(sys.executable, sys.version_info[:2], ('atheris',), ())     # not for every Python: see test_fuzz
@@ -152,8 +163,8 @@ def install(packages):
 
 def prepare():
     """Install what is missing; the one-line reasons of what could not be."""
-    missing = [packages for packages in node_matrix() + [SELENIUM, ATHERIS, PROMETHEUS]
-               if not os.path.isdir(folder_of(packages))]
+    wanted = node_matrix() + list(table_packages().values()) + [SELENIUM, ATHERIS, PROMETHEUS]
+    missing = [packages for packages in collections.OrderedDict.fromkeys(wanted) if not os.path.isdir(folder_of(packages))]
     if not missing:
         return []
     os.makedirs(FOLDER, exist_ok=True)

@@ -102,9 +102,10 @@ class Node(Process):
 
     def __init__(self, address, info_port, secret='', packages=None, name='', client_secret='', namespace=None,
                  folder=None, extra=(),
-                 certfile=None, ping_interval=10, debug=False, env=None):
+                 certfile=None, ping_interval=10, debug=False, env=None, psutil=True):
         packages = packages or environment.node_packages('4.15.2')
         library = environment.require(packages)
+        path = library if psutil else os.path.join(environment.ROOT, 'tests', 'without_psutil') + os.pathsep + library
         self.address, self.port, self.secret, self.client_secret = address, info_port + 1, secret, client_secret
         self.name, self.namespace, self.packages = name or 'node-' + address, namespace, packages
         self.tls = {'certfile': certfile} if certfile else {}
@@ -118,7 +119,7 @@ class Node(Process):
                               ('--ping_interval', ping_interval)):
             command += [option, str(value)] if value else []
         super().__init__(command + list(extra) + (['-d'] if debug else []), namespace,
-                         dict(os.environ, PYTHONPATH=library, PYTHONUNBUFFERED='1', **(env or {})))
+                         dict(os.environ, PYTHONPATH=path, PYTHONUNBUFFERED='1', **(env or {})))
         try:
             wait_for(self.answers, START_TIMEOUT, lambda: 'dispynode at %s answers: %s' % (self.id, self.output()))
         except BaseException:
