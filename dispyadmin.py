@@ -11019,7 +11019,8 @@ def _request_nodes(host, port, context, headers):
         raise StartError('--list: TLS with what runs at %s fails (%s); give the certificate of dispyadmin as --certfile FILE, '
                          'or another --http_port' % (format_id(host, port), printable(getattr(error, 'reason', None) or error)))
     except socket.timeout:
-        raise StartError('--list: the dispyadmin at %s does not answer within %d seconds'
+        raise StartError('--list: what runs at %s does not answer within %d seconds; if it is no dispyadmin, give another '
+                         '--http_port'
                          % (format_id(host, port), LIST_ANSWER_TIME))
     except (OSError, http.client.HTTPException):
         raise _NotHttp()
