@@ -162,6 +162,19 @@ class Node(Process):
         shutil.rmtree(os.path.dirname(self.folder), ignore_errors=True)
 
 
+def read_rest(sock):
+    """All that comes until the other side closes, gently or not."""
+    data = b''
+    while True:
+        try:
+            more = sock.recv(65536)
+        except ConnectionResetError:
+            return data
+        if not more:
+            return data
+        data += more
+
+
 class Answer:
     """One HTTP answer."""
 

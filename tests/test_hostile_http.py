@@ -37,19 +37,7 @@ class HttpTest(lab.HostileTest):
                     sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass             # it has been refused already
-            return self.rest(sock)
-
-    @staticmethod
-    def rest(sock):
-        answer = b''
-        while True:
-            try:
-                more = sock.recv(65536)
-            except ConnectionResetError:
-                return answer
-            if not more:
-                return answer
-            answer += more
+            return lab.read_rest(sock)
 
     def connect(self, admin, count, data=b''):
         """That many connections, each with these bytes sent."""

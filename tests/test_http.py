@@ -40,15 +40,7 @@ class HttpTest(lab.LabTest):
         """Send bytes, read all that comes."""
         with socket.create_connection((admin.host, admin.port), timeout) as sock:
             sock.sendall(data)
-            answer = b''
-            while True:
-                try:
-                    more = sock.recv(65536)
-                except ConnectionResetError:
-                    return answer
-                if not more:
-                    return answer
-                answer += more
+            return lab.read_rest(sock)
 
 
 class Nodes(HttpTest):
