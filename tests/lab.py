@@ -653,6 +653,8 @@ class Browser:
         for word in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu',
                      '--disable-extensions',
                      '--disable-background-networking', '--window-size=%d,%d' % (width, height),
+                     # Else it waits for its maker's servers before it loads anything, where there is a route but no answer.
+                     '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.*, EXCLUDE 10.*, EXCLUDE [*]',
                      '--user-data-dir=' + self.folder):
             options.add_argument(word)
         options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
