@@ -2455,7 +2455,7 @@ def has_ipv6():
         return False
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
-        return os.path.exists('/proc/net/if_inet6') or not sys.platform.startswith('linux')
+        return os.path.exists('/proc/self/net/if_inet6') or not sys.platform.startswith('linux')
     except OSError:
         return False
 
@@ -9580,7 +9580,7 @@ class WebServer(Worker):
         self.port = self._sockets[0].getsockname()[1]
         addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
         self.loopback = all(is_loopback(address) for address in addresses)
-        self.trusts_kernel = self.loopback and os.path.exists('/proc/net/tcp') and hasattr(os, 'geteuid')
+        self.trusts_kernel = self.loopback and os.path.exists('/proc/self/net/tcp') and hasattr(os, 'geteuid')
         self.token = settings.http_token or secrets.token_urlsafe(24)
         self.names = {'localhost', settings.http_host.lower().strip('[]')} | {n.lower() for n in settings.http_names}
         self.proxy_names = {name.lower() for name in settings.http_names} - {'localhost'}
@@ -10295,12 +10295,12 @@ NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': delete_node}
 def connection_user(sock):
     """The id of the user whose is the other end of a loopback connection; None when the kernel does not tell.
 
-    Source: /proc/net/tcp, see proc(5).
+    Source: /proc/net/tcp, see proc(5), under the name that is left of it in a service with ProcSubset=pid.
     """
     there, here = sock.getpeername()[:2], sock.getsockname()[:2]
-    tables = [('/proc/net/tcp6', socket.AF_INET6, '')]
+    tables = [('/proc/self/net/tcp6', socket.AF_INET6, '')]
     if sock.family == socket.AF_INET:  # a client may speak IPv4 through a socket of either family
-        tables = [('/proc/net/tcp', socket.AF_INET, ''), ('/proc/net/tcp6', socket.AF_INET6, '::ffff:')]
+        tables = [('/proc/self/net/tcp', socket.AF_INET, ''), ('/proc/self/net/tcp6', socket.AF_INET6, '::ffff:')]
     for name, family, prefix in tables:
         wanted = [_proc_address(family, prefix + place[0], place[1]) for place in (there, here)] + [b'01']  # established
         try:
@@ -10540,6 +10540,9 @@ def read_settings(argv, environ):
         setattr(settings, option.key, given.get(option.key, option.default))
     if args.secret is None and environ.get('DISPYADMIN_SECRET'):
         settings.secret = Literal(environ['DISPYADMIN_SECRET'])
+    secret, token = [find_credential(environ, name) for name in ('secret', 'token')]
+    settings.secret = settings.secret or secret and '@' + secret
+    settings.http_token = settings.http_token or token
     if settings.keyfile and not settings.certfile:
         raise UsageError('--keyfile: needs --certfile too')
     if settings.events and not settings.on_event:
@@ -10548,6 +10551,17 @@ def read_settings(argv, environ):
     if len(set(names)) < len(names):
         raise UsageError('--group: %s is given twice' % next(name for name in names if names.count(name) > 1))
     return settings
+
+
+def find_credential(environ, name):
+    """The name of a file with a credential that systemd hands to a service, or '' when there is none; see systemd.exec(5)."""
+    folder = environ.get('CREDENTIALS_DIRECTORY')
+    name = os.path.join(folder, name) if folder else ''
+    try:
+        with open(name, 'rb') as file:
+            return name if file.readline(4096).strip() else ''  # dispyadmin.service makes an empty one where root has none
+    except (OSError, ValueError):
+        return ''
 
 
 def _parse(option, text, name):
