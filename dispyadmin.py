@@ -5558,7 +5558,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 <title>dispyadmin</title>
-<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3.5' fill='%233f51b5'/%3E%3Cg fill='%23fff'%3E%3Crect x='3.5' y='3.5' width='4' height='4' rx='1'/%3E%3Crect x='8.5' y='8.5' width='4' height='4' rx='1'/%3E%3Crect x='3.5' y='8.5' width='4' height='4' rx='1' opacity='.55'/%3E%3Crect x='8.5' y='3.5' width='4' height='4' rx='1' opacity='.55'/%3E%3C/g%3E%3C/svg%3E">
+<link rel="icon" href="data:image/svg+xml,%3Csvg%20xmlns='http://www.w3.org/2000/svg'%20viewBox='0%200%2016%2016'%3E%3Crect%20width='16'%20height='16'%20rx='3.5'%20fill='%233f51b5'/%3E%3Cg%20fill='%23fff'%3E%3Crect%20x='3.5'%20y='3.5'%20width='4'%20height='4'%20rx='1'/%3E%3Crect%20x='8.5'%20y='8.5'%20width='4'%20height='4'%20rx='1'/%3E%3Crect%20x='3.5'%20y='8.5'%20width='4'%20height='4'%20rx='1'%20opacity='.55'/%3E%3Crect%20x='8.5'%20y='3.5'%20width='4'%20height='4'%20rx='1'%20opacity='.55'/%3E%3C/g%3E%3C/svg%3E">
 <link rel="stylesheet" href="page.css">
 <script src="page.js" defer></script>
 </head>
@@ -8430,7 +8430,7 @@ PAGE_JS = r'''/* dispyadmin's page.
       text: plural(recs.length, 'node') + ' will end all running jobs ' + when + ' and take no more. Their work so far is lost. dispynode itself ends, too, and has to be started again there. ' +
         (time === 'now' ? '' : 'Where that time has passed today, it counts at once. ') +
         (others ? plural(others, 'selected node') + ' cannot be controlled. ' : '') +
-        (busy ? plural(busy, 'job') + ' ran' + ' on ' + it + ' at the last count.' : 'No job ran on ' + it + ' at the last count.'),
+        (busy ? plural(busy, 'job') + ' ran on ' + it + ' at the last count.' : 'No job ran on ' + it + ' at the last count.'),
       yes: time === 'now' ? 'End jobs' : 'Set End',
     };
   }
