@@ -1,0 +1,167 @@
+"""What distributions make of the tree: a wheel, a Debian package, an RPM, and a service that systemd runs."""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import textwrap
+import unittest
+
+from . import environment, lab
+
+TIMEOUT = 240                    # seconds for one build
+WORST_EXPOSURE = 1.5             # of systemd-analyze security
+SHIPPED = ('dispyadmin.py', 'setup.cfg', 'LICENSE', 'README.rst', 'data', 'tests')
+PLACES = {'/usr/bin/dispyadmin': 0o755, '/etc/dispyadmin/dispyadmin.conf': 0o644,
+          '/usr/share/bash-completion/completions/dispyadmin': 0o644, '/usr/lib/sysusers.d/dispyadmin.conf': 0o644}
+
+
+def need(program):
+    if not shutil.which(program):
+        raise unittest.SkipTest('no ' + program)
+
+
+class Build(lab.LabTest):
+    def call(self, command, **kwargs):
+        """Run to its end; what it prints on standard output."""
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=TIMEOUT, **kwargs)
+        said = done.stdout.decode('utf-8', 'replace'), done.stderr.decode('utf-8', 'replace')
+        self.assertEqual(done.returncode, 0, said)
+        self.complaints = said[1].strip()
+        return said[0]
+
+    def committed(self, folder):
+        """The tree as it is committed, as the folder of a release."""
+        release = os.path.join(folder, 'dispyadmin-' + environment_version())
+        os.mkdir(release)
+        archive = os.path.join(folder, 'archive.tar')
+        self.call(['git', '-C', environment.ROOT, 'archive', '-o', archive, 'HEAD'])
+        with tarfile.open(archive) as tar:
+            tar.extractall(release, **({'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}))
+        return release
+
+
+def environment_version():
+    with open(environment.SCRIPT, encoding='utf-8') as file:
+        return re.search(r"^__version__ = '(.*)'$", file.read(), re.MULTILINE).group(1)
+
+
+class Wheel(Build):
+    def check(self, packages):
+        path = environment.require(packages)
+        folder = self.folder()
+        for name in SHIPPED:
+            source = os.path.join(environment.ROOT, name)
+            (shutil.copytree if os.path.isdir(source) else shutil.copy)(source, os.path.join(folder, name))
+        self.call([packages.python, '-c', 'import setuptools; setuptools.setup()', '--quiet', 'bdist_wheel'], cwd=folder,
+                  env=dict(os.environ, PYTHONPATH=path))
+        wheel, = glob.glob(os.path.join(folder, 'dist', '*.whl'))
+        self.assertEqual(os.path.basename(wheel), 'dispyadmin-%s-py3-none-any.whl' % environment_version())
+        self.call([packages.python, '-m', 'venv', os.path.join(folder, 'fresh')])
+        self.call([os.path.join(folder, 'fresh', 'bin', 'python'), '-m', 'pip', 'install', '--quiet', '--no-index', wheel])
+        command = os.path.join(folder, 'fresh', 'bin', 'dispyadmin')
+        self.assertEqual(self.call([command, '--version'], cwd=self.folder()).strip(), 'dispyadmin ' + environment_version())
+        found = self.call([os.path.join(folder, 'fresh', 'bin', 'python'), '-c', 'import sys; print(sys.prefix)']).strip()
+        installed = [name for _, _, names in os.walk(found) for name in names if name.endswith(('.1', '.service', '.conf'))]
+        self.assertEqual(installed, [])              # those are for distributions to place
+
+    def test_old_setuptools(self):
+        if environment.OLDEST > (3, 9):
+            raise unittest.SkipTest('setuptools 40.6 runs on Python 3.9 and older, and there is none')
+        self.check(environment.OLD_SETUPTOOLS)
+
+    def test_new_setuptools(self):
+        self.check(environment.NEW_SETUPTOOLS)
+
+
+class Unit(Build):
+    UNIT = os.path.join(environment.ROOT, 'data', 'dispyadmin.service')
+
+    def test_verify(self):
+        """In a root of its own, where the program is at its place."""
+        need('systemd-analyze')
+        root = self.folder()
+        os.makedirs(os.path.join(root, 'usr', 'bin'))
+        shutil.copy(environment.SCRIPT, os.path.join(root, 'usr', 'bin', 'dispyadmin'))
+        with open(self.UNIT) as file:
+            text = file.read()
+        path = os.path.join(root, 'dispyadmin.service')
+        with open(path, 'w') as file:
+            file.write(text.replace('/usr/bin/dispyadmin', os.path.join(root, 'usr', 'bin', 'dispyadmin')))
+        os.chmod(root, 0o755)
+        said = self.call(['systemd-analyze', 'verify', '--man=no', path])
+        self.assertEqual((said, self.complaints), ('', ''))
+
+    def test_exposure(self):
+        need('systemd-analyze')
+        said = self.call(['systemd-analyze', 'security', '--offline=true', '--no-pager', self.UNIT])
+        exposure = float(re.search(r'Overall exposure level for dispyadmin.service: ([0-9.]+)', said).group(1))
+        self.assertLessEqual(exposure, WORST_EXPOSURE, said)
+
+    def test_no_secret(self):
+        """Neither the environment nor the command line of the unit has one."""
+        with open(self.UNIT) as file:
+            keys = [line for line in file.read().splitlines() if line and not line.startswith('#')]
+        for line in keys:
+            self.assertNotRegex(line, r'^(Pass)?Environment|--secret|DISPYADMIN_SECRET')
+        self.assertIn('LoadCredential=secret:/etc/dispyadmin/secret', keys)
+
+    def test_closed_proc(self):
+        """With what ProcSubset=pid leaves of /proc, whose a connection is can still be told: root needs no token."""
+        lab.need_namespaces()
+        admin = self.admin(before=['unshare', '--mount', 'sh', '-c',
+                                   'mount -t proc -o subset=pid proc /proc && test ! -e /proc/net && exec "$@"', 'sh'])
+        self.assertIsNone(admin.token)
+        self.assertEqual(admin.request('GET', '/api/nodes').status, 200)
+
+
+class Debian(Build):
+    def test_package(self):
+        """Built from what is committed, without a word of lintian; what is in it runs."""
+        for program in ('dpkg-buildpackage', 'dh', 'lintian'):
+            need(program)
+        folder = self.folder()
+        said = self.call([os.path.join(environment.ROOT, '.ci', 'debian-package'), folder])
+        name = 'dispyadmin_%s_all.deb' % environment_version()
+        self.assertEqual((said.strip(), os.listdir(folder)), (os.path.join(folder, name), [name]), self.complaints)
+        root = os.path.join(folder, 'root')
+        self.call(['dpkg-deb', '-x', os.path.join(folder, name), root])
+        for place, mode in dict(PLACES, **{'/lib/systemd/system/dispyadmin.service': 0o644,
+                                           '/usr/share/man/man1/dispyadmin.1.gz': 0o644}).items():
+            self.assertEqual(oct(os.stat(root + place).st_mode & 0o777), oct(mode), place)
+        self.call(['dpkg-deb', '-e', os.path.join(folder, name), os.path.join(folder, 'control')])
+        with open(os.path.join(folder, 'control', 'conffiles')) as file:
+            self.assertEqual(file.read(), '/etc/dispyadmin/dispyadmin.conf\n')
+        said = self.call([sys.executable, root + '/usr/bin/dispyadmin', '--version'], cwd=self.folder())
+        self.assertEqual(said.strip(), 'dispyadmin ' + environment_version())
+        admin = self.admin('--config', root + '/etc/dispyadmin/dispyadmin.conf', script=root + '/usr/bin/dispyadmin',
+                           cwd=self.folder())
+        self.assertEqual(admin.get('/api/about')['version'], environment_version())
+
+
+class Rpm(Build):
+    def test_spec_of_the_readme(self):
+        """The spec file in README.rst builds what is committed."""
+        need('rpmbuild')
+        with open(os.path.join(environment.ROOT, 'README.rst'), encoding='utf-8') as file:
+            found = re.search(r'``rpmbuild -bb dispyadmin.spec``\)::\n\n((?:    .*\n|\n)+)', file.read())
+        spec = textwrap.dedent(found.group(1))
+        self.assertIn('Version:        %s\n' % environment_version(), spec)
+        folder = self.folder()
+        release = self.committed(folder)
+        os.mkdir(os.path.join(folder, 'SOURCES'))
+        with tarfile.open(os.path.join(folder, 'SOURCES', os.path.basename(release) + '.tar.gz'), 'w:gz') as tar:
+            tar.add(release, os.path.basename(release))
+        with open(os.path.join(folder, 'dispyadmin.spec'), 'w') as file:
+            file.write(spec)
+        self.call(['rpmbuild', '-bb', '--define', '_topdir ' + folder, os.path.join(folder, 'dispyadmin.spec')])
+        package, = glob.glob(os.path.join(folder, 'RPMS', 'noarch', '*.rpm'))
+        modes = dict(line.split(' ', 1)[::-1] for line in self.call(
+            ['rpm', '-qp', '--qf', r'[%{FILEMODES:octal} %{FILENAMES}\n]', package]).splitlines())
+        for place, mode in dict(PLACES, **{'/usr/lib/systemd/system/dispyadmin.service': 0o644,
+                                           '/usr/share/man/man1/dispyadmin.1': 0o644}).items():
+            self.assertEqual(int(modes[place], 8) & 0o777, mode, place)
