@@ -278,12 +278,13 @@ class Secrets(lab.LabTest):
         """What systemd hands to a service is taken where nothing else is given; an empty one is none."""
         folder = os.path.dirname(self.write(self.SECRET + '\n', 'secret', 0o400))
         self.check(env={'CREDENTIALS_DIRECTORY': folder}).close()
-        self.check('--secret', self.SECRET, env={'CREDENTIALS_DIRECTORY': os.path.dirname(self.write('other', 'secret'))}).close()
+        other = os.path.dirname(self.write('other', 'secret'))
+        self.check('--secret', self.SECRET, env={'CREDENTIALS_DIRECTORY': other}).close()
         self.check('--secret', self.SECRET, env={'CREDENTIALS_DIRECTORY': os.path.join(folder, 'missing')}).close()
         self.check(env={'DISPYADMIN_SECRET': self.SECRET,
                         'CREDENTIALS_DIRECTORY': os.path.dirname(self.write('\n', 'secret'))}).close()
         name = self.write('[DEFAULT]\nsecret = %s\n' % self.SECRET, 'admin.cfg')
-        self.check('--config', name, env={'CREDENTIALS_DIRECTORY': os.path.dirname(self.write('other', 'secret'))})
+        self.check('--config', name, env={'CREDENTIALS_DIRECTORY': other})
 
     def test_credential_token(self):
         """So is the token of the page, which is checked as one of --http_token is."""
