@@ -1,6 +1,7 @@
 """What distributions make of the tree: a wheel, a Debian package, an RPM, and a service that systemd runs."""
 
 import glob
+import json
 import os
 import re
 import shutil
@@ -117,6 +118,103 @@ class Unit(Build):
                                    'mount -t proc -o subset=pid proc /proc && test ! -e /proc/net && exec "$@"', 'sh'])
         self.assertIsNone(admin.token)
         self.assertEqual(admin.request('GET', '/api/nodes').status, 200)
+
+
+# Boots this machine's systemd with the unit and nothing else, in namespaces and a copy-on-write view of the file system that
+# go with it, and has PROBE run in it. $1 is the repository, $2 a folder for what the probe writes.
+BOOT = r"""
+set -e
+mount --make-rprivate /
+mkdir "$2/over" "$2/root"
+mount -t tmpfs tmpfs "$2/over"
+mkdir "$2/over/up" "$2/over/work"
+root=$2/root
+mount -t overlay overlay -o lowerdir=/,upperdir="$2/over/up",workdir="$2/over/work" "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount -t tmpfs tmpfs "$root/sys/fs/cgroup"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+mount -t tmpfs tmpfs "$root/run"
+mount -t tmpfs tmpfs "$root/tmp"
+mount --rbind /dev "$root/dev"
+mkdir "$root/probe" "$root/before"
+mount --bind "$2" "$root/probe"
+install -m 755 "$1/dispyadmin.py" "$root/usr/bin/dispyadmin"
+sed -i '1s|.*|#!/usr/bin/python3|' "$root/usr/bin/dispyadmin"
+install -D -m 644 "$1/data/dispyadmin.conf" "$root/etc/dispyadmin/dispyadmin.conf"
+(umask 077; echo an-admin-secret >"$root/etc/dispyadmin/secret")
+systemd-sysusers --root="$root" --replace=/usr/lib/sysusers.d/dispyadmin.conf - <"$1/data/dispyadmin.sysusers" >/dev/null 2>&1
+cp "$1/data/dispyadmin.service" "$root/etc/systemd/system/"
+# only the service is started here, not what it waits for on a real machine
+mkdir "$root/etc/systemd/system/dispyadmin.service.d"
+printf '[Unit]\nDefaultDependencies=no\n' >"$root/etc/systemd/system/dispyadmin.service.d/alone.conf"
+ln -s /dev/null "$root/etc/systemd/system/network-online.target"
+printf '[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\nWants=probe.service\n' >"$root/etc/systemd/system/probe.target"
+printf '[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/sh /probe/probe.sh\n' \
+  >"$root/etc/systemd/system/probe.service"
+cd "$root"
+pivot_root . before
+umount -l /before
+mount --make-rshared /
+exec env -i container=other PATH="$PATH" /lib/systemd/systemd --system --unit=probe.target --log-target=null --show-status=no
+"""
+
+PROBE = r"""
+exec >/probe/out 2>&1
+ip link set lo up
+ask() { python3 -c 'import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1]).read().decode())' "$@"; }
+up() { n=0; until ask http://localhost:8181/api/about >/probe/about 2>/dev/null || [ $((n += 1)) -gt 60 ]; do sleep .2; done; }
+echo "start: $(systemctl start dispyadmin && systemctl is-active dispyadmin)"
+up
+echo "about: $(cat /probe/about)"
+pid=$(systemctl show -p MainPID --value dispyadmin)
+echo "user: $(stat -c %U /proc/$pid)"
+echo "rights: $(grep CapBnd /proc/$pid/status)"
+echo "secret in sight: $(cat /proc/$pid/environ /proc/$pid/cmdline | tr '\0' '\n' | grep -c an-admin-secret)"
+echo "state: $(stat -c '%U %a' /var/lib/dispyadmin)"
+echo "stop: $(systemctl stop dispyadmin; systemctl show -p Result -p ExecMainStatus dispyadmin | tr '\n' ' ')"
+rm /etc/dispyadmin/secret
+systemctl start dispyadmin
+up
+echo "without a secret: $(cat /probe/about)"
+systemctl stop dispyadmin
+systemctl exit 0
+"""
+
+
+class Service(Build):
+    def test_under_systemd(self):
+        """The unit, with all that it forbids, starts and stops, and the program has its secret and tells root from others."""
+        lab.need_namespaces()
+        with open('/proc/self/mounts') as file:
+            groups = [line.split()[1] for line in file if line.split()[2] == 'cgroup2']
+        if not groups or not os.path.exists('/lib/systemd/systemd'):
+            raise unittest.SkipTest('no systemd, or no cgroups of version 2')
+        folder = self.folder()
+        with open(os.path.join(folder, 'probe.sh'), 'w') as file:
+            file.write(PROBE)
+        group = os.path.join(groups[0], 'dispyadmin-test-%d' % os.getpid())
+        os.mkdir(group)
+        self.addCleanup(self.remove_group, group)
+        command = ('echo $$ >"$3/cgroup.procs" && exec unshare --mount --pid --fork --uts --ipc --cgroup --net --kill-child '
+                   'bash -c "$4" bash "$1" "$2"')
+        process = self.start(lab.Process, ['bash', '-c', command, 'bash', environment.ROOT, folder, group, BOOT])
+        process.wait(60)
+        with open(os.path.join(folder, 'out')) as file:
+            said = dict(line.split(': ', 1) for line in file.read().splitlines() if ': ' in line)
+        self.assertEqual(said.get('start'), 'active', (said, process.output()))
+        self.assertEqual(json.loads(said['about'])['secrets'], 1)         # and root needed no token to ask
+        self.assertEqual(said['user'], 'dispyadmin')
+        self.assertRegex(said['rights'], r'CapBnd:\s+0{16}$')
+        self.assertEqual(said['secret in sight'], '0')
+        self.assertEqual(said['state'], 'dispyadmin 700')
+        self.assertEqual(said['stop'].split(), ['Result=success', 'ExecMainStatus=0'])
+        self.assertEqual(json.loads(said['without a secret'])['secrets'], 0)
+
+    @staticmethod
+    def remove_group(group):
+        for path, _, _ in os.walk(group, topdown=False):
+            os.rmdir(path)
 
 
 class Debian(Build):
