@@ -149,21 +149,23 @@ cp "$1/data/dispyadmin.service" "$root/etc/systemd/system/"
 mkdir "$root/etc/systemd/system/dispyadmin.service.d"
 printf '[Unit]\nDefaultDependencies=no\n' >"$root/etc/systemd/system/dispyadmin.service.d/alone.conf"
 ln -s /dev/null "$root/etc/systemd/system/network-online.target"
-printf '[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\nWants=probe.service\n' >"$root/etc/systemd/system/probe.target"
+printf '[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\nWants=probe.service\n' \
+  >"$root/etc/systemd/system/probe.target"
 printf '[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/sh /probe/probe.sh\n' \
   >"$root/etc/systemd/system/probe.service"
 cd "$root"
 pivot_root . before
 umount -l /before
 mount --make-rshared /
-exec env -i container=other PATH="$PATH" /lib/systemd/systemd --system --unit=probe.target --log-target=null --show-status=no
+exec env -i container=other PATH="$PATH" /lib/systemd/systemd --system --unit=probe.target --log-target=null \
+  --show-status=no
 """
 
 PROBE = r"""
 exec >/probe/out 2>&1
 ip link set lo up
-ask() { python3 -c 'import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1]).read().decode())' "$@"; }
-up() { n=0; until ask http://localhost:8181/api/about >/probe/about 2>/dev/null || [ $((n += 1)) -gt 60 ]; do sleep .2; done; }
+ask() { python3 -c 'import urllib.request as r; print(r.urlopen("http://localhost:8181/api/about").read().decode())'; }
+up() { n=0; until ask >/probe/about 2>/dev/null || [ $((n += 1)) -gt 60 ]; do sleep .2; done; }
 echo "start: $(systemctl start dispyadmin && systemctl is-active dispyadmin)"
 up
 echo "about: $(cat /probe/about)"
@@ -184,7 +186,7 @@ systemctl exit 0
 
 class Service(Build):
     def test_under_systemd(self):
-        """The unit, with all that it forbids, starts and stops, and the program has its secret and tells root from others."""
+        """The unit, with all that it forbids, starts and stops; the program has its secret, and knows root."""
         lab.need_namespaces()
         with open('/proc/self/mounts') as file:
             groups = [line.split()[1] for line in file if line.split()[2] == 'cgroup2']
