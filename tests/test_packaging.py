@@ -143,7 +143,7 @@ install -m 755 "$1/dispyadmin.py" "$root/usr/bin/dispyadmin"
 sed -i '1s|.*|#!/usr/bin/python3|' "$root/usr/bin/dispyadmin"
 install -D -m 644 "$1/data/dispyadmin.conf" "$root/etc/dispyadmin/dispyadmin.conf"
 (umask 077; echo an-admin-secret >"$root/etc/dispyadmin/secret")
-systemd-sysusers --root="$root" --replace=/usr/lib/sysusers.d/dispyadmin.conf - <"$1/data/dispyadmin.sysusers" >/dev/null 2>&1
+systemd-sysusers --root="$root" --replace=/usr/lib/sysusers.d/dispyadmin.conf - <"$1/data/dispyadmin.sysusers" &>/dev/null
 cp "$1/data/dispyadmin.service" "$root/etc/systemd/system/"
 # only the service is started here, not what it waits for on a real machine
 mkdir "$root/etc/systemd/system/dispyadmin.service.d"
