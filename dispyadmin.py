@@ -520,8 +520,8 @@ def read_value(data):
 #    'avail_info': <cpu 97.5, memory 8123456789, disk 52345678901, swap 100.0>, 'name': 'n17',
 #    'service_start': None, 'service_stop': None, 'service_end': 1767218400, 'cpus': 3, 'max_cpus': 8}
 # Here `cpus` becomes what dispy manages, as the rest of the world sees it; the node sends the free ones.
-Info = collections.namedtuple('Info', 'name scheduler_ip avail_info cpus busy max_cpus serve clients_done jobs_done cpu_time '
-                                      'service_start service_stop service_end')
+Info = collections.namedtuple('Info', 'name scheduler_ip avail_info cpus busy max_cpus serve clients_done jobs_done '
+                                      'cpu_time service_start service_stop service_end')
 TOLD = ('name', 'scheduler_ip', 'cpus') + Info._fields[4:]  # what Info is made of; and of that, avail_info:
 AVAILABLE = ('cpu', 'memory', 'disk', 'swap')
 
@@ -1106,7 +1106,7 @@ class Worker:
 # ---------------------------------------------------------------------------------------------------------------------
 
 READY, STOPPED, LOCKED, UNREACHABLE = STATES = ('ready', 'stopped', 'locked', 'unreachable')
-SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted')  # what is added up over nodes, in the order of the HTTP interface
+SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted')  # what is added up over nodes, in the order of HTTP
 
 LOCKED_REASON = ('No known secret opens it: enter its --admin_secret. If it has none, or the same as its --secret, start '
                  'dispynode again with one of its own.')
@@ -2455,7 +2455,7 @@ def has_ipv6():
         return False
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
-        return os.path.exists('/proc/net/if_inet6') or not sys.platform.startswith('linux')
+        return os.path.exists('/proc/self/net/if_inet6') or not sys.platform.startswith('linux')
     except OSError:
         return False
 
@@ -2911,7 +2911,7 @@ class Schedule:
         return min(max(LEAST_TICK, min(LONGEST_TICK, TICK_POLLS / rate)), self._interval / 2)
 
     def take(self, now, room, slow_room):
-        """(ids of nodes that are due by `now`, ids of failing nodes that are), at most so many; finished() follows for each."""
+        """(ids of nodes that are due by `now`, ids of failing nodes that are), so many at most; finished() follows each."""
         with self._lock:
             return self._take(self._well, now, room), self._take(self._failing, now, slow_room)
 
@@ -3175,8 +3175,8 @@ ENDS_PROGRAM = '. At that time dispynode ends itself, and has to be started agai
 
 
 # Seen with 4.15.2: the schedule fails when Stop comes before any client has been there, and does nothing from then on.
-HAS_NO_SCHEDULE = ('. But its Stop time came before any client did, which ends the schedule of dispynode: jobs are refused, yet '
-                   'it may not end. See whether it is lost in a moment; else end it there by hand.')
+HAS_NO_SCHEDULE = ('. But its Stop time came before any client did, which ends the schedule of dispynode: jobs are refused, '
+                   'yet it may not end. See whether it is lost in a moment; else end it there by hand.')
 
 
 def has_lost_schedule(view):
@@ -3651,7 +3651,8 @@ class Alerts(Worker):
             logger.debug('--on_event, %s: %s', alert.kind, line)
         if problem:
             self.failed += 1
-            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints' % (problem, alert.kind))
+            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints'
+                             % (problem, alert.kind))
 
 
 class Program:
@@ -3668,7 +3669,7 @@ class Program:
     def run(self, seconds, stopping):
         """Let it run until it ends, for so many seconds at most, or until `stopping` (Event) is set.
 
-        What it leaves behind in its process group ends with it.  Returns what went wrong, to go behind "the command", or None.
+        What it leaves behind in its process group ends with it.  Returns what went wrong, to follow "the command", or None.
         """
         expires = time.monotonic() + seconds
         try:
@@ -3744,7 +3745,8 @@ def find_program(command):
     words = shlex.split(command)
     program = shutil.which(words[0])
     if program is None:
-        raise StartError('--on_event: there is no program %s that can be run; give its whole path' % printable(words[0])[:200])
+        raise StartError('--on_event: there is no program %s that can be run; give its whole path'
+                         % printable(words[0])[:200])
     if not hasattr(os, 'killpg'):
         raise StartError('--on_event: needs a POSIX system')
     return [os.path.abspath(program)] + words[1:]
@@ -3945,7 +3947,8 @@ class Admin:
                 if result['ok']:
                     self.forgotten.discard(result['id'])
                     self.table.keep(result['id'], added=True)
-            self.journal.did(by, 'add', 'Add %s' % (format_id(host, port) if port else host), [r['id'] for r in results if r['ok']],
+            self.journal.did(by, 'add', 'Add %s' % (format_id(host, port) if port else host),
+                             [r['id'] for r in results if r['ok']],
                              {'host': host, 'port': port})
         return [r for r in results if r['ok']] or results[:1] or [failure(host, 'unreachable', LATE)]
 
@@ -4046,7 +4049,8 @@ class Admin:
             return failure(node_id, UNREACHABLE, view['reason'])
         if refusal:
             return failure(node_id, 'refused', refusal)
-        return dict(success(node_id, '%s, now %s.' % (control_.text(after), control_.text(before))), before=before, after=after,
+        return dict(success(node_id, '%s, now %s.' % (control_.text(after), control_.text(before))),
+                    before=before, after=after,
                     same=before == after)
 
     def undo(self, number, by=ITSELF, label=None):
@@ -4072,7 +4076,8 @@ class Admin:
             results = [again.get(result['id'], result) for result in results]
             for result in results:
                 if result['ok']:
-                    undo.wanted[result['id']] = self.table.want(result['id'], control_.key, operation.wanted.get(result['id']))
+                    undo.wanted[result['id']] = self.table.want(result['id'], control_.key,
+                                                                operation.wanted.get(result['id']))
             return results
         return self._operate(undo, run)
 
@@ -4226,7 +4231,7 @@ class Admin:
         return None
 
     def control_each(self, ids, make, operation, key=None):
-        """Set something at each of these nodes: `make(node_id)` is its Control, or a failure; `key` the value that it sets."""
+        """Set something at each of these nodes: `make(node_id)` is its Control, or a failure; `key` the value it sets."""
         key = key or operation.control.key
         controls, before = {}, {}
 
@@ -4438,7 +4443,7 @@ class Admin:
         self.poller.submit_new(self._talk(node_id, self._info_steps(node_id), done), connected)
 
     def _list_mismatched(self, node_id, announcement, error):
-        """What announces itself and answers, but is not understood for want of TLS or for its release, gets a row that says so.
+        """What announces itself and answers, but is not understood for want of TLS or for its release, gets a row.
 
         Only some do, as anybody can announce anything.  They are asked again when they announce themselves, but not polled:
         a dispynode without TLS takes its beginning for a message of up to 4 GB, and makes room for that.  Poller's thread.
@@ -4453,7 +4458,7 @@ class Admin:
             self.table.failed(node_id, as_sentence(error))
 
     def _meet_changed_aliases(self, node_id):
-        """Ask those addresses of a node what they are that announced another sign than it.  It has just been asked itself, so
+        """Ask those addresses of a node what they are that announced another sign than it.  It has just been asked, so
         that a node which was started again is known by the address that it had."""
         with self._lock:
             changed = self._changed_aliases.pop(node_id, ())
@@ -4625,8 +4630,8 @@ LOCKED_CURE = ('Give dispyadmin the --admin_secret of dispynode at %s, on the pa
                'none, start it again with one that differs from its --secret.')
 OTHER_SECRET_CURE = ('Give dispyadmin the --admin_secret of dispynode at %s, on the page or as its --secret: those known '
                      'are others.')
-PSUTIL_CURE = ('Install psutil at %s (pip install psutil) and start dispynode again: then it tells its CPU, memory, swap and '
-               'disk.')
+PSUTIL_CURE = ('Install psutil at %s (pip install psutil) and start dispynode again: then it tells its CPU, memory, swap '
+               'and disk.')
 TROUBLE_CURE = 'Start dispynode at %s again; if that does not help, see which other program answers at this address.'
 FOREIGN_CURE = 'If %s is the same node under another address, forget that row; else find out who poses as it.'
 ADD_CURE = 'Add %s here, or start dispyadmin with --node %s: then it is asked whether broadcasts reach it or not.'
@@ -5163,7 +5168,7 @@ def diagnose(admin, host, port=None, has_table=True):
 # ---------------------------------------------------------------------------------------------------------------------
 
 class Keeper(Worker):
-    """Drives drains on, notices nodes that are not as they were set, sets them again if it is told to, and saves the state."""
+    """Drives drains on, notices nodes that are not as they were set, sets them again if told to, and saves the state."""
 
     name = 'keeper'
 
@@ -5372,7 +5377,8 @@ def parse_state(data):
 
 def is_drain(drain):
     """Whether each field of this Drain, which comes from a file, is what it can be."""
-    return (drain.then in THENS and _real(drain.since) is not None and (drain.idle is None or _real(drain.idle) is not None) and
+    return (drain.then in THENS and _real(drain.since) is not None and
+            (drain.idle is None or _real(drain.idle) is not None) and
             (drain.restore is None or _integer(drain.restore) is not None) and drain.by == _text(drain.by))
 
 
@@ -5558,7 +5564,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 <title>dispyadmin</title>
-<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3.5' fill='%233f51b5'/%3E%3Cg fill='%23fff'%3E%3Crect x='3.5' y='3.5' width='4' height='4' rx='1'/%3E%3Crect x='8.5' y='8.5' width='4' height='4' rx='1'/%3E%3Crect x='3.5' y='8.5' width='4' height='4' rx='1' opacity='.55'/%3E%3Crect x='8.5' y='3.5' width='4' height='4' rx='1' opacity='.55'/%3E%3C/g%3E%3C/svg%3E">
+<link rel="icon" href="data:image/svg+xml,%3Csvg%20xmlns='http://www.w3.org/2000/svg'%20viewBox='0%200%2016%2016'%3E%3Crect%20width='16'%20height='16'%20rx='3.5'%20fill='%233f51b5'/%3E%3Cg%20fill='%23fff'%3E%3Crect%20x='3.5'%20y='3.5'%20width='4'%20height='4'%20rx='1'/%3E%3Crect%20x='8.5'%20y='8.5'%20width='4'%20height='4'%20rx='1'/%3E%3Crect%20x='3.5'%20y='8.5'%20width='4'%20height='4'%20rx='1'%20opacity='.55'/%3E%3Crect%20x='8.5'%20y='3.5'%20width='4'%20height='4'%20rx='1'%20opacity='.55'/%3E%3C/g%3E%3C/svg%3E">
 <link rel="stylesheet" href="page.css">
 <script src="page.js" defer></script>
 </head>
@@ -8430,7 +8436,7 @@ PAGE_JS = r'''/* dispyadmin's page.
       text: plural(recs.length, 'node') + ' will end all running jobs ' + when + ' and take no more. Their work so far is lost. dispynode itself ends, too, and has to be started again there. ' +
         (time === 'now' ? '' : 'Where that time has passed today, it counts at once. ') +
         (others ? plural(others, 'selected node') + ' cannot be controlled. ' : '') +
-        (busy ? plural(busy, 'job') + ' ran' + ' on ' + it + ' at the last count.' : 'No job ran on ' + it + ' at the last count.'),
+        (busy ? plural(busy, 'job') + ' ran on ' + it + ' at the last count.' : 'No job ran on ' + it + ' at the last count.'),
       yes: time === 'now' ? 'End jobs' : 'Set End',
     };
   }
@@ -9479,7 +9485,7 @@ class NodeLister:
 
     def __init__(self):
         self._lock = threading.Lock()            # guards what follows
-        self._parts = collections.OrderedDict()  # number of the first change -> (key, bytes, the same packed); used last at the end
+        self._parts = collections.OrderedDict()  # number of the first change -> (key, bytes, packed); used last at the end
 
     def plain(self, head, nodes, tail):
         """`head`, the nodes in JSON with commas between, and `tail`, as bytes."""
@@ -9580,7 +9586,7 @@ class WebServer(Worker):
         self.port = self._sockets[0].getsockname()[1]
         addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
         self.loopback = all(is_loopback(address) for address in addresses)
-        self.trusts_kernel = self.loopback and os.path.exists('/proc/net/tcp') and hasattr(os, 'geteuid')
+        self.trusts_kernel = self.loopback and os.path.exists('/proc/self/net/tcp') and hasattr(os, 'geteuid')
         self.token = settings.http_token or secrets.token_urlsafe(24)
         self.names = {'localhost', settings.http_host.lower().strip('[]')} | {n.lower() for n in settings.http_names}
         self.proxy_names = {name.lower() for name in settings.http_names} - {'localhost'}
@@ -10186,7 +10192,8 @@ def post_drain(handler, _, body):
 def post_cancel_drain(handler, _, body):
     """Drain nodes no more."""
     ids, group, label = take_fields(body, (), ['nodes', 'group', 'label'])
-    return operation_json(*handler.server.admin.cancel_drain(take_ids(handler, ids, group), handler.by(), check_label(label)))
+    return operation_json(*handler.server.admin.cancel_drain(take_ids(handler, ids, group), handler.by(),
+                                                             check_label(label)))
 
 
 def post_reapply(handler, _, body):
@@ -10295,12 +10302,12 @@ NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': delete_node}
 def connection_user(sock):
     """The id of the user whose is the other end of a loopback connection; None when the kernel does not tell.
 
-    Source: /proc/net/tcp, see proc(5).
+    Source: /proc/net/tcp, see proc(5), under the name that is left of it in a service with ProcSubset=pid.
     """
     there, here = sock.getpeername()[:2], sock.getsockname()[:2]
-    tables = [('/proc/net/tcp6', socket.AF_INET6, '')]
+    tables = [('/proc/self/net/tcp6', socket.AF_INET6, '')]
     if sock.family == socket.AF_INET:  # a client may speak IPv4 through a socket of either family
-        tables = [('/proc/net/tcp', socket.AF_INET, ''), ('/proc/net/tcp6', socket.AF_INET6, '::ffff:')]
+        tables = [('/proc/self/net/tcp', socket.AF_INET, ''), ('/proc/self/net/tcp6', socket.AF_INET6, '::ffff:')]
     for name, family, prefix in tables:
         wanted = [_proc_address(family, prefix + place[0], place[1]) for place in (there, here)] + [b'01']  # established
         try:
@@ -10457,12 +10464,13 @@ OPTIONS = (
     Option('groups', ['--group'], 'NAME=PATTERN[,PATTERN...]', _group, [],
            'nodes to be looked at together: addresses, networks (10.1.0.0/16), or names with * and ?; can be given again'),
     Option('state', ['--state'], 'FILE', _file, '',
-           'keep what was set, nodes added by hand and forgotten ones in this file over restarts (default: nothing is kept)'),
+           'keep what was set, nodes added by hand and forgotten ones in this file over restarts (default: nothing is '
+           'kept)'),
     Option('keep', ['--keep'], None, _flag, False,
            'set again what was set here, on nodes that were started again or have other values'),
     Option('on_event', ['--on_event'], 'COMMAND', _command, '',
-           'run this program, without a shell, when nodes are lost, answer again or were started again; what happened is JSON '
-           'on its standard input'),
+           'run this program, without a shell, when nodes are lost, answer again or were started again; what happened is '
+           'JSON on its standard input'),
     Option('events', ['--event'], 'KIND', _event_kind, [],
            'what --on_event is run for, instead: %s; can be given again' % ', '.join(EVENT_KINDS)),
     Option('debug', ['-d', '--debug'], None, _flag, False,
@@ -10471,8 +10479,8 @@ OPTIONS = (
 
 # What an option may be called in a configuration file: by its key, its flag, or as in dispy before 4.14 (ip_addrs).
 KEYS = {option.key: option for option in OPTIONS}
-KEYS.update(group=KEYS['groups'], host=KEYS['hosts'], ip_addrs=KEYS['hosts'], node=KEYS['nodes'], http_name=KEYS['http_names'],
-            event=KEYS['events'])
+KEYS.update(group=KEYS['groups'], host=KEYS['hosts'], ip_addrs=KEYS['hosts'], node=KEYS['nodes'],
+            http_name=KEYS['http_names'], event=KEYS['events'])
 
 # The dispyadmin of dispy saves all its options, given or not.  In a file with all of these, a port that is dispy's own
 # was not asked for, and a secret stands for itself.
@@ -10490,8 +10498,9 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser():
     """The command line.  An option that is not given is None."""
-    parser = _Parser(prog='dispyadmin', allow_abbrev=sys.version_info < (3, 8), description='Find, watch and control the nodes of a dispy '
-                     'cluster from a web page, by default at http://localhost:%d/.' % HTTP_PORT)
+    parser = _Parser(prog='dispyadmin', allow_abbrev=sys.version_info < (3, 8),
+                     description='Find, watch and control the nodes of a dispy cluster from a web page, by default at '
+                     'http://localhost:%d/.' % HTTP_PORT)
     parser.add_argument('--version', action='version', version='dispyadmin ' + __version__)
     parser.add_argument('--config', metavar='FILE', help='read options from this file; the command line comes first')
     parser.add_argument('--save_config', metavar='FILE', nargs='?', const='-',
@@ -10540,6 +10549,9 @@ def read_settings(argv, environ):
         setattr(settings, option.key, given.get(option.key, option.default))
     if args.secret is None and environ.get('DISPYADMIN_SECRET'):
         settings.secret = Literal(environ['DISPYADMIN_SECRET'])
+    secret, token = [find_credential(environ, name) for name in ('secret', 'token')]
+    settings.secret = settings.secret or secret and '@' + secret
+    settings.http_token = settings.http_token or token
     if settings.keyfile and not settings.certfile:
         raise UsageError('--keyfile: needs --certfile too')
     if settings.events and not settings.on_event:
@@ -10548,6 +10560,17 @@ def read_settings(argv, environ):
     if len(set(names)) < len(names):
         raise UsageError('--group: %s is given twice' % next(name for name in names if names.count(name) > 1))
     return settings
+
+
+def find_credential(environ, name):
+    """The name of a file with a credential that systemd hands to a service, or '' without one; see systemd.exec(5)."""
+    folder = environ.get('CREDENTIALS_DIRECTORY')
+    name = os.path.join(folder, name) if folder else ''
+    try:
+        with open(name, 'rb') as file:
+            return name if file.readline(4096).strip() else ''  # dispyadmin.service makes an empty one where root has none
+    except (OSError, ValueError):
+        return ''
 
 
 def _parse(option, text, name):
@@ -10978,7 +11001,8 @@ def _ask_for_nodes(settings, host, port, context):
     try:
         answer = json.loads(data.decode('utf-8'))
         if status != 200:
-            raise StartError('--list: the dispyadmin at %s says: %s' % (format_id(host, port), printable(answer['error'])[:500]))
+            raise StartError('--list: the dispyadmin at %s says: %s'
+                             % (format_id(host, port), printable(answer['error'])[:500]))
         for node in answer['nodes']:
             check_node(node)
         return answer['nodes']
@@ -11016,8 +11040,9 @@ def _request_nodes(host, port, context, headers):
             raise StartError('--list: the dispyadmin at %s tells more than %d bytes' % (format_id(host, port), MAX_LIST))
         return response.status, data
     except ssl.SSLError as error:
-        raise StartError('--list: TLS with what runs at %s fails (%s); give the certificate of dispyadmin as --certfile FILE, '
-                         'or another --http_port' % (format_id(host, port), printable(getattr(error, 'reason', None) or error)))
+        raise StartError('--list: TLS with what runs at %s fails (%s); give the certificate of dispyadmin as '
+                         '--certfile FILE, or another --http_port'
+                         % (format_id(host, port), printable(getattr(error, 'reason', None) or error)))
     except socket.timeout:
         raise StartError('--list: what runs at %s does not answer within %d seconds; if it is no dispyadmin, give another '
                          '--http_port'

@@ -84,6 +84,14 @@ def table_packages():
 SELENIUM = Packages(sys.executable, sys.version_info[:2], ('selenium',), ())
 PROMETHEUS = Packages(sys.executable, sys.version_info[:2], ('prometheus_client',), ())
 ATHERIS = Packages(sys.executable, sys.version_info[:2], ('atheris',), ())     # not for every Python: see test_fuzz
+LINT = Packages(sys.executable, sys.version_info[:2], ('flake8', 'docutils'), ())
+# What builds a wheel: setuptools of 2018, on the oldest Python here, and today's, on the newest.
+OLDEST, NEWEST = min(version for version in PYTHONS if version >= (3, 6)), max(PYTHONS)
+OLD_SETUPTOOLS = Packages(PYTHONS[OLDEST], OLDEST, ('setuptools==40.6.3', 'wheel==0.32.3'), ())
+NEW_SETUPTOOLS = Packages(PYTHONS[NEWEST], NEWEST, ('setuptools', 'wheel'), ())
+# From npm, for the page: a linter, a library of accessibility rules, a validator of HTML. eslint 9 runs on Debian's Node.js.
+NPM = ('eslint@9', 'globals@16', 'axe-core@4', 'vnu-jar@26')
+NPM_FOLDER = os.path.join(FOLDER, 'npm-' + '+'.join(NPM).replace('@', '-'))
 
 
 def folder_of(packages):
@@ -161,17 +169,42 @@ def install(packages):
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def require_npm():
+    """The folder with the packages from npm; skips the test when the set-up could not make it."""
+    if not os.path.isdir(NPM_FOLDER):
+        raise unittest.SkipTest('%s are not installed (no npm, or no network at the first run?)' % ' '.join(NPM))
+    return os.path.join(NPM_FOLDER, 'node_modules')
+
+
+def install_npm():
+    """As install(), for the packages from npm. No script of a package is run."""
+    partial = '%s.%d' % (NPM_FOLDER, os.getpid())
+    try:
+        os.makedirs(partial)
+        run(['npm', 'install', '--prefix', partial, '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel', 'error']
+            + list(NPM), ' '.join(NPM))
+        try:
+            os.rename(partial, NPM_FOLDER)
+        except OSError:
+            if not os.path.isdir(NPM_FOLDER):  # else another run was first
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def prepare():
     """Install what is missing; the one-line reasons of what could not be."""
-    wanted = node_matrix() + list(table_packages().values()) + [SELENIUM, ATHERIS, PROMETHEUS]
+    wanted = (node_matrix() + list(table_packages().values())
+              + [SELENIUM, ATHERIS, PROMETHEUS, LINT, OLD_SETUPTOOLS, NEW_SETUPTOOLS])
     missing = [packages for packages in collections.OrderedDict.fromkeys(wanted) if not os.path.isdir(folder_of(packages))]
-    if not missing:
+    jobs = [(install, packages) for packages in missing] + ([] if os.path.isdir(NPM_FOLDER) else [(install_npm,)])
+    if not jobs:
         return []
     os.makedirs(FOLDER, exist_ok=True)
-    print('set-up: %d installations from PyPI into %s' % (len(missing), os.path.relpath(FOLDER)), flush=True)
+    print('set-up: %d installations from PyPI and npm into %s' % (len(jobs), os.path.relpath(FOLDER)), flush=True)
     failures = []
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(install, packages) for packages in missing]:
+        for future in [pool.submit(*job) for job in jobs]:
             try:
                 future.result()
             except (SetupError, OSError) as error:

@@ -274,6 +274,31 @@ class Secrets(lab.LabTest):
     def test_environment(self):
         self.check(env={'DISPYADMIN_SECRET': self.SECRET})
 
+    def test_credential(self):
+        """What systemd hands to a service is taken where nothing else is given; an empty one is none."""
+        folder = os.path.dirname(self.write(self.SECRET + '\n', 'secret', 0o400))
+        self.check(env={'CREDENTIALS_DIRECTORY': folder}).close()
+        other = os.path.dirname(self.write('other', 'secret'))
+        self.check('--secret', self.SECRET, env={'CREDENTIALS_DIRECTORY': other}).close()
+        self.check('--secret', self.SECRET, env={'CREDENTIALS_DIRECTORY': os.path.join(folder, 'missing')}).close()
+        self.check(env={'DISPYADMIN_SECRET': self.SECRET,
+                        'CREDENTIALS_DIRECTORY': os.path.dirname(self.write('\n', 'secret'))}).close()
+        name = self.write('[DEFAULT]\nsecret = %s\n' % self.SECRET, 'admin.cfg')
+        self.check('--config', name, env={'CREDENTIALS_DIRECTORY': other})
+
+    def test_credential_token(self):
+        """So is the token of the page, which is checked as one of --http_token is."""
+        folder = os.path.dirname(self.write('a-token-of-browsers\n', 'token'))
+        admin = self.admin('--http_host', self.admin_address, '--http_name', 'page.example.org',
+                           env={'CREDENTIALS_DIRECTORY': folder})
+        admin.token = 'a-token-of-browsers'
+        self.assertEqual(admin.request('GET', '/api/nodes', headers={'Host': 'page.example.org'}).status, 200)
+        admin.token = 'another-token-of-browsers'
+        self.assertEqual(admin.request('GET', '/api/nodes', headers={'Host': 'page.example.org'}).status, 401)
+        status, _, err = self.run_script(env={'CREDENTIALS_DIRECTORY': os.path.dirname(self.write('short\n', 'token'))})
+        self.assertEqual(status, 2)
+        self.assertIn('8 to 200', err)
+
     def test_command_line_beats_environment(self):
         self.check('--secret', self.SECRET, env={'DISPYADMIN_SECRET': 'other'})
 
