@@ -10482,10 +10482,12 @@ KEYS = {option.key: option for option in OPTIONS}
 KEYS.update(group=KEYS['groups'], host=KEYS['hosts'], ip_addrs=KEYS['hosts'], node=KEYS['nodes'],
             http_name=KEYS['http_names'], event=KEYS['events'])
 
-# The dispyadmin of dispy saves all its options, given or not.  In a file with all of these, a port that is dispy's own
-# was not asked for, and a secret stands for itself.
+# The dispyadmin of dispy saves all its options, given or not.  In a file with all of these, and none that it does not know,
+# a port that is dispy's own was not asked for, and a secret stands for itself.
 UPSTREAM_KEYS = {'secret', 'http_host', 'http_port', 'info_port', 'node_port', 'poll_interval', 'ping_interval',
                  'certfile', 'keyfile'}
+OWN_KEYS = {'host', 'node', 'http_token', 'http_name', 'http_names', 'group', 'groups', 'state', 'keep', 'on_event', 'event',
+            'events'}
 DISPY_PORTS = set(itertools.chain(*PORT_PAIRS))
 
 
@@ -10609,7 +10611,7 @@ def read_config(name):
             values[option.key] = _parse(option, _read_list(text, where), where)
         elif text.strip() and not (option.default in ('', None) and text.strip() == 'None'):
             values[option.key] = _parse(option, text, where)
-    if UPSTREAM_KEYS <= set(parser.defaults()):
+    if UPSTREAM_KEYS <= set(parser.defaults()) and not OWN_KEYS & set(parser.defaults()):
         values = {key: Literal(value) if key == 'secret' else value for key, value in values.items()
                   if not (key in ('info_port', 'node_port') and value in DISPY_PORTS)}
     return values

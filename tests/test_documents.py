@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 import unittest
 
 import dispyadmin
@@ -101,6 +103,17 @@ class Documents(unittest.TestCase):
                 self.assertEqual(parsed, option.default, key)
         for kind in dispyadmin.EVENT_KINDS:
             self.assertIn(kind, text)
+
+    def test_example_configuration_as_a_whole(self):
+        """With every line in force it means what it says, and is not taken for a file of upstream's."""
+        folder = tempfile.mkdtemp(prefix='dispyadmin-test-')
+        self.addCleanup(shutil.rmtree, folder)
+        with open(os.path.join(folder, 'all.conf'), 'w') as file:
+            file.write(re.sub(r'^# ([a-z][a-z0-9_]* = .*)$', r'\1', read('data', 'dispyadmin.conf'), flags=re.MULTILINE))
+        values = dispyadmin.read_config(file.name)
+        self.assertEqual(sorted(values), sorted(option.key for option in dispyadmin.OPTIONS))
+        self.assertNotIsInstance(values['secret'], dispyadmin.Literal)
+        self.assertEqual((values['info_port'], values['node_port']), dispyadmin.PORT_PAIRS[0])
 
     def test_readme(self):
         """Every option of the program is in the README, and the README has no others in commands that run it."""
