@@ -415,10 +415,6 @@ class Charts(test_page.PageTest, PacedTest):
     def keys(self, *keys):
         self.actions().send_keys(*keys).perform()
 
-    def actions(self):
-        from selenium.webdriver import ActionChains
-        return ActionChains(self.driver)
-
     def point(self, key, share, where='node-charts'):
         """Move the pointer to a place of the chart, from 0 (left) to 1."""
         plot = self.element(self.chart(key, where) + ' .plot')

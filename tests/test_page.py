@@ -32,6 +32,10 @@ class PageTest(lab.LabTest):
         self.driver.get('about:blank')
         self.assertEqual(errors, [])                 # a blocked style or script shows here
 
+    def actions(self):
+        from selenium.webdriver import ActionChains
+        return ActionChains(self.driver)
+
     def js(self, expression, *args):
         return self.driver.execute_script('return ' + expression, *args)
 

@@ -35,7 +35,7 @@ class MoreTest(PageTest):
     def press(self, *keys):
         """Keys for whatever has the focus."""
         for key in keys:
-            self.driver.switch_to.active_element.send_keys(key)
+            self.actions().send_keys(key).perform()
 
     def focused(self):
         return self.js('(e => e.id || (e.closest("tr") || {dataset: {}}).dataset.id || e.tagName)(document.activeElement)')
@@ -373,7 +373,7 @@ class Address(MoreTest):
 
 
 class Keys(MoreTest):
-    ESCAPE, ENTER, DOWN, UP = '\ue00c', '\ue007', '\ue015', '\ue013'
+    ESCAPE, ENTER, DOWN, UP, CONTROL = '\ue00c', '\ue007', '\ue015', '\ue013', '\ue009'
 
     def test_table(self):
         admin, nodes = self.cluster(3, '--group', 'some=node-1')
@@ -443,7 +443,7 @@ class Keys(MoreTest):
             self.assertIn(word, self.text('help'))
         self.assertNotIn('Choose a group', self.text('help'))    # there are none
         self.click('help-close')
-        self.press('\ue009a\ue000')                  # Ctrl+A is the browser's
+        self.actions().key_down(self.CONTROL).send_keys('a').key_up(self.CONTROL).perform()      # that is the browser's
         self.assertEqual(self.text('target-title'), 'Selected nodes')
 
     def test_switched_off(self):
