@@ -140,7 +140,8 @@ EARLY_PINGS = {1: 3.0, 2: 6.0}  # seconds after the first and the second discove
 LIST_QUIET, LIST_TIME, LIST_LONGEST = 2.0, 5.0, 30.0
 LIST_ANSWER_TIME = 10.0        # seconds that a running dispyadmin may take for each part of its answer
 KEEP_INTERVAL = 2.0            # seconds between steps of drains, and looks at what was set
-KEEP_PAUSE = 30.0              # seconds until the same is set again at a node
+KEEP_PAUSE = 30.0              # seconds until the same is set again at a node; doubled while it does not help ...
+LONGEST_KEEP_PAUSE = 3600.0    # ... up to this
 END_WAIT = 15.0                # seconds in which a dispynode ends that was told to end now, at the longest
 EVENT_TIME = 2.0               # seconds within which the same, at many nodes, is one event
 ALERT_TIME = 30.0              # seconds that a program of --on_event may run
@@ -5179,7 +5180,7 @@ class Keeper(Worker):
         self._state_file = state_file
         self._saved = None           # what was saved last
         self._drifted = {}           # id -> its drift, as it was told
-        self._tried = {}             # id -> monotonic time at which it was set again, or drained on
+        self._tries = {}             # id -> (monotonic time from which it may be set again, seconds until the time after)
         self._staying = set()        # ids of those that were told to end and did not
         self._wakeup = threading.Event()
 
@@ -5195,8 +5196,13 @@ class Keeper(Worker):
         if self.stopping.is_set():
             return
         minded = self._admin.table.minded()
-        self._drain_on({node.id: node for node in minded if node.drain})
-        self._watch_drift({node.id: node for node in minded if node.drift})
+        drained = {node.id: node for node in minded if node.drain}
+        drifted = {node.id: node for node in minded if node.drift}
+        now = time.monotonic()
+        self._tries = {node_id: entry for node_id, entry in self._tries.items()
+                       if node_id in drained or node_id in drifted or now < entry[0]}
+        self._drain_on(drained)
+        self._watch_drift(drifted)
         self._save()
 
     # --- drains ---
@@ -5216,6 +5222,7 @@ class Keeper(Worker):
                 if not drain.idle:
                     self._admin.schedule.ask_in(node_id, KEEP_INTERVAL)
         for node_id in self._set(again, lambda node_id: SetCpus(0)):
+            self._tries[node_id] = time.monotonic() + KEEP_PAUSE, KEEP_PAUSE
             self._admin.table.keep(node_id, drain=nodes[node_id].drain._replace(idle=None))
         for node_id in over[STAY]:
             self._idle(node_id, nodes[node_id].drain._replace(idle=time.time()))
@@ -5252,10 +5259,12 @@ class Keeper(Worker):
             self._admin.journal.happened(DRAINED, node_id, '%s is drained: %s.' % (node_id, text[before['drain'].then]))
 
     def _may_try(self, node_id):
+        """Whether something may be set at this node again now; the pauses grow while that is of no use."""
         now = time.monotonic()
-        if now - self._tried.get(node_id, -math.inf) < KEEP_PAUSE:
+        due, pause = self._tries.get(node_id, (now, KEEP_PAUSE))
+        if now < due:
             return False
-        self._tried[node_id] = now
+        self._tries[node_id] = now + pause, min(2 * pause, LONGEST_KEEP_PAUSE)
         return True
 
     # --- drift ---
@@ -5265,7 +5274,6 @@ class Keeper(Worker):
             if self._drifted.get(node_id) != node.drift:
                 self._admin.journal.happened(DRIFTED, node_id, '%s has drifted: %s' % (node_id, ' '.join(node.drift)))
         self._drifted = {node_id: node.drift for node_id, node in nodes.items()}
-        self._tried = {node_id: when for node_id, when in self._tried.items() if time.monotonic() - when < KEEP_PAUSE}
         ids = [node_id for node_id in nodes if self._keep and self._may_try(node_id)]
         if ids:
             self._admin.reapply(ids, but_end=True)  # a time that has passed would end dispynode at once
@@ -10378,7 +10386,18 @@ def _group(text):
     if not equals or not re.match(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,39}\Z', name.strip()) or not patterns:
         raise ValueError('%s is not NAME=PATTERN[,PATTERN...], with a name of letters, digits, - _ and .'
                          % (printable(text)[:80] or 'an empty text'))
+    for pattern in patterns:
+        if '/' in pattern:
+            check_network(pattern)
     return Group(name.strip(), patterns)
+
+
+def check_network(text):
+    """ValueError unless this is a network: no name of a node has a slash."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError('%s is no network such as 10.1.0.0/16' % printable(text)[:80])
 
 
 def _command(text):

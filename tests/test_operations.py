@@ -8,6 +8,7 @@ import os
 import re
 import time
 import unittest
+from unittest import mock
 
 import dispyadmin
 from dispyadmin import By, Change, Group, InputError, Journal, NodeTable, Operation, SetCpus, Wanted
@@ -332,6 +333,20 @@ class Drift(OperationsTest):
         node = self.restart(node)
         lab.wait_for(lambda: node.managed() == 1, 20, 'set again by itself')
 
+    def test_kept_in_vain(self):
+        """What a node refuses is not set again and again."""
+        keeper = dispyadmin.Keeper(None, True, None)
+        clock = [1000.0]
+        with mock.patch('dispyadmin.time.monotonic', lambda: clock[0]):
+            times = []
+            for _ in range(40000):
+                clock[0] += dispyadmin.KEEP_INTERVAL
+                if keeper._may_try('10.0.0.1:9701'):
+                    times.append(clock[0])
+        gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+        self.assertEqual(gaps[:7], [30, 60, 120, 240, 480, 960, 1920])
+        self.assertLessEqual(max(gaps), dispyadmin.LONGEST_KEEP_PAUSE)
+
     def test_taken_as_it_is(self):
         admin, (node,) = self.cluster(1)
         self.post(admin, 'cpus', [node], cpus=1)
@@ -489,7 +504,8 @@ class Groups(OperationsTest):
 
     def test_bad_options(self):
         for values, word in ((['x'], 'NAME=PATTERN'), (['=y'], 'NAME=PATTERN'),
-                             (['a b=y'], 'NAME=PATTERN'), (['a=b', 'a=c'], 'twice')):
+                             (['a b=y'], 'NAME=PATTERN'), (['a=b', 'a=c'], 'twice'),
+                             (['a=10.1.0.0/99'], '10.1.0.0/99 is no network')):
             options = [word for value in values for word in ('--group', value)]
             status, _, err = self.run_script(*options)
             self.assertEqual(status, 2)
