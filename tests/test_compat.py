@@ -62,63 +62,147 @@ class Script(lab.LabTest):
 class Alone(lab.LabTest):
     """On a machine without network, packages, or anything that can be written to."""
 
-    # Everything is read-only for what follows, in a mount namespace of its own.
-    SEALED = ['unshare', '--mount', 'sh', '-c', 'mount --make-rprivate / && mount -o remount,bind,ro / && exec "$@"', 'sh']
-    CALLS = ('execve,open,openat,creat,mkdir,mkdirat,mknod,mknodat,rename,renameat,renameat2,link,linkat,symlink,symlinkat,'
-             'truncate')
-    WRITES = re.compile(r'O_WRONLY|O_RDWR|O_CREAT|^[0-9]+ +(creat|mk|rename|link|symlink|truncate)')
-
-    def begin(self, python, space):
-        """(dispyadmin in its sealed place, the name of the file with its system calls)."""
-        log, folder = os.path.join(self.folder(), 'calls'), self.folder()
-        shutil.copy(environment.SCRIPT, folder)
-        strace = ['strace', '-f', '-qq', '-o', log, '-e', 'trace=' + self.CALLS]
-        env = {'HOME': '/nonexistent', 'XDG_CONFIG_HOME': '', 'XDG_CACHE_HOME': '', 'PYTHONDONTWRITEBYTECODE': '',
-               'PYTHONPATH': ''}
-        return self.start(lab.Admin, '--secret', 'open', '--node', '10.1.2.3', python=python, namespace=space, cwd=folder,
-                          script='dispyadmin.py', before=strace + self.SEALED, env=env), log
-
-    def end(self, admin):
-        """End the program, which is a child of strace."""
-        with open('/proc/%d/task/%d/children' % (admin.popen.pid, admin.popen.pid)) as file:
-            os.kill(int(file.read().split()[0]), signal.SIGTERM)
-        self.assertEqual(admin.wait(), 0)
-
-    def written(self, log):
-        """What dispyadmin opened for writing or made, or tried to."""
-        with open(log, errors='replace') as file:
-            lines = file.readlines()
-        begun = max(number for number, line in enumerate(lines) if 'execve(' in line and '"dispyadmin.py"' in line)
-        self.assertTrue(any('dispyadmin.py", O_RDONLY' in line for line in lines[begun:]))
-        return [line for line in lines[begun:] if self.WRITES.search(line) and '"/dev/' not in line]
+    NOBODY = 65534
+    # Everything is read-only for what follows, in a mount namespace of its own, and an unprivileged user runs it. A Python
+    # in a folder that others may not enter (pyenv's of root) is put where it was, below one that they may.
+    SEALED = ['unshare', '--mount', 'sh', '-c', """
+        mount --make-rprivate /
+        if [ -n "$2" ]; then
+            mount --bind "$2" "$1" && mount -t tmpfs -o mode=755 none "/$3" && mkdir -p "$2" && mount --bind "$1" "$2" || exit
+        fi
+        mount -o remount,bind,ro / && shift 3 && cd . && exec "$@"
+        """, 'sh']
+    HARMLESS = re.compile(r'execve|l?stat(64)?|f?statfs(64)?|f?newfstatat|fstatat64|statx|f?access(at2?)?|readlink(at)?|'
+                          r'getcwd|chdir|l?getxattr')
+    CALL = re.compile(r'^[0-9]+ +([a-z]\w*)\((.*)')
 
     def setUp(self):
         lab.need_namespaces()
-        if not shutil.which('strace'):
-            raise unittest.SkipTest('no strace')
+        for name in ('strace', 'setpriv'):
+            if not shutil.which(name):
+                raise unittest.SkipTest('no ' + name)
         super().setUp()
 
+    @staticmethod
+    def pythons():
+        """The oldest and the newest."""
+        found = sorted(item for item in environment.PYTHONS.items() if item[0] >= (3, 6))
+        return (found[0], found[-1]) if len(found) > 1 else found
+
+    @staticmethod
+    def hidden(python):
+        """The installation of a Python that other users do not reach, or ''."""
+        parts = os.path.realpath(python).split(os.sep)[:-2]
+        folders = [os.sep.join(parts[:number]) or os.sep for number in range(1, len(parts) + 1)]
+        return '' if all(os.stat(folder).st_mode & 1 for folder in folders) else folders[-1]
+
+    def sealed(self, python, script):
+        """(what goes before a command, the file with its system calls, its folder, its environment)."""
+        folder, log, hidden = self.folder(), os.path.join(self.folder(), 'calls'), self.hidden(python)
+        shutil.copyfile(script, os.path.join(folder, 'dispyadmin.py'))
+        os.chmod(folder, 0o755)
+        before = ['strace', '-f', '-qq', '-o', log, '-e', 'trace=%file'] + self.SEALED
+        before += [self.folder(), hidden, hidden.split(os.sep)[1] if hidden else '', 'setpriv', '--reuid=%d' % self.NOBODY,
+                   '--regid=%d' % self.NOBODY, '--clear-groups', '--no-new-privs']
+        return before, log, folder, {'HOME': '/nonexistent', 'XDG_CONFIG_HOME': '', 'XDG_CACHE_HOME': '',
+                                     'PYTHONDONTWRITEBYTECODE': '', 'PYTHONPATH': ''}
+
+    def begin(self, python, space, *options):
+        """(dispyadmin in its sealed place, the name of the file with its system calls)."""
+        before, log, folder, env = self.sealed(python, environment.SCRIPT)
+        admin = self.start(lab.Admin, *options, python=os.path.realpath(python), namespace=space, cwd=folder,
+                           script='dispyadmin.py', before=before, env=env)
+        with open('/proc/%d/status' % self.child(admin)) as file:
+            status = file.read()
+        self.assertEqual(re.search(r'^Uid:\s+(.*)', status, re.MULTILINE).group(1).split(), [str(self.NOBODY)] * 4)
+        self.assertEqual(int(re.search(r'^CapEff:\s+(\w+)', status, re.MULTILINE).group(1), 16), 0)
+        return admin, log
+
+    @staticmethod
+    def child(process):
+        """The id of the program, which is a child of strace."""
+        with open('/proc/%d/task/%d/children' % (process.pid, process.pid)) as file:
+            return int(file.read().split()[0])
+
+    def end(self, admin):
+        os.kill(self.child(admin), signal.SIGTERM)
+        self.assertEqual(admin.wait(), 0)
+        self.assertNotIn('Traceback', admin.output())
+
+    def written(self, log):
+        """The calls that open for writing, make or change something, or try to; all but those that are known to read."""
+        with open(log, errors='replace') as file:
+            lines = file.readlines()
+        begun = max(number for number, line in enumerate(lines) if 'execve(' in line and '"dispyadmin.py"' in line)
+        found = []
+        for line in lines[begun:]:
+            call = self.CALL.match(line)
+            if not call or self.HARMLESS.fullmatch(call.group(1)):
+                continue
+            reads = (call.group(1) in ('open', 'openat', 'openat2') and 'O_RDONLY' in line and
+                     not re.search(r'O_(WRONLY|RDWR|CREAT|TRUNC|TMPFILE)', line))
+            if not reads and '"/dev/null"' not in line and '"/dev/tty"' not in line:
+                found.append(line)
+        self.assertTrue(any('dispyadmin.py", O_RDONLY' in line for line in lines[begun:]), lines[begun:])
+        return found
+
     def test_nothing_is_there_and_nothing_is_written(self):
-        pythons = sorted(item for item in environment.PYTHONS.items() if item[0] >= (3, 6))
-        for version, python in (pythons[0], pythons[-1]):
+        """Loopback only: the page and the interface are served."""
+        for version, python in self.pythons():
             with self.subTest(python=version):
                 space = self.start(lab.Namespace, 'da%d-%d%d' % ((os.getpid(),) + version))
-                admin, log = self.begin(python, space)
+                admin, log = self.begin(python, space, '--secret', 'open', '--node', '10.1.2.3')
                 self.assertIn('page.js', admin.request('GET', '/').text)
+                for path in ('/page.js', '/page.css', '/metrics', '/api/history', '/api/events', '/api/about'):
+                    self.assertEqual(admin.request('GET', path).status, 200, path)
                 admin.post('/api/scan', {})
                 shown = admin.wait_node('10.1.2.3:9701', timeout=20, state='unreachable')
                 self.assertIn('No route', shown['reason'])
                 self.end(admin)
                 self.assertEqual(self.written(log), [])
-                self.assertEqual([line for line in admin.err if 'Traceback' in line], [])
+                space.close()
+
+    def test_no_options(self):
+        for version, python in self.pythons():
+            with self.subTest(python=version):
+                space = self.start(lab.Namespace, 'da%d-n%d%d' % ((os.getpid(),) + version))
+                admin, log = self.begin(python, space)
+                self.assertEqual(admin.nodes(), {})
+                self.end(admin)
+                self.assertEqual(self.written(log), [])
                 space.close()
 
     def test_not_even_loopback(self):
-        space = self.start(lab.Namespace, 'da%d-none' % os.getpid())
-        space.ip('link', 'set', 'lo', 'down')
-        admin, log = self.begin(environment.PYTHONS[environment.MAIN], space)
-        self.end(admin)
-        self.assertEqual(self.written(log), [])
+        """It starts, serves as soon as loopback is there, and writes nothing."""
+        for version, python in self.pythons():
+            with self.subTest(python=version):
+                space = self.start(lab.Namespace, 'da%d-d%d%d' % ((os.getpid(),) + version))
+                space.ip('link', 'set', 'lo', 'down')
+                admin, log = self.begin(python, space)
+                with self.assertRaises(OSError):
+                    admin.connection(timeout=1)  # nobody even refuses it
+                space.ip('link', 'set', 'lo', 'up')
+                self.assertEqual(admin.nodes(), {})
+                self.end(admin)
+                self.assertEqual(self.written(log), [])
+                space.close()
+
+    def test_a_write_is_seen(self):
+        """What these tests look at shows files that are written, removed or changed, and attempts at it."""
+        python = environment.PYTHONS[environment.MAIN]
+        for text, name in (('open("x", "w")', 'openat'), ('import os; os.mkdir("x")', 'mkdir'),
+                           ('import os; os.unlink("dispyadmin.py")', 'unlink'), ('import os; os.utime(".")', 'utimensat'),
+                           ('open("/dev/shm/dispyadmin-test-%d", "w")' % os.getpid(), 'openat')):
+            before, log, folder, env = self.sealed(python, self.write(text))
+            if 'shm' in text:
+                self.addCleanup(lambda: os.path.exists('/dev/shm/dispyadmin-test-%d' % os.getpid()) and
+                                os.unlink('/dev/shm/dispyadmin-test-%d' % os.getpid()))
+            process = self.start(lab.Process, before + [os.path.realpath(python), 'dispyadmin.py'], cwd=folder,
+                                 env=dict(os.environ, **env))
+            status = process.wait()
+            self.assertEqual([self.CALL.match(line).group(1) for line in self.written(log)], [name], process.output())
+            if 'shm' not in text:
+                self.assertEqual(status, 1)              # it is sealed
 
 
 class Nodes(lab.LabTest):
