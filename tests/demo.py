@@ -37,14 +37,19 @@ START_TIME = 10.0                # seconds in which dispyadmin has to answer
 READY_TIME = 30.0                # seconds in which all rows have to be what they shall
 MEAN_TIME = 60.0                 # seconds that a job takes
 LOOK_TIME = 0.5                  # seconds between looks at dispyadmin.py
+PING_TIME = 10                   # seconds between the announcements of a node
+LONG_JOB = 3600.0                # seconds that jobs last where a drain shall stay to be seen
+OLDER = {2: '4.14.0', 6: '4.11.0', 11: '4.12.4'}     # the releases of some nodes
+UNKNOWN_RELEASE = '5.0.0'        # of the one that dispyadmin does not understand
 CONTROLS = {'start_time': 'service_start', 'stop_time': 'service_stop', 'end_time': 'service_end'}
 
 
 class Node(wire.FakeNode):
     """A node that works: jobs come, take their time, and go."""
 
-    def __init__(self, address, port, name, load, chosen, **kwargs):
+    def __init__(self, address, port, name, load, chosen, release=wire.VERSION, **kwargs):
         self.lock = threading.Lock()             # guards jobs, info and the random numbers
+        self.release = release
         self.load = load                         # how much of its CPUs is busy in the mean
         self.rand, self.jobs = random.Random(chosen.random()), []
         self.cpus = chosen.choice((8, 16, 16, 32))
@@ -73,6 +78,11 @@ class Node(wire.FakeNode):
 
     def free(self):
         return self.info['cpus'] - len(self.jobs)
+
+    def announce(self, target):
+        """As a node does that starts, or is idle; these do it while they run jobs, too."""
+        if not self.closing:
+            self.ping(target, version=self.release)
 
     def outcome(self, tag, value):
         with self.lock:
@@ -121,15 +131,17 @@ def at(clock):
 
 
 def free_port(addresses, wanted):
-    """`wanted` if it is free at all these addresses, else any that is."""
+    """`wanted` if it is free at all these addresses for TCP and UDP, else any that is."""
     for port in [wanted] + [0] * 20:
         socks = []
         try:
             for address in addresses:
-                socks.append(socket.socket())
-                socks[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                socks[-1].bind((address, port))
-                port = socks[-1].getsockname()[1]
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    socks.append(socket.socket(socket.AF_INET, kind))
+                    if kind == socket.SOCK_STREAM:
+                        socks[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    socks[-1].bind((address, port))
+                    port = socks[-1].getsockname()[1]
             return port
         except OSError:
             continue
@@ -155,7 +167,7 @@ class Admin:
         line = self.popen.stdout.readline().decode()
         found = re.search(r'http://\S+:(\d+)/', line)
         if not found:
-            self.popen.wait(START_TIME)
+            self.end()
             raise SystemExit('demo: dispyadmin does not start')
         self.http_port = int(found.group(1))
         self.url = found.group()
@@ -180,6 +192,7 @@ class Admin:
             self.popen.kill()
             self.popen.wait()
         self.popen.stdout.close()
+        self.popen = None
 
     def request(self, method, path, body=None):
         connection = http.client.HTTPConnection('localhost', self.http_port, timeout=30)
@@ -222,14 +235,18 @@ class Demo:
                 secrets = {'secret': 'of somebody else'}
             elif number == count - 2:
                 secrets = {'client_secret': ''}  # it has no admin secret
-            self.nodes.append(Node(address, port, name, chosen.choice((0.1, 0.4, 0.7, 0.8, 0.9)), chosen, **secrets))
+            release = UNKNOWN_RELEASE if number == count - 1 else OLDER.get(number, wire.VERSION)
+            self.nodes.append(Node(address, port, name, chosen.choice((0.1, 0.4, 0.7, 0.8, 0.9)), chosen, release, **secrets))
         self.nodes[6].info['avail_info'] = None  # psutil is missing there
+        self.nodes[9].jobs = [(began, began + LONG_JOB) for began, _ in self.nodes[9].jobs[:5] or [(time.time(), 0)]]
+        self.nodes[-1].mode = 'garbage'          # what it answers is not understood
+        self.info_port = free_port([HEAD], 9700)
         self.worker = threading.Thread(target=self.work, daemon=True)
         self.worker.start()
-        self.admin = Admin(['-i', HEAD, '--info_port=0', '--node_port=%d' % port, '--http_port=%d' % options.http_port,
+        self.admin = Admin(['-i', HEAD, '--info_port=%d' % self.info_port, '--node_port=%d' % port, '--http_port=%d' % options.http_port,
                             '--poll_interval=2', '--state', os.path.join(self.folder, 'state.json'),
                             '--group', 'cpu=cpu-*', '--group', 'gpu=gpu-*', '--secret', '@' + self.write(SECRET)] +
-                           ['--node=%s' % node.id for node in self.nodes])
+                           ['--node=%s' % node.id for node in self.nodes[:-1]])
 
     def write(self, text):
         """The name of a file with this text."""
@@ -239,15 +256,21 @@ class Demo:
         return name
 
     def work(self):
+        seconds = 0
         while not self.stopping.wait(1.0):
-            for node in self.nodes:
+            seconds += 1
+            for number, node in enumerate(self.nodes):
                 node.work(time.time())
+                if (seconds + number) % PING_TIME == 0:
+                    node.announce((HEAD, self.info_port))
 
     def start(self):
         """Start all, and make each state that a node can be in."""
         self.admin.start()
         nodes, admin = self.nodes, self.admin
-        admin.wait(lambda found: all(node.id in found and found[node.id]['state'] != 'unreachable' for node in nodes))
+        admin.wait(lambda found: all(node.id in found and found[node.id]['state'] != 'unreachable' for node in nodes[:-1]))
+        for node in nodes:
+            node.announce((HEAD, self.info_port))
         admin.request('POST', '/api/cpus', {'nodes': [nodes[1].id, nodes[2].id, nodes[7].id], 'cpus': 6})
         later = time.localtime(time.time() + 2 * 3600)
         admin.request('POST', '/api/service_time', {
@@ -257,17 +280,23 @@ class Demo:
         admin.request('POST', '/api/drain', {'nodes': [nodes[9].id], 'then': 'end'})
         nodes[7].restart()                       # it has drifted
         nodes[5].close()                         # it is lost
-        admin.wait(lambda found: found[nodes[7].id]['drift'] and found[nodes[5].id]['state'] == 'unreachable')
+        admin.wait(lambda found: found[nodes[7].id]['drift'] and found[nodes[5].id]['state'] == 'unreachable' and
+                   nodes[-1].id in found and all(node['version'] for node in found.values()))
 
     def run(self):
         """Until a signal comes."""
         print('dispyadmin on %d simulated nodes: %s' % (len(self.nodes), self.admin.url), flush=True)
         print('The admin secret of most nodes is %s. Ctrl-C ends it.' % SECRET, flush=True)
         while not self.stopping.wait(LOOK_TIME):
-            if self.admin.is_old() or self.admin.popen.poll() is not None:
-                print('dispyadmin.py has changed: started again', flush=True)
-                self.admin.end()
+            changed, popen = self.admin.is_old(), self.admin.popen
+            if not changed and (popen is None or popen.poll() is None):
+                continue                         # it runs, or cannot until its file is changed once more
+            print('dispyadmin.py has changed: started again' if changed else 'dispyadmin has ended: started again', flush=True)
+            self.admin.end()
+            try:
                 self.admin.start()
+            except SystemExit as error:
+                print('%s; it is tried again when dispyadmin.py changes' % error, flush=True)
 
     def picture(self, options):
         """Write a picture of the page."""

@@ -77,8 +77,9 @@ TABLE_PYTHONS = ((2, 7), (3, 6), (3, 11), (3, 13))
 
 def table_packages():
     """{(release, Python): Packages} of that table, as far as this machine has the Pythons."""
+    versions = [version for version in TABLE_PYTHONS if version in PYTHONS] or [MAIN]     # nodes are tried in any case
     return collections.OrderedDict(((release, version), node_packages(release, version)) for release in TABLE_RELEASES
-                                   for version in TABLE_PYTHONS if version in PYTHONS)
+                                   for version in versions)
 
 
 SELENIUM = Packages(sys.executable, sys.version_info[:2], ('selenium',), ())

@@ -30,6 +30,28 @@ class Demo(lab.LabTest):
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read().decode())
 
+    @staticmethod
+    def group_of(number):
+        """The processes of a group, by their ids."""
+        found = []
+        for name in filter(str.isdigit, os.listdir('/proc')):
+            try:
+                if os.getpgid(int(name)) == number:
+                    found.append(int(name))
+            except ProcessLookupError:
+                pass
+        return found
+
+    def test_oldest_python(self):
+        """It runs on the oldest Python too, and as a module."""
+        oldest = environment.PYTHONS[min(version for version in environment.PYTHONS if version >= (3, 6))]
+        demo = self.start(lab.Process, [oldest, '-m', 'tests.demo', '--http_port', '0', '--nodes', '12'],
+                          cwd=environment.ROOT)
+        line = lab.wait_for(lambda: next((line for line in demo.out if 'http://' in line), None), 60, demo.output)
+        self.assertEqual(len(self.nodes(re.search(r'http://\S+/', line).group())), 12)
+        demo.signal(signal.SIGINT)
+        self.assertEqual(demo.wait(), 0, demo.output())
+
     def test_all_states_and_controls(self):
         demo, url = self.begin('--nodes', '15')
         nodes = self.nodes(url)
@@ -38,7 +60,8 @@ class Demo(lab.LabTest):
         shown = list(nodes.values())
         for what in (lambda node: node['drift'], lambda node: node['drain'], lambda node: node['groups'] == ['gpu'],
                      lambda node: node['groups'] == ['cpu'], lambda node: node['busy'] and node['avail_info'],
-                     lambda node: node['cpus'] and not node['avail_info'],
+                     lambda node: node['cpus'] and not node['avail_info'], lambda node: node['version'] == '4.11.0',
+                     lambda node: node['reason'] and 'announces dispy 5.0.0' in node['reason'],
                      lambda node: node['state'] == 'ready' and not node['controllable']):
             self.assertTrue(any(map(what, shown)))
         node = next(node for node in shown if node['state'] == 'ready' and node['controllable'] and not node['drift'])
@@ -49,8 +72,12 @@ class Demo(lab.LabTest):
         lab.wait_for(lambda: self.nodes(url)[node['id']]['state'] == 'unreachable', 30, 'it has ended')
         jobs = sum(node['jobs_done'] or 0 for node in shown)
         lab.wait_for(lambda: sum(node['jobs_done'] or 0 for node in self.nodes(url).values()) > jobs, 60, 'jobs are done')
-        demo.signal(signal.SIGINT)
+        group = self.group_of(demo.pid)
+        self.assertEqual(len(group), 2)          # the demonstration and dispyadmin
+        os.killpg(demo.pid, signal.SIGINT)       # as Ctrl-C on a terminal does
         self.assertEqual(demo.wait(), 0, demo.output())
+        self.assertEqual(self.group_of(demo.pid), [])
+        self.assertNotIn('Traceback', demo.output())
         self.assertEqual(os.listdir(self.temporary), [])
         with self.assertRaises(OSError):
             self.nodes(url)
@@ -69,6 +96,9 @@ class Demo(lab.LabTest):
         script = os.path.join(folder, 'dispyadmin.py')
         with open(script) as file:
             text = file.read()
+        with open(script, 'w') as file:          # half of a change: that is waited out
+            file.write('this is no Python\n' + text)
+        lab.wait_for(lambda: 'does not start' in demo.output(), 30, demo.output)
         with open(script, 'w') as file:
             file.write(text.replace("__version__ = '1.0.0'", "__version__ = '1.0.1'"))
 
