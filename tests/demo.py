@@ -236,15 +236,16 @@ class Demo:
             elif number == count - 2:
                 secrets = {'client_secret': ''}  # it has no admin secret
             release = UNKNOWN_RELEASE if number == count - 1 else OLDER.get(number, wire.VERSION)
-            self.nodes.append(Node(address, port, name, chosen.choice((0.1, 0.4, 0.7, 0.8, 0.9)), chosen, release, **secrets))
+            load = chosen.choice((0.1, 0.4, 0.7, 0.8, 0.9))
+            self.nodes.append(Node(address, port, name, load, chosen, release, **secrets))
         self.nodes[6].info['avail_info'] = None  # psutil is missing there
         self.nodes[9].jobs = [(began, began + LONG_JOB) for began, _ in self.nodes[9].jobs[:5] or [(time.time(), 0)]]
         self.nodes[-1].mode = 'garbage'          # what it answers is not understood
         self.info_port = free_port([HEAD], 9700)
         self.worker = threading.Thread(target=self.work, daemon=True)
         self.worker.start()
-        self.admin = Admin(['-i', HEAD, '--info_port=%d' % self.info_port, '--node_port=%d' % port, '--http_port=%d' % options.http_port,
-                            '--poll_interval=2', '--state', os.path.join(self.folder, 'state.json'),
+        self.admin = Admin(['-i', HEAD, '--info_port=%d' % self.info_port, '--node_port=%d' % port,
+                            '--http_port=%d' % options.http_port, '--poll_interval=2', '--state', os.path.join(self.folder, 'state.json'),
                             '--group', 'cpu=cpu-*', '--group', 'gpu=gpu-*', '--secret', '@' + self.write(SECRET)] +
                            ['--node=%s' % node.id for node in self.nodes[:-1]])
 
@@ -291,7 +292,7 @@ class Demo:
             changed, popen = self.admin.is_old(), self.admin.popen
             if not changed and (popen is None or popen.poll() is None):
                 continue                         # it runs, or cannot until its file is changed once more
-            print('dispyadmin.py has changed: started again' if changed else 'dispyadmin has ended: started again', flush=True)
+            print('%s: started again' % ('dispyadmin.py has changed' if changed else 'dispyadmin has ended'), flush=True)
             self.admin.end()
             try:
                 self.admin.start()

@@ -71,7 +71,8 @@ class Alone(lab.LabTest):
     SEALED = ['unshare', '--mount', 'sh', '-c', """
         mount --make-rprivate /
         if [ -n "$2" ]; then
-            mount --bind "$2" "$1" && mount -t tmpfs -o mode=755 none "/$3" && mkdir -p "$2" && mount --bind "$1" "$2" || exit
+            mount --bind "$2" "$1" && mount -t tmpfs -o mode=755 none "/$3" && mkdir -p "$2" &&
+                mount --bind "$1" "$2" || exit
         fi
         mount -o remount,bind,ro / && shift 3 && cd . && exec "$@"
         """, 'sh']
