@@ -245,8 +245,9 @@ class Demo:
         self.worker = threading.Thread(target=self.work, daemon=True)
         self.worker.start()
         self.admin = Admin(['-i', HEAD, '--info_port=%d' % self.info_port, '--node_port=%d' % port,
-                            '--http_port=%d' % options.http_port, '--poll_interval=2', '--state', os.path.join(self.folder, 'state.json'),
-                            '--group', 'cpu=cpu-*', '--group', 'gpu=gpu-*', '--secret', '@' + self.write(SECRET)] +
+                            '--http_port=%d' % options.http_port, '--poll_interval=2',
+                            '--state', os.path.join(self.folder, 'state.json'), '--group', 'cpu=cpu-*',
+                            '--group', 'gpu=gpu-*', '--secret', '@' + self.write(SECRET)] +
                            ['--node=%s' % node.id for node in self.nodes[:-1]])
 
     def write(self, text):
