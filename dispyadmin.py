@@ -1470,6 +1470,12 @@ class NodeTable:
             node = self._nodes.get(node_id)
             return node.known if node else STRANGER
 
+    def answers(self, node_id):
+        """Whether there is a node at this address that answered when it was asked last."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            return node is not None and node.error is None
+
     def ids(self, state=None):
         """The ids of all nodes, or of those that were published in this state."""
         with self._lock:
@@ -1816,6 +1822,23 @@ def ask_info(request, known, secrets_, may_send):
     raise NodeError('It shows a new sign each time it is asked.')
 
 
+class Plain(bytes):
+    """A request that goes without TLS, whatever is used otherwise."""
+
+
+def plain_first(request, steps):
+    """Conversation: these `steps`, which use TLS, unless the node answers without.
+
+    A dispynode without TLS takes the beginning of it for a message of up to 4 GB, and makes room for that: one of which it
+    is not known is asked for its sign in clear first, which whoever asks may see.
+    """
+    try:
+        read_info((yield Plain(frame(NO_CODE, request))))
+    except MismatchError:
+        return (yield from steps)
+    raise MismatchError('It does not use TLS: start dispynode there with the same --certfile and --keyfile as dispyadmin.')
+
+
 def is_admin(code):
     """Conversation: does this auth code come from the admin secret?  Asks for a control that does not exist.
 
@@ -1953,7 +1976,7 @@ class Exchange(Channel):
         if not NONBLOCK:
             sock.setblocking(False)
         super().__init__(sock, self._connect, expires)
-        self._tls = tls
+        self._tls = None if isinstance(talk.request, Plain) else tls
 
     def _connect(self):
         error = self.sock.connect_ex(self._where)
@@ -4247,8 +4270,8 @@ class Admin:
             return early
 
         def steps(node_id):
-            return control(self._request, self.table.known(node_id), self._secrets, self._may_send(node_id),
-                           controls[node_id].message())
+            return self._gently(node_id, control(self._request, self.table.known(node_id), self._secrets,
+                                                 self._may_send(node_id), controls[node_id].message()))
 
         def tell(node_id, outcome, error):
             published, its = self.table.get(node_id), controls[node_id]
@@ -4301,7 +4324,12 @@ class Admin:
         return functools.partial(self.table.may_send, node_id)
 
     def _info_steps(self, node_id):
-        return ask_info(self._request, self.table.known(node_id), self._secrets, self._may_send(node_id))
+        return self._gently(node_id, ask_info(self._request, self.table.known(node_id), self._secrets,
+                                              self._may_send(node_id)))
+
+    def _gently(self, node_id, steps):
+        """This conversation, begun without TLS where it is not known that the node uses it."""
+        return plain_first(self._request, steps) if self.client_tls and not self.table.answers(node_id) else steps
 
     def _due_talks(self, now, room, slow_room):
         """Polls that are due now.  Poller's thread."""
@@ -4446,8 +4474,8 @@ class Admin:
     def _list_mismatched(self, node_id, announcement, error):
         """What announces itself and answers, but is not understood for want of TLS or for its release, gets a row.
 
-        Only some do, as anybody can announce anything.  They are asked again when they announce themselves, but not polled:
-        a dispynode without TLS takes its beginning for a message of up to 4 GB, and makes room for that.  Poller's thread.
+        Only some do, as anybody can announce anything.  They are asked again when they announce themselves, but not polled.
+        Poller's thread.
         """
         strange = announcement.version and announcement.version not in DISPY_RELEASES
         if not isinstance(error, MismatchError) and not (strange and isinstance(error, WireError)):

@@ -63,6 +63,18 @@ class Tls(lab.LabTest):
         admin.wait_node(plain, state='ready')
         admin.wait_node(secure, state='unreachable', reason=bool)
 
+    def test_plain_node_never_sees_tls(self):
+        """It would take it for gigabytes to come: it is asked in clear until it is known to use TLS, and then no more."""
+        plain, secure = self.fake('open', port=0), self.fake('open', port=0, certfile=self.certificate)
+        admin = self.secure('--secret', 'open', '--node', plain.id)
+        admin.wait_node(plain, state='unreachable', reason=lambda text: text and 'does not use TLS' in text)
+        self.assertFalse(admin.add(plain)['ok'])
+        self.assertFalse(admin.control('cpus', [plain], cpus=1)[plain.id]['ok'])
+        self.assertGreaterEqual(len(plain.codes), 3)
+        self.assertEqual(set(plain.codes), {b'0' * 40})      # and no auth code
+        self.assertTrue(admin.add(secure)['ok'])
+        self.assertTrue(admin.control('cpus', [secure], cpus=1)[secure.id]['ok'])
+
     def test_plain_request_to_the_page(self):
         """A browser that speaks no TLS, or nothing at all, holds nobody up."""
         admin = self.secure()
