@@ -34,6 +34,7 @@ import argparse
 import ast
 import collections
 import configparser
+import copy
 import csv
 import datetime
 import errno
@@ -66,6 +67,7 @@ import shutil
 import signal
 import socket
 import ssl
+import stat
 import struct
 import subprocess
 import sys
@@ -77,11 +79,12 @@ import urllib.parse
 import zlib
 
 try:
+    import fcntl
     import pwd
     import resource
     import termios
 except ImportError:  # not a POSIX system: limits stay as they are, users have no names, and there is no console
-    pwd = resource = termios = None
+    fcntl = pwd = resource = termios = None
 
 __version__ = '1.0.0'
 
@@ -144,6 +147,7 @@ LIST_ANSWER_TIME = 10.0        # seconds that a running dispyadmin may take for 
 KEEP_INTERVAL = 2.0            # seconds between steps of drains, and looks at what was set
 KEEP_PAUSE = 30.0              # seconds until the same is set again at a node; doubled while it does not help ...
 LONGEST_KEEP_PAUSE = 3600.0    # ... up to this
+STATE_TIME = 10.0              # seconds that the state file may take to be read or written
 END_WAIT = 15.0                # seconds in which a dispynode ends that was told to end now, at the longest
 EVENT_TIME = 2.0               # seconds within which the same, at many nodes, is one event
 ALERT_TIME = 30.0              # seconds that a program of --on_event may run
@@ -178,6 +182,7 @@ MAX_ALERTS = 100               # events that wait for the program of --on_event,
 MAX_ALERT_IDS = 2 * MAX_NODES  # ... so many nodes are kept, and ...
 MAX_ALERT_NODES = 1000         # ... so many are told to it in one run
 MAX_ALERT_OUTPUT = 4096        # bytes of what it prints that are logged
+MAX_FORGOTTEN = 10000          # ids that administrators forgot: 10000 * 100 bytes = 1 MB
 MAX_CHANGES = 50000            # outcomes at nodes that are kept, to look at and to undo: 50000 * 200 bytes = 10 MB
 # The last hours.  Of each node 240 samples of 6 bytes are kept, 1.4 KB: 14.4 MB for 10,000 nodes.  A sample of the cluster
 # is a tuple of 7 numbers: 1440 * 0.3 KB = 0.4 MB.
@@ -213,6 +218,8 @@ class WireError(Error):
 
 class NodeError(Error):
     """A node could not be asked, or its answer makes no sense."""
+
+    is_sent = False  # whether something was sent to it, and may have been taken
 
 
 class RefusedError(NodeError):
@@ -1125,23 +1132,549 @@ class Worker:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Settings: what an administrator may set at a node
+# ---------------------------------------------------------------------------------------------------------------------
+# Whatever is said about a setting is said here: what is sent, what the node will have, what else that changes, how the
+# outcome reads, what gives it back, and when a node has drifted from it.  Knows no socket and no table.
+
+CLOCK = re.compile(r'([01]?[0-9]|2[0-3]):[0-5][0-9]\Z')
+DAY = 86400                    # seconds
+SERVICE_TIMES = ('start', 'stop', 'end')
+ENDED, DIED, IDLE = 'ended', 'died', 'idle'  # what becomes of a dispynode's schedule
+
+Times = collections.namedtuple('Times', SERVICE_TIMES)  # Unix times of the node's clock, or None
+
+
+class NodeClock(collections.namedtuple('NodeClock', 'zone ahead')):
+    """A node's clock: seconds ahead of UTC of its zone, and seconds ahead of this machine's clock; None where not known.
+
+    What a node answers to HH:MM tells its zone, what it answers to "now" tells its clock.
+    """
+
+    __slots__ = ()
+
+    def now(self, ours):
+        """The node's Unix time when ours is `ours`."""
+        return ours + (self.ahead or 0)
+
+    def offset(self, seconds):
+        """Seconds that the node's zone is ahead of UTC: this machine's, where the node's is not known or was the same."""
+        ours = own_zone(seconds)
+        return ours if self.zone is None or self.is_own_zone() else self.zone
+
+    def is_own_zone(self):
+        """Whether the node's zone is this machine's, as far as is known: then summer time is the same as well."""
+        year = time.time()
+        return self.zone in {own_zone(year + days * DAY) for days in (0, 91, 182, 273)}
+
+    def clock(self, seconds):
+        """A Unix time as the HH:MM that the node's clock shows."""
+        minutes = int((seconds + self.offset(seconds)) % DAY) // 60
+        return '%02d:%02d' % (minutes // 60, minutes % 60)
+
+    def moment(self, seconds, ours, today=''):
+        """A Unix time of the node in words: with its day, when that is not today there."""
+        if seconds is None:
+            return 'none'
+        days = [(at + self.offset(at)) // DAY for at in (seconds, self.now(ours))]
+        apart = int(days[0] - days[1])
+        day = {0: today, 1: 'tomorrow', -1: 'yesterday'}.get(apart)
+        if day is None:
+            date = datetime.datetime(1970, 1, 1) + datetime.timedelta(days=int(days[0]))
+            day = WEEKDAYS[date.weekday()] if abs(apart) < 7 else date.strftime('%Y-%m-%d')
+        return ('%s %s' % (day, self.clock(seconds))).strip()
+
+    def today(self, text, ours):
+        """The Unix time that dispynode makes of HH:MM: today's, by its own clock."""
+        now, (hours, minutes) = self.now(ours), text.split(':')
+        midnight = now - (now + self.offset(now)) % DAY
+        return midnight + int(hours) * 3600 + int(minutes) * 60
+
+
+WEEKDAYS = ('Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun')
+OWN_CLOCK = NodeClock(None, None)
+
+
+def zone_of(clock, seconds):
+    """How many seconds a clock is ahead of UTC that shows HH:MM at this Unix time: from -12 to +14 hours, in quarters."""
+    hours, _, minutes = clock.partition(':')
+    ahead = round((int(hours) * 3600 + int(minutes) * 60 - seconds % DAY) / 900) * 900 % DAY
+    return ahead if ahead <= 14 * 3600 else ahead - DAY
+
+
+def own_zone(seconds):
+    """How many seconds this machine's clock is ahead of UTC at this Unix time."""
+    return time.localtime(seconds).tm_gmtoff
+
+
+def check_whole(field, value, low, high, unit):
+    """InputError unless `value` is a whole number within bounds."""
+    if type(value) is not int or not low <= value <= high:
+        raise InputError('%s: must be a whole number from %d to %d%s' % (field, low, high, unit and ' ' + unit))
+
+
+# --- what dispynode makes of service times: read from dispy 4.11.0 to 4.15.2, and checked at real nodes by the tests ---
+
+def times_of(info):
+    """The Times of an Info."""
+    return Times(info.service_start, info.service_stop, info.service_end)
+
+
+def is_used(info):
+    """Whether a client has ever used the node, as far as it tells."""
+    return bool(info.clients_done or info.scheduler_ip)
+
+
+def change_times(times, control, at):
+    """The Times after dispynode has taken a control (`at` is a Unix time, or None to clear it); None when it refuses."""
+    start, stop, end = times
+    if at is not None:
+        if control == 'start' and any(other is not None and other < at for other in (stop, end)):
+            at -= DAY
+        elif control == 'stop':
+            at += DAY if start is not None and start > at else 0
+            if end is not None and end < at:
+                return None
+        elif control == 'end' and any(other is not None and other > at for other in (start, stop)):
+            at += DAY
+    return times._replace(**{control: at})
+
+
+def run_schedule(times, now, used):
+    """(Times, ENDED, DIED or IDLE): what dispynode's schedule makes of its times at once, before it sleeps.
+
+    A time of the next minute counts as come.  At End the program ends; a Stop that comes before any client has used the
+    node ends the schedule by an exception; when all times are over, all are moved by a day.
+    """
+    for _ in range(1000):
+        soon = [at is not None and at <= now + 60 for at in times]
+        if times.start is not None and not soon[0]:
+            break
+        if times.stop is not None and not soon[1]:
+            break
+        if times.stop is not None and not used:
+            return times, DIED
+        if times.end is not None:
+            if soon[2]:
+                return times, ENDED
+            break
+        if times.start is None and times.stop is None:
+            break
+        times = Times(*[at if at is None else at + DAY for at in times])
+    return times, IDLE
+
+
+def accepts_jobs(times, now):
+    """Whether dispynode accepts jobs by its service times: Stop counts, and End only where there is no Stop."""
+    closes = times.end if times.stop is None else times.stop
+    return not (times.start is not None and times.start >= now) and not (closes is not None and closes <= now)
+
+
+def has_lost_schedule(info, now):
+    """Whether the node's Stop time has come while no client had ever used it: its times do nothing any more, End neither."""
+    return info.service_stop is not None and info.service_stop <= now and not is_used(info)
+
+
+def foresee_times(info, controls, now):
+    """(Times, ENDED, DIED or IDLE) after these [(control, Unix time or None)], at node time `now`; (None, IDLE) when one of
+    them is refused."""
+    times, fate = times_of(info), DIED if has_lost_schedule(info, now) else IDLE
+    for control, at in controls:
+        times = change_times(times, control, at)
+        if times is None:
+            return None, IDLE
+        if fate == IDLE:
+            times, fate = run_schedule(times, now, is_used(info))
+        if fate == ENDED:
+            break
+    return times, fate
+
+
+def same_time(one, other):
+    """Whether two times are the same time of the day, to the minute; None is the same as None."""
+    if one is None or other is None:
+        return one is other
+    apart = (one - other) % DAY
+    return min(apart, DAY - apart) <= 90
+
+
+def order_times(info, wanted, now):
+    """The [(control, Unix time or None)] that bring a node to these `wanted` Times without ending dispynode or its schedule;
+    None when nothing does.
+
+    dispynode moves times by a day, refuses, or ends at once, as the order will have it: all orders are tried, each with
+    none or all of the times cleared first, which are 12 at most.
+    """
+    shown = times_of(info)
+    differing = [c for c in SERVICE_TIMES if not same_time(getattr(shown, c), getattr(wanted, c))]
+    cleared = [(c, None) for c in SERVICE_TIMES if getattr(shown, c) is not None]
+    everything = [c for c in SERVICE_TIMES if getattr(wanted, c) is not None]
+    died = has_lost_schedule(info, now)
+    for first, controls in (([], differing), (cleared, everything)):
+        for order in itertools.permutations(controls):
+            sent = first + [(c, getattr(wanted, c)) for c in order]
+            times, fate = foresee_times(info, sent, now)
+            reached = times is not None and all(map(same_time, times, wanted))
+            if reached and (fate == IDLE or died and fate == DIED):
+                return sent
+    return None
+
+
+# --- the settings ---
+
+class Foresight(collections.namedtuple('Foresight', 'after message same danger refusal')):
+    """What a setting will do at a node: the value that it will have, a sentence, whether nothing will change, whether jobs are
+    killed or dispynode ends; or why it will be refused."""
+
+    __slots__ = ()
+
+
+def foreseen(after, message, same=False, danger=False):
+    return Foresight(after, message, same, danger, None)
+
+
+def refused(sentence):
+    return Foresight(None, None, False, False, sentence)
+
+
+class Setting:
+    """One setting of nodes.  Made with values that cannot be, it raises InputError.
+
+    `action` and `asked` are what the HTTP interface calls it and its fields; `key` is the value of a node that it sets;
+    `operation` the number of the plan that it was set by; `value` what the node answered, where that tells more.
+    """
+
+    action = key = ''
+    operation = None
+    value = None
+
+    def __init__(self, **asked):
+        self.asked = asked
+
+    def of(self, operation, value=None):
+        """This setting, as set by this operation; `value` is what the node answered."""
+        setting = copy.copy(self)
+        setting.operation, setting.value = operation, value
+        return setting
+
+    def title(self):
+        """What is set, in a few words."""
+        raise NotImplementedError
+
+    def message(self):
+        """The bytes that are sent."""
+        raise NotImplementedError
+
+    def steps(self, info, clock, ours):
+        """The settings that are sent to set this one, in order, this one last."""
+        return [self]
+
+    def foresee(self, info, clock, ours):
+        """The Foresight of it, at a node that shows this Info and has this NodeClock, at this Unix time of ours."""
+        raise NotImplementedError
+
+    def describe(self, before, info, clock, ours):
+        """A sentence on what is in force: the node showed the Info `before`, and shows `info` now."""
+        raise NotImplementedError
+
+    def refuse(self, info):
+        """A sentence on why the node refused."""
+        raise NotImplementedError
+
+    def drift(self, info, clock, ours):
+        """A sentence when the node is not as it was set; else None."""
+        raise NotImplementedError
+
+
+class SetCpus(Setting):
+    """Let dispy use so many CPUs of a node: n of them, all but n (negative), or "all"."""
+
+    action = key = 'cpus'
+
+    def __init__(self, cpus):
+        if cpus != 'all':
+            check_whole('cpus', cpus, -MAX_CPUS, MAX_CPUS, 'CPUs, or "all"')
+        super().__init__(cpus=cpus)
+        self.cpus = cpus
+
+    def title(self):
+        if self.cpus == 'all':
+            return 'Set all CPUs'
+        return 'Leave %s unused' % count_of(-self.cpus, 'CPU') if self.cpus < 0 else 'Set CPUs to %d' % self.cpus
+
+    def message(self):
+        return write_message(b'SET_CPUS:', {'cpus': None if self.cpus == 'all' else self.cpus})
+
+    def target(self, info):
+        """How many CPUs that is at this node; None when it is not known."""
+        if self.cpus != 'all' and self.cpus >= 0:
+            return self.cpus
+        return None if info.max_cpus is None else info.max_cpus + (0 if self.cpus == 'all' else self.cpus)
+
+    def foresee(self, info, clock, ours):
+        after = self.target(info)
+        if after is None or info.max_cpus is None or not 0 <= after <= info.max_cpus:
+            return refused(self.refuse(info))
+        same = after == info.cpus
+        return foreseen(after, '%s.' % count_of(after, 'CPU') if same else
+                        '%s \u2192 %s.' % ('?' if info.cpus is None else info.cpus, count_of(after, 'CPU')), same)
+
+    def describe(self, before, info, clock, ours):
+        return '%s of %s CPUs assigned to dispy.' % (info.cpus, info.max_cpus)
+
+    def refuse(self, info):
+        asked = self.cpus if self.cpus == 'all' or self.cpus >= 0 else 'all but %d' % -self.cpus
+        return 'Rejected: has %s CPUs; %s asked.' % ('an unknown number of' if info.max_cpus is None else info.max_cpus, asked)
+
+    def drift(self, info, clock, ours):
+        target = self.target(info)
+        if target is None or info.cpus is None or info.cpus == max(0, target):
+            return None
+        return 'CPUs: %d, should be %d.' % (info.cpus, max(0, target))
+
+
+class SetServiceTime(Setting):
+    """Set when a node takes jobs: `control` is start, stop or end; `time` is HH:MM of the node's clock, now, or None."""
+
+    action = 'service_time'
+
+    def __init__(self, control, time):
+        if not isinstance(control, str) or control not in SERVICE_TIMES:
+            raise InputError('control: must be "start", "stop" or "end"')
+        if time is not None and not (isinstance(time, str) and (time == 'now' or CLOCK.match(time))):
+            raise InputError('time: must be "HH:MM" between 00:00 and 23:59, "now", or null to clear it')
+        super().__init__(control=control, time=time)
+        self.control, self.time, self.key = control, time, 'service_' + control
+        self.what = control.capitalize()
+
+    def title(self):
+        return 'Clear %s' % self.what if self.time is None else 'Set %s to %s' % (self.what, self.time)
+
+    def message(self):
+        sent = {None: '0', 'now': None}.get(self.time, self.time)
+        return write_message(b'SERVICE_TIME:', {'control': self.control + '_time', 'time': sent})
+
+    @property
+    def ends_now(self):
+        """Whether dispynode shall end at once: that is done, and not remembered."""
+        return (self.control, self.time) == ('end', 'now')
+
+    def unix(self, clock, ours):
+        """The Unix time that dispynode makes of it, before it moves it by a day; None to clear it."""
+        return (None if self.time is None else clock.now(ours) if self.time == 'now' else clock.today(self.time, ours))
+
+    def steps(self, info, clock, ours):
+        """With "end now", a Start or Stop that is later would move End to tomorrow: both are cleared first, as nothing is left
+        of them when dispynode has ended.  Start first: without a Stop, it would be moved itself."""
+        shown, now = times_of(info), clock.now(ours)
+        in_the_way = [c for c in ('start', 'stop') if self.ends_now and (getattr(shown, c) or 0) > now]
+        if in_the_way:
+            in_the_way = [c for c in ('start', 'stop') if getattr(shown, c) is not None]
+        return [SetServiceTime(c, None) for c in in_the_way] + [self]
+
+    def foresee(self, info, clock, ours):
+        now = clock.now(ours)
+        sent = [(s.control, s.unix(clock, ours)) for s in self.steps(info, clock, ours)]
+        times, fate = foresee_times(info, sent, now)
+        if times is None:
+            return refused(self.refuse(info))
+        same = times == times_of(info) or self.time is None and getattr(info, self.key) is None
+        danger = fate == ENDED or self.control == 'end' and self.time is not None
+        after = getattr(times, self.control)
+        if self.time is not None:
+            after = self.time if same_time(after, self.unix(clock, ours)) else clock.clock(after)
+        return foreseen(after, self._say(times_of(info), times, fate, info, clock, ours), same, danger)
+
+    def describe(self, before, info, clock, ours):
+        fate = DIED if has_lost_schedule(info, clock.now(ours)) else IDLE
+        return self._say(times_of(before), times_of(info), fate, info, clock, ours)
+
+    def _say(self, before, after, fate, info, clock, ours):
+        """What was changed of the three times, and what follows from it."""
+        changes = ['%s: %s \u2192 %s' % (control.capitalize(), clock.moment(old, ours, 'today'),
+                                          clock.moment(new, ours, 'today'))
+                   for control, old, new in zip(SERVICE_TIMES, before, after)
+                   if old != new and (control == self.control or not same_time(old, new) or old // DAY != new // DAY)]
+        if not changes:
+            changes = ['%s: %s' % (self.what, clock.moment(getattr(after, self.control), ours, 'today'))]
+        if fate == ENDED:
+            return 'Running jobs are killed and dispynode exits now; restart it on the node.'
+        return '%s (node time). %s' % ('; '.join(changes), self._consequence(after, fate, clock, ours))
+
+    def _consequence(self, times, fate, clock, ours):
+        now = clock.now(ours)
+        if fate == DIED:
+            return ('Its Stop time came before any client used it, which ends the schedule of dispynode: it accepts no jobs, '
+                    'and does not exit at End. Restart dispynode on the node.')
+        end = '' if times.end is None else (' At End running jobs are killed and dispynode exits; restart it on the node.')
+        if times.start is not None and times.start >= now:
+            return 'Accepts jobs from %s.' % clock.moment(times.start, ours) + end
+        if not accepts_jobs(times, now):
+            return 'Accepts no jobs.' + end
+        if times.stop is not None and times.start is None:
+            return 'Accepts jobs. After Stop, dispynode moves it to the next day and accepts jobs again; set Start too.' + end
+        return 'Accepts jobs.' + end
+
+    def refuse(self, info):
+        if self.control == 'stop':
+            return 'Rejected: Stop would come after End. Set End later, or clear it, first.'
+        return 'Rejected: dispynode does not take this %s time.' % self.what
+
+    def drift(self, info, clock, ours):
+        shown = getattr(info, self.key)
+        what = '%s: ' % self.what
+        if self.time is None or shown is None:
+            return None if self.time is None and shown is None else what + (
+                '%s, should be cleared.' % clock.clock(shown) if self.time is None else 'none, should be %s.' % self.time)
+        if self.time == 'now':
+            return None
+        if self.is_off(shown, clock):
+            return what + '%s, should be %s.' % (clock.clock(shown), self.time)
+        # A dispynode whose schedule lives moves its times on to the next day when the last of them is over.
+        last = max(filter(None, times_of(info)))
+        if (last + clock.offset(last)) // DAY < (clock.now(ours) + clock.offset(ours)) // DAY:
+            return what + 'the daily times stand still since %s.' % clock.moment(last, ours)
+        return None
+
+    def is_off(self, shown, clock):
+        """Whether a time that a node shows is not the one that was set.
+
+        dispynode moves its times by 24 hours each day, so summer time moves them by an hour of its clock.  That is drift
+        where the node's zone is this machine's; of another zone it is not known when its summer begins, and an hour is let be.
+        """
+        if clock.zone is None:
+            return not same_time(shown, self.value) if self.value is not None else False
+        wanted = clock.today(self.time, shown)
+        return not (same_time(shown, wanted) or not clock.is_own_zone() and
+                    any(same_time(shown, wanted + hour) for hour in (-3600, 3600)))
+
+
+class SetClients(Setting):
+    """How many more clients a node serves before its program ends: n, 0 for none, -1 without limit."""
+
+    action, key = 'clients', 'serve'
+
+    def __init__(self, clients):
+        check_whole('clients', clients, -1, MAX_CLIENTS, 'clients; -1 is without limit')
+        super().__init__(clients=clients)
+        self.clients = clients
+
+    def title(self):
+        return 'Accept no more clients' if self.clients == 0 else 'Set clients to %s' % self.text(self.clients)
+
+    def message(self):
+        return write_message(b'SERVE_CLIENTS:', {'serve': self.clients})
+
+    def foresee(self, info, clock, ours):
+        same = info.serve == self.clients
+        before = '' if same else '%s \u2192 ' % self.text(info.serve)
+        return foreseen(self.clients, 'Clients: %s%s.%s' % (before, self.text(self.clients), self._exit(self.clients)), same)
+
+    def describe(self, before, info, clock, ours):
+        return 'Clients: %s.%s' % (self.text(info.serve), self._exit(info.serve or 0))
+
+    @staticmethod
+    def _exit(clients):
+        return ' After the last one dispynode exits; restart it on the node.' if clients > 0 else ''
+
+    def refuse(self, info):
+        return 'Rejected: dispynode does not take this number of clients.'
+
+    def drift(self, info, clock, ours):
+        clients, serve = self.clients, info.serve
+        if serve is None or serve == clients or 0 <= serve < clients:  # it counts down by itself
+            return None
+        return 'Clients: %s, should be %s.' % (self.text(serve), self.text(clients))
+
+    @staticmethod
+    def text(value):
+        """A number of clients in words."""
+        return 'unknown' if value is None else 'no limit' if value < 0 else str(value)
+
+
+def count_of(number, noun):
+    """A number and a noun, in the plural where that is needed."""
+    return '%d %s%s' % (number, noun, '' if number == 1 else 's')
+
+
+SETTINGS = {setting.action: setting for setting in (SetCpus, SetServiceTime, SetClients)}
+TIME_KEYS = tuple('service_' + control for control in SERVICE_TIMES)
+SETTING_KEYS = ('cpus', 'serve') + TIME_KEYS
+RESTORE, END, STAY = THENS = ('restore', 'end', 'stay')
+THEN_TEXTS = {RESTORE: 'When idle, it returns to service.', END: 'When idle, dispynode is stopped.',
+              STAY: 'It stays out of service until it is returned.'}
+
+
+class Drain(collections.namedtuple('Drain', 'since then note by had idle returning operation')):
+    """A node that is out of service, or on its way: since when (Unix time), what comes when it is idle (of THENS), why and by
+    whom (texts), how many CPUs it had (None where not known), since when it is idle (or None), whether it is on its return,
+    and the number of the operation that drained it."""
+
+    __slots__ = ()
+
+    def json(self, info, cpus):
+        """What the HTTP interface shows of it; `cpus` are those that the node gets back."""
+        return {'since': self.since, 'then': self.then, 'note': self.note, 'by': self.by, 'restore': cpus, 'idle': self.idle,
+                'busy': info.busy, 'pending': self.returning}
+
+
+# What administrators want of a node: {key of SETTING_KEYS: Setting, 'drain': Drain}, without what was never set.  Such a
+# desired record is never changed, but replaced.
+
+def in_force(desired):
+    """What should be in force at a node now, {key: Setting}: a drain means 0 CPUs, else the CPUs that were set; what was never
+    set is left alone."""
+    settings = {key: setting for key, setting in desired.items() if key != 'drain'}
+    drain = desired.get('drain')
+    if drain:
+        settings['cpus'] = returned_cpus(desired) if drain.returning else SetCpus(0)
+    return settings
+
+
+def returned_cpus(desired):
+    """What a drained node gets back: the CPUs that are set, else those that it had, else all."""
+    had = desired['drain'].had
+    return desired.get('cpus') or SetCpus('all' if had is None else had)
+
+
+def differences(desired, info, clock, ours):
+    """{key: sentence}: where a node that shows this Info is not as it should be now."""
+    found = {key: setting.drift(info, clock, ours) for key, setting in sorted(in_force(desired).items())}
+    return {key: sentence for key, sentence in found.items() if sentence}
+
+
+def choose_times(targets, info, clock, ours):
+    """([SetServiceTime], None) that bring a node to these {control: SetServiceTime or Unix time or None}, the other times
+    staying as they are; or ([], sentence) when nothing does without ending dispynode."""
+    wanted = times_of(info)._replace(**{
+        control: target.unix(clock, ours) if isinstance(target, SetServiceTime) else target
+        for control, target in targets.items()})
+    sent = order_times(info, wanted, clock.now(ours))
+    if sent is None:
+        names = ', '.join('%s %s' % (c.capitalize(), clock.clock(getattr(wanted, c))) for c in SERVICE_TIMES
+                          if c in targets and getattr(wanted, c) is not None)
+        return [], 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.' % names
+    return [SetServiceTime(control, None if at is None else clock.clock(at)) for control, at in sent], None
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Node: one record
 # ---------------------------------------------------------------------------------------------------------------------
 
 READY, STOPPED, LOCKED, UNREACHABLE = STATES = ('ready', 'stopped', 'locked', 'unreachable')
-SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted')  # what is added up over nodes, in the order of HTTP
+# What is added up over nodes, in the order of HTTP.
+SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted', 'draining', 'drained')
 
-LOCKED_REASON = ('No known secret opens it: enter its --admin_secret. If it has none, or the same as its --secret, start '
-                 'dispynode again with one of its own.')
-NO_ADMIN_REASON = 'It has no --admin_secret, so it can be seen but not controlled: start dispynode again with one.'
-FOREIGN_REASON = ('It shows the same sign as %s: it is that node under a second address, or another host that poses as '
-                  'it. No auth code is sent to it. If it is the node, forget the other row.')
-
-
-RELEASE_REASON = ' It announces dispy %s, which this dispyadmin was not made for.'
+LOCKED_REASON = ("Locked: none of the known admin secrets matches. Enter this node's admin secret; if it has none, or the same "
+                 'as its --secret, restart dispynode with an --admin_secret of its own.')
+NO_ADMIN_REASON = 'The node has no --admin_secret: it is shown, but cannot be controlled. Restart dispynode with one.'
+FOREIGN_REASON = ('Same sign as %s: a second address of that node, or an impostor. No auth code is sent to it. If it is the '
+                  'node, forget the other row.')
+RELEASE_REASON = ' It announces dispy %s, which this dispyadmin does not know.'
 NOT_YET = 'It has not answered yet.'
-ELSEWHERE_REASON = ' It showed itself at %s too: forget this row to have it asked there.'
+ELSEWHERE_REASON = ' Also seen at %s: forget this row to have the node asked there.'
 ANNOUNCES_REASON = ' The dispynode that announces itself from here listens at %s: add %s, here or with --node.'
+ENDED_REASON = 'dispynode exited at its End time; restart it on the node.'
+SAID_END_REASON = 'dispynode exited at %s, as it announced; restart it on the node.'
 
 
 class Known(collections.namedtuple('Known', 'sign secret tried admin code')):
@@ -1157,86 +1690,6 @@ class Known(collections.namedtuple('Known', 'sign secret tried admin code')):
 
 
 STRANGER = Known()
-
-DAY = 86400  # seconds
-RESTORE, END, STAY = THENS = ('restore', 'end', 'stay')
-
-
-class Wanted(collections.namedtuple('Wanted', 'action asked value')):
-    """A setting that an administrator gave a node: the fields of the request, and the value that the node answered."""
-
-    __slots__ = ()
-
-    def drift(self, info, now, zone):
-        """A sentence when the node is not as it was set; else None.  `zone` is its clock's offset from UTC, in seconds."""
-        if self.action == 'cpus':
-            return self._drift_of_cpus(info)
-        if self.action == 'clients':
-            return self._drift_of_clients(info)
-        return self._drift_of_time(info, now, zone)
-
-    def _drift_of_cpus(self, info):
-        cpus, machine = self.asked['cpus'], info.max_cpus
-        if info.cpus is None or machine is None:
-            return None
-        wanted = machine if cpus == 'all' else cpus if cpus >= 0 else max(0, machine + cpus)
-        return None if info.cpus == wanted else 'CPUs: %d instead of %d.' % (info.cpus, wanted)
-
-    def _drift_of_clients(self, info):
-        clients, serve = self.asked['clients'], info.serve
-        if serve is None or serve == clients or 0 <= serve < clients:  # it counts down by itself
-            return None
-        return 'Clients to serve: %s instead of %s.' % tuple('no limit' if n < 0 else n for n in (serve, clients))
-
-    def _drift_of_time(self, info, now, zone):
-        control, time_ = self.asked['control'], self.asked['time']
-        shown = getattr(info, 'service_' + control)
-        what = '%s time: ' % control.capitalize()
-        if time_ is None or shown is None:
-            return None if time_ is None and shown is None else (
-                what + ('%s, though it was cleared.' % clock_in_zone(shown, zone) if time_ is None else
-                        'none instead of %s.' % time_))
-        if time_ == 'now':
-            return None
-        apart = (shown - self.value) % DAY if self.value is not None else 0
-        if min(apart, DAY - apart) > 90 and abs(min(apart, DAY - apart) - 3600) > 90:  # an hour: summer time
-            return what + '%s instead of %s.' % (clock_in_zone(shown, zone), time_)
-        # A dispynode whose schedule lives moves its times on to the next day when the last of them is over.
-        last = max(filter(None, (info.service_start, info.service_stop, info.service_end)))
-        if (last + zone) // DAY < (now + zone) // DAY:
-            return what + 'its daily times stand still, since %s.' % clock_time(last)
-        return None
-
-
-def clock_in_zone(seconds, zone):
-    """A Unix time as HH:MM of a clock that is so many seconds ahead of UTC."""
-    minutes = int((seconds + zone) % DAY) // 60
-    return '%02d:%02d' % (minutes // 60, minutes % 60)
-
-
-def zone_of(clock, seconds):
-    """How many seconds a clock is ahead of UTC that shows HH:MM at this Unix time: from -12 to +14 hours, in quarters."""
-    hours, _, minutes = clock.partition(':')
-    ahead = round((int(hours) * 3600 + int(minutes) * 60 - seconds % DAY) / 900) * 900 % DAY
-    return ahead if ahead <= 14 * 3600 else ahead - DAY
-
-
-def own_zone(seconds):
-    """How many seconds this machine's clock is ahead of UTC at this Unix time."""
-    return round(datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).astimezone().utcoffset().total_seconds())
-
-
-class Drain(collections.namedtuple('Drain', 'since then restore idle by')):
-    """A node that shall take no new jobs until it is idle: since when (Unix time); what comes then, of THENS; how many CPUs
-    dispy had; Unix time at which it was idle (and told to end, if that comes then), or None; who asked, as text."""
-
-    __slots__ = ()
-
-    def json(self, info):
-        """What the HTTP interface shows of it."""
-        return {'since': self.since, 'then': self.then, 'restore': self.restore, 'idle': self.idle, 'by': self.by,
-                'busy': info.busy}
-
 
 class Group:
     """Nodes that an administrator looks at together: by address, network, or name."""
@@ -1263,9 +1716,9 @@ class Group:
 class Node:
     """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
 
-    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'announces',
-                 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'zone',
-                 'added', 'wanted', 'drain', 'groups', '_grouped')
+    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'announces', 'is_gone',
+                 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'clock',
+                 'added', 'desired', 'groups', '_grouped')
 
     def __init__(self, address, port, now):
         self.id = format_id(address, port)
@@ -1279,18 +1732,23 @@ class Node:
         self.info = None         # Info: the last full reply; stays when the node is lost
         self.version = None      # dispy release, from its announcements: a reply does not have it
         self.error = NOT_YET     # one sentence, while unreachable; else None
+        self.is_gone = False     # whether that is for certain: nothing listens there, or it said that it ends
         self.announces = None    # the id that its announcements name instead of this one, where nothing listens
         self.said_end = None     # Unix time at which it announced its end
         self.ending_until = 0.0  # monotonic time until which that is believed although it answers
         self.first_seen = now    # Unix time
         self.update_time = None  # Unix time of its last answer
         self.aliases = ()        # ids of other addresses that show the same sign
-        self.zone = None         # seconds that its clock is ahead of UTC, where it is known
-        self.added = False       # whether an administrator added it by hand
-        self.wanted = {}         # key -> Wanted: what administrators set.  Never changed, but replaced
-        self.drain = None        # Drain, or None
+        self.clock = OWN_CLOCK   # NodeClock
+        self.added = False       # whether it is remembered over restarts, though no search may reach it
+        self.desired = {}        # what administrators want of it (see in_force).  Never changed, but replaced
         self.groups = ()         # names of the groups that it is in ...
         self._grouped = None     # ... while this was its name
+
+    @property
+    def is_managed(self):
+        """Whether something is kept of it over restarts."""
+        return bool(self.added or self.desired)
 
     def state(self, now):
         """(state, reason or None): what the node does at Unix time `now`."""
@@ -1303,20 +1761,21 @@ class Node:
             return LOCKED, FOREIGN_REASON % self.foreign
         if self.info is None or self.known.secret is None:
             return LOCKED, LOCKED_REASON
-        idle = idle_reason(self.info, now)
+        idle = idle_reason(self.info, self.clock, now)
         return (STOPPED if idle else READY), idle
 
     def publish(self, sequence, now, groups=()):
-        """A Published of what it is at Unix time `now`, where there are these Groups."""
+        """A NodeSnapshot of what it is at Unix time `now`, where there are these Groups."""
         state, reason = self.state(now)
         if groups:
             self._group(groups)
         controllable = self.known.admin and state in (READY, STOPPED)
         if not controllable and state in (READY, STOPPED):
             reason = ' '.join(filter(None, (reason, NO_ADMIN_REASON)))
-        return Published(sequence, state, self.info or NO_INFO, (
+        return NodeSnapshot(sequence, state, self.info or NO_INFO, (
             self.id, self.address, self.port, self.version, controllable, reason, self.first_seen, self.update_time,
-            self.aliases, self.announces), self._drift(now) if self.wanted else (), self.wanted, self.drain, self.groups)
+            self.aliases, self.announces), self._drift(now) if self.desired else {}, self.desired, self.clock, self.groups,
+            self.is_gone)
 
     def _group(self, groups):
         name = self.info.name if self.info else None
@@ -1325,51 +1784,70 @@ class Node:
             self.groups = tuple(group.name for group in groups if group.has(self.address, name))
 
     def _drift(self, now):
-        """Sentences on where it is not as administrators set it; none while it is drained, or not known what it is."""
-        if self.drain or self.error or self.info is None or self.known.secret is None:
-            return ()
-        zone = own_zone(now) if self.zone is None else self.zone
-        return tuple(filter(None, [wanted.drift(self.info, now, zone) for _, wanted in sorted(self.wanted.items())]))
+        """{key: sentence}: where it is not as it should be; nothing where it is not known what it is.  That a drained node
+        has other CPUs is seen to by the reconciler, and is no drift."""
+        if self.error or self.info is None or self.known.secret is None:
+            return {}
+        drift = differences(self.desired, self.info, self.clock, now)
+        if 'drain' in self.desired:
+            drift.pop('cpus', None)
+        return drift
 
 
-def idle_reason(info, now):
-    """Why a node takes no jobs at Unix time `now`, as one sentence; None when it takes them.
+CLOCK_ERROR = 60               # seconds that a node's clock may differ from ours before that is said
 
-    The rule is dispynode's own: its Stop time counts, and its End time only where there is no Stop time.
+
+def idle_reason(info, clock, ours):
+    """Why a node takes no jobs at Unix time `ours` of this machine, as one sentence; None when it takes them.
+
+    The rule is dispynode's own, and so is the clock: see accepts_jobs().
     """
     if info.serve == 0:
-        return 'It takes no more clients: the number of clients to serve is 0.'
+        return 'Accepts no more clients: the number of clients to serve is 0.'
     if info.cpus == 0:
-        return 'It takes no jobs: dispy may use 0 of its CPUs.'
-    if info.service_start and info.service_start > now:
-        return 'It takes no jobs yet: its service starts later.'
-    if (info.service_stop or info.service_end or now + 1) <= now:
-        return 'It takes no jobs any more: its service time is over.'
-    return None
+        return 'No CPUs assigned to dispy.'
+    times, now = times_of(info), clock.now(ours)
+    if accepts_jobs(times, now):
+        return None
+    wrong = '' if not clock.ahead else " The node's clock is %s %s." % (
+        span(abs(clock.ahead)), 'ahead' if clock.ahead > 0 else 'behind')
+    if times.start is not None and times.start >= now:
+        return 'Accepts jobs from %s (node time).%s' % (clock.moment(times.start, ours), wrong)
+    closed = times.end if times.stop is None else times.stop
+    return 'Stopped accepting jobs at %s (node time).%s' % (clock.moment(closed, ours), wrong)
+
+
+def span(seconds):
+    """A number of seconds in words."""
+    minutes = int(seconds) // 60
+    return '%d min' % minutes if minutes < 120 else '%d h' % (minutes // 60) if minutes < 48 * 60 else '%d days' % (minutes // 1440)
 
 
 encode_json = json.JSONEncoder(separators=(',', ':'), allow_nan=False).encode
 
 
-class Published:
+class NodeSnapshot:
     """A state of a node that readers share.  Never changed, so no lock; what they see is made when first asked for.  Two
     threads may make it at the same moment: they make the same."""
 
-    __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'wanted', 'drain', 'groups', '_rest', '_view', '_json')
+    __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'desired', 'clock', 'groups', 'is_gone', '_rest', '_view',
+                 '_json')
 
-    def __init__(self, sequence, state, info, rest, drift=(), wanted=None, drain=None, groups=()):
+    def __init__(self, sequence, state, info, rest, drift=(), desired=(), clock=OWN_CLOCK, groups=(), is_gone=False):
         self.sequence = sequence  # the table's, at this change
         self.state = state
         self.info = info
         # What the node adds to the totals, in the order of SUMS: CPUs while it answers, and work that is done.  Times in
         # whole milliseconds: sums of floats drift, and one that is not sane would swallow the others for good.
-        answers = state in (READY, STOPPED)
+        answers, drain = state in (READY, STOPPED), desired['drain'] if 'drain' in desired else None
         self.shares = (answers and info.cpus or 0, answers and info.busy or 0, info.jobs_done or 0,
-                       int(1000 * (info.cpu_time or 0)), 1 if drift else 0)
-        self.drift = drift        # sentences
-        self.wanted = wanted      # {key: Wanted}
-        self.drain = drain        # Drain, or None
+                       int(1000 * (info.cpu_time or 0)), 1 if drift else 0, int(bool(drain and not drain.idle)),
+                       int(bool(drain and drain.idle)))
+        self.drift = drift        # {key: sentence}
+        self.desired = desired    # {key: Setting or Drain}
+        self.clock = clock        # NodeClock
         self.groups = groups      # names
+        self.is_gone = is_gone
         self._rest = rest         # what else view shows
         self._view = self._json = None
 
@@ -1377,6 +1855,13 @@ class Published:
     def id(self):
         """The node's id."""
         return self._rest[0]
+
+    @property
+    def label(self):
+        """The node's name and address, as people know it; the port where it is not the usual one."""
+        node_id, address, port = self._rest[:3]
+        place = address if port == PORT_PAIRS[0][1] else node_id
+        return '%s (%s)' % (self.info.name, place) if self.info.name else place
 
     @property
     def view(self):
@@ -1394,9 +1879,13 @@ class Published:
                 'service_stop': info.service_stop, 'service_end': info.service_end, 'first_seen': first_seen,
                 'update_time': update_time, 'addresses': [node_id] + list(aliases), 'announces': announces,
                 'groups': list(self.groups),
-                'wanted': {key: wanted.asked for key, wanted in self.wanted.items()} if self.wanted else None,
-                'drift': list(self.drift) or None, 'drain': self.drain.json(info) if self.drain else None}
+                'wanted': {key: setting.asked for key, setting in self.desired.items() if key != 'drain'} or None,
+                'drift': list(self.drift.values()) or None, 'drain': self._drain()}
         return self._view
+
+    def _drain(self):
+        drain = self.desired.get('drain')
+        return drain and drain.json(self.info, returned_cpus(self.desired).target(self.info))
 
     def json(self):
         """The view in JSON (str)."""
@@ -1405,7 +1894,7 @@ class Published:
         return self._json
 
 
-NOTHING = Published(0, None, NO_INFO, ())  # of a node that is not there
+NOTHING = NodeSnapshot(0, None, NO_INFO, (), {}, {})  # of a node that is not there
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1414,7 +1903,7 @@ NOTHING = Published(0, None, NO_INFO, ())  # of a node that is not there
 
 # What a conversation found out: how the node is opened now (Known), and its Info, None when it is not.
 Answer = collections.namedtuple('Answer', 'known info')
-KEPT = ('added', 'wanted', 'drain', 'zone')  # attributes of a Node that administrators make
+KEPT = ('added', 'desired', 'clock')  # attributes of a Node that are kept over restarts
 
 Snapshot = collections.namedtuple('Snapshot', 'sequence full nodes removed totals')
 
@@ -1432,7 +1921,7 @@ EVENT_KINDS = (LOST, BACK, RESTARTED, FOUND, OPENED, IMPERSONATED, DRIFTED, DRAI
 class NodeTable:
     """All nodes.  Its lock guards everything in it and is held for microseconds: no I/O and no encoding under it.
 
-    Each change gives the node the next number of one sequence and a new Published; readers ask for what has changed
+    Each change gives the node the next number of one sequence and a new NodeSnapshot; readers ask for what has changed
     since a number.  It starts at the time in microseconds, so that a number of an earlier run is not taken for one of this.
     """
 
@@ -1447,8 +1936,9 @@ class NodeTable:
         self._claims = {}                        # id -> signs that it owns: the row's own, and those of a conversation
         self._aliases = {}                       # id of another address -> id of its node
         self._announced = {}                     # id that a row's node announces itself as -> id of that row
-        self._kept = 0                           # changes of what is kept of nodes
-        self._minded = set()                     # ids of the nodes of which something is kept
+        self._carried = {}                       # id that is being asked -> what is desired of a row that turned out to be it
+        self._changes = 0                        # changes of what is kept of nodes
+        self._managed = set()                    # ids of the nodes of which something is kept
         self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
         self._removed = collections.deque(maxlen=MAX_REMOVED)  # (sequence, id)
         self._first = self._sequence = int(clock() * 1e6)
@@ -1482,14 +1972,47 @@ class NodeTable:
                                            for sums in [self._group_totals[group.name]])
 
     def get(self, node_id):
-        """The Published of a node, or None."""
+        """The NodeSnapshot of a node, or None."""
         with self._lock:
             return self._published.get(node_id)
 
     def published(self):
-        """{id: Published} of all nodes."""
+        """{id: NodeSnapshot} of all nodes."""
         with self._lock:
             return dict(self._published)
+
+    def snapshots(self, ids):
+        """{id: NodeSnapshot} of those of these nodes that are in the table, from one look at it."""
+        with self._lock:
+            return {node_id: self._published[node_id] for node_id in ids if node_id in self._published}
+
+    def managed(self):
+        """The NodeSnapshots of the nodes of which something is kept."""
+        with self._lock:
+            return [self._published[node_id] for node_id in self._managed]
+
+    def changes(self):
+        """A number that grows when something changes of what is kept of nodes."""
+        with self._lock:
+            return self._changes
+
+    def kept(self):
+        """{id: {attribute of KEPT: value}} of the nodes of which something is kept."""
+        with self._lock:
+            nodes = [self._nodes[node_id] for node_id in self._managed]
+            return {node.id: {key: getattr(node, key) for key in KEPT} for node in nodes}
+
+    def desired(self, node_id):
+        """What administrators want of a node (see in_force); empty when it is not in the table."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            return node.desired if node else {}
+
+    def clock(self, node_id):
+        """The NodeClock of a node."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            return node.clock if node else OWN_CLOCK
 
     def known(self, node_id):
         """How the node at this address was opened last (Known); STRANGER when it is not in the table."""
@@ -1553,6 +2076,7 @@ class NodeTable:
                     self._release(node_id)
                     return None
                 node = self._nodes[node_id] = Node(*split_id(node_id), now=self._clock())
+                self._keep(node, desired=self._carried.pop(node_id, {}))
             event = None
             if known is not node.known or node.error or node.foreign:
                 if known.sign == node.known.sign and known.secret is None and node.known.secret is not None:
@@ -1599,14 +2123,22 @@ class NodeTable:
         node.foreign = owner if owner not in (None, node.id) else None
         node.error = None
         self._announced.pop(node.announces, None)
-        node.announces = None
+        node.announces, node.is_gone = None, False
 
     def _alias(self, node_id, owner):
-        """This address shows the sign of `owner`: it is no row of its own (any more).  Lock held."""
-        if node_id in self._nodes:
+        """This address shows the sign of `owner`: it is no row of its own (any more).  What was set at it goes along, and it
+        is another address of no other node.  Lock held."""
+        node, gone, last = (self._nodes.get(i) for i in (owner, node_id, self._aliases.get(node_id)))
+        if last is not None and last is not node:
+            last.aliases = tuple(alias for alias in last.aliases if alias != node_id)
+            self._changed(last)
+        if gone is not None:
             self._remove(node_id)
+            if node is not None:
+                self._keep(node, desired=dict(gone.desired, **node.desired), added=node.added or gone.added)
+            elif gone.desired:
+                self._carried[owner] = gone.desired
         self._release(node_id)
-        node = self._nodes.get(owner)
         aliases = self._expected.setdefault(owner, []) if node is None else node.aliases
         if node_id in aliases or len(aliases) >= MAX_ADDRESSES - 1:
             return None
@@ -1618,24 +2150,29 @@ class NodeTable:
             self._changed(node)
         return ALIAS
 
-    def failed(self, node_id, sentence):
-        """A node did not answer.  Returns LOST when it had, else None."""
+    def failed(self, node_id, sentence, is_gone=False):
+        """A node did not answer; `is_gone` when nothing listens there.  Returns LOST when it had, else None."""
         with self._lock:
             node = self._nodes.get(node_id)
             if node is None:
                 self._release(node_id)
+                self._carried.pop(node_id, None)
                 return None
             self._release(node_id, keep=node.known.sign)
-            lost = node.error is None
-            ended = node.info and node.info.service_end
-            if ended and ended <= self._clock():
-                sentence = 'It ended itself at its End time; start dispynode there again.'
-            elif node.said_end:
-                sentence = 'It ended at %s, as it announced; start dispynode there again.' % clock_time(node.said_end)
-            if lost or node.error != sentence:
-                node.error = sentence
+            lost, is_gone = node.error is None, is_gone or bool(node.said_end)
+            if node.said_end:
+                sentence = SAID_END_REASON % clock_time(node.said_end)
+            elif lost and self._has_ended(node) or node.error == ENDED_REASON:
+                sentence = ENDED_REASON
+            if lost or (node.error, node.is_gone) != (sentence, is_gone):
+                node.error, node.is_gone = sentence, is_gone
                 self._changed(node)
             return LOST if lost else None
+
+    def _has_ended(self, node):
+        """Whether a node that is just lost was up to its End time: one that was lost before was not ended by it."""
+        end = node.info and node.info.service_end
+        return end is not None and (node.update_time or 0) < end - (node.clock.ahead or 0) <= self._clock()
 
     def _release(self, node_id, keep=None):
         """Give back the signs that an address owns, but `keep`.  Lock held."""
@@ -1694,53 +2231,41 @@ class NodeTable:
             node = self._nodes.get(node_id)
             return bool(node and node.said_end and not node.error)
 
-    def kept(self, node_id):
-        """What is kept of a node beside what it says itself: a dict of the attributes of KEPT."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            return {key: getattr(node, key) for key in KEPT} if node else dict.fromkeys(KEPT)
-
     def keep(self, node_id, **values):
-        """Change what is kept of a node; its old values, or None when there is no such row."""
+        """Change what is kept of a node."""
+        with self._lock:
+            if node_id in self._nodes:
+                self._keep(self._nodes[node_id], **values)
+
+    def edit(self, node_id, changes, seen=None):
+        """Change what administrators want of a node: {key: new value, or None}.  Returns {key: what was there}, or None when
+        there is no such row.
+
+        With `seen`, only that is changed which is still as it was seen: {key: value or None}.  Every change of a desired
+        record goes through here, so that none overwrites what it does not know of.
+        """
         with self._lock:
             node = self._nodes.get(node_id)
-            return self._keep(node, **values) if node else None
+            if node is None:
+                return None
+            edit = {key: value for key, value in changes.items() if seen is None or
+                    is_same(node.desired.get(key), seen.get(key))}
+            replaced = {key: node.desired.get(key) for key in edit}
+            if edit:
+                self._keep(node, desired=merged(node.desired, edit))
+            return replaced
 
     def _keep(self, node, **values):
         """Lock held."""
-        before = {key: getattr(node, key) for key in values}
-        if before != values:
-            for key, value in values.items():
-                setattr(node, key, value)
-            self._kept += 1
-            self._minded.discard(node.id)
-            if node.added or node.wanted or node.drain:
-                self._minded.add(node.id)
-            self._changed(node)
-        return before
-
-    def want(self, node_id, key, wanted):
-        """Remember what an administrator set at a node, or forget it (None); what was remembered before."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            before = node.wanted.get(key) if node else None
-            if node and wanted != before:
-                after = {name: value for name, value in node.wanted.items() if name != key}
-                if wanted is not None:
-                    after[key] = wanted
-                self._keep(node, wanted=after)
-            return before
-
-    def minded(self):
-        """The Published of the nodes of which something is kept."""
-        with self._lock:
-            return [self._published[node_id] for node_id in self._minded]
-
-    def all_kept(self):
-        """(a number that grows when it changes, {id: kept}) of the nodes of which something is kept."""
-        with self._lock:
-            nodes = [self._nodes[node_id] for node_id in self._minded]
-            return self._kept, {node.id: {key: getattr(node, key) for key in KEPT} for node in nodes}
+        if all(getattr(node, key) == value for key, value in values.items()):
+            return
+        for key, value in values.items():
+            setattr(node, key, value)
+        self._changes += 1
+        self._managed.discard(node.id)
+        if node.is_managed:
+            self._managed.add(node.id)
+        self._changed(node)
 
     def drop_aliases(self, node_id, only=None):
         """Forget the other addresses of a node, or one of them, and return them: each is to be asked again what it is."""
@@ -1786,9 +2311,9 @@ class NodeTable:
 
     def _remove(self, node_id):
         node = self._nodes.pop(node_id)
-        if node_id in self._minded:
-            self._minded.discard(node_id)
-            self._kept += 1
+        if node_id in self._managed:
+            self._managed.discard(node_id)
+            self._changes += 1
         self._sequence += 1
         self._removed.append((self._sequence, node_id))
         self._count(self._published.pop(node_id, NOTHING), NOTHING)
@@ -1799,7 +2324,7 @@ class NodeTable:
 
 
 def count(totals, before, now):
-    """Change totals: a node was one of these Published, and is the other."""
+    """Change totals: a node was one of these NodeSnapshots, and is the other."""
     if before.state != now.state:
         totals[before.state] -= 1
         totals[now.state] += 1
@@ -1817,7 +2342,7 @@ def totals_json(sums, nodes):
 
 
 def first_after(nodes, sequence):
-    """How many of these Published, in the order of their changes, changed no later than that."""
+    """How many of these NodeSnapshots, in the order of their changes, changed no later than that."""
     low, high = 0, len(nodes)
     while low < high:
         middle = (low + high) // 2
@@ -1877,6 +2402,10 @@ class Plain(bytes):
     """A request that goes without TLS, whatever is used otherwise."""
 
 
+class Once(bytes):
+    """A request that is never sent twice: it changes something."""
+
+
 def plain_first(request, steps):
     """Conversation: these `steps`, which use TLS, unless the node answers without.
 
@@ -1900,33 +2429,6 @@ def is_admin(code):
         return read_control(reply) is not NOT_ADMIN
     except (WireError, NodeError):
         return True  # no answer is no proof; the first real control will tell
-
-
-def control(request, known, secrets_, may_send, message):
-    """Conversation: send a control, then read what the node says now.  Returns (value, Answer).
-
-    `value` is read_control()'s.  A node that was started again since it was last asked is paired again first.
-    """
-    answer = None
-    if known.secret is None or not may_send(known.sign):
-        answer = yield from ask_info(request, known, secrets_, may_send)
-        known = answer.known
-    for _ in range(2):
-        if known.secret is None:
-            return NOT_ADMIN, answer
-        value = read_control((yield frame(known.code, message)))
-        try:
-            answer = yield from ask_info(request, known, secrets_, may_send)
-        except (NodeError, WireError):
-            if value is REFUSED:
-                raise
-            return value, None  # what it did, it did
-        if value is NOT_ADMIN:
-            answer = answer._replace(known=answer.known._replace(admin=False))
-        if value is not REFUSED or answer.known.sign == known.sign:
-            break
-        known = answer.known
-    return value, answer
 
 
 class Talk:
@@ -2015,12 +2517,13 @@ NONBLOCK = getattr(socket, 'SOCK_NONBLOCK', 0)
 class Exchange(Channel):
     """One request to one node: connect, send, read the reply, close.  Run by the poller's thread alone."""
 
-    __slots__ = ('talk', 'error', 'number', 'early', '_request', '_where', '_tls')
+    __slots__ = ('talk', 'error', 'number', 'early', 'is_sent', '_request', '_where', '_tls')
 
     def __init__(self, talk, tls, expires):
         self.talk = talk
         self.error = None   # NodeError: why it failed
         self.number = -1    # its file descriptor, while it is watched
+        self.is_sent = False  # whether the node may have taken any of the request
         self.early = False  # whether something has come in that was told of (EdgeWatch) but not read
         self._request = talk.request
         self._where = socket_address(talk.address, talk.port)
@@ -2056,6 +2559,7 @@ class Exchange(Channel):
             return selectors.EVENT_WRITE
         except ssl.SSLWantReadError:
             return selectors.EVENT_READ
+        self.is_sent = True
         self._request = self._request[sent:]
         if not self._request:
             self.step = self.receive
@@ -2411,6 +2915,7 @@ class Poller(Worker):
                 self._tell(talk, talk.steps.send, exchange.message)
             else:  # the conversation may know what to do
                 self.failed += 1
+                exchange.error.is_sent = exchange.is_sent
                 self._tell(talk, talk.steps.throw, exchange.error)
 
     def _land(self, exchange):
@@ -2436,7 +2941,7 @@ class Poller(Worker):
             exchange = next(iter(self._quick))
             if self._ages(exchange) > now:
                 break
-            if len(self._slow) < self._limit - self._limit // 4:
+            if len(self._slow) < self._limit - self._limit // 4 or isinstance(exchange.talk.request, Once):
                 del self._quick[exchange]
                 self._slow[exchange] = None
             else:
@@ -3329,334 +3834,455 @@ class History(Worker):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Controls: what an administrator may set at a node
+# Plans and events: what is done to nodes, and what happens to them
 # ---------------------------------------------------------------------------------------------------------------------
 
-CLOCK = re.compile(r'([01]?[0-9]|2[0-3]):[0-5][0-9]\Z')
+class Step:
+    """One node's part in a plan: how its desired record changes, what is sent to it, and what is said of that.
 
-# Seen with dispy 4.11.0 and 4.15.2, whether jobs run or not.
-ENDS_PROGRAM = '. At that time dispynode ends itself, and has to be started again there.'
-
-
-# Seen with 4.15.2: the schedule fails when Stop comes before any client has been there, and does nothing from then on.
-HAS_NO_SCHEDULE = ('. But its Stop time came before any client did, which ends the schedule of dispynode: jobs are refused, '
-                   'yet it may not end. See whether it is lost in a moment; else end it there by hand.')
-
-
-def has_lost_schedule(view):
-    """Whether a node's Stop time has come while no client had ever used it."""
-    return bool(view['service_stop'] and view['service_stop'] <= time.time() and not view['clients_done'] and
-                not view['scheduler_ip'])
-
-
-class Control:
-    """One setting of nodes: what is sent, and what there is to say of it before and after.  Knows no socket and no table.
-
-    `action` and `asked` are what the HTTP interface calls it and its fields; `key` is the value of a node that it sets.
-    Made with values that cannot be, it raises InputError.
+    Made from one look at the table.  Whoever runs the plan fills in the rest, on the poller's thread.
     """
 
-    action = key = ''
+    asks_node = True           # whether anything is sent
+    waits = False              # whether it is done later where the node cannot be asked now
 
-    def __init__(self, **asked):
-        self.asked = asked
+    def __init__(self, node, operation):
+        self.id = node.id
+        self.node = node       # NodeSnapshot, as it was looked at
+        self.operation = operation
+        self.edit = {}         # key -> Setting, Drain or None: how the desired record changes
+        self.replaced = {}     # key -> what was there
+        self.before = None     # Info, as the node showed it when it was asked
+        self.sent = []         # settings that the node took
+        self.problem = None    # sentence: what was left out, or refused
+        self.is_unsure = False  # whether something was sent and no reply came
 
-    def title(self):
-        """What is set, in a few words."""
+    def obstacle(self):
+        """Why it is not even tried, as a sentence, or None."""
+        return None
+
+    def foresee(self, ours):
+        """The Foresight of it, at this Unix time, where there is no obstacle()."""
         raise NotImplementedError
 
-    def message(self):
-        """The bytes that are sent."""
-        raise NotImplementedError
+    def choose(self, desired, info, clock, ours):
+        """([settings to send], sentence on what is left out or None), at a node that is desired and shown like that now."""
+        return [], None
 
-    def foresee(self, view):
-        """(value that the node will have, None) or (None, sentence: why it will refuse)."""
-        raise NotImplementedError
+    def describe(self, info, desired, clock, ours):
+        """A sentence on what is now, where all was taken."""
+        return ' '.join(setting.describe(self.before, info, clock, ours) for setting in self.sent[-1:])
 
-    def describe(self, value, view):
-        """A sentence on what is in force now: `value` is the node's answer, `view` the node."""
-        raise NotImplementedError
-
-    def refuse(self, view):
-        """A sentence on why the node refused."""
-        raise NotImplementedError
-
-    def text(self, value):
-        """A value of the node as a word or two."""
-        raise NotImplementedError
+    def settled(self, taken):
+        """{key: value}: how the desired record changes again when the node has taken all; `taken` is {key: Setting}, with the
+        values that the node answered."""
+        return {key: taken[key] for key, value in self.edit.items() if value is not None and key in taken}
 
 
-class SetCpus(Control):
-    """Let dispy use so many CPUs of a node: n of them, all but n (negative), or "all"."""
+class SetStep(Step):
+    """Set one thing.  A drained node keeps its 0 CPUs, and gets what is set on its return."""
 
-    action = key = 'cpus'
+    def __init__(self, node, operation, setting):
+        super().__init__(node, operation)
+        self.setting = setting.of(operation)
+        if not getattr(setting, 'ends_now', False):  # that is done, and not remembered
+            self.edit = {setting.key: self.setting}
 
-    def __init__(self, cpus):
-        if cpus != 'all':
-            check_whole('cpus', cpus, -MAX_CPUS, MAX_CPUS, 'CPUs, or "all"')
-        super().__init__(cpus=cpus)
-        self.cpus = cpus
+    def is_overridden(self, desired):
+        drain = desired.get('drain')
+        return self.setting.key == 'cpus' and drain is not None and not drain.returning
 
-    def title(self):
-        if self.cpus == 'all':
-            return 'Let dispy use all CPUs'
-        return 'Leave %s unused' % self.text(-self.cpus) if self.cpus < 0 else 'Set CPUs to %d' % self.cpus
+    def foresee(self, ours):
+        foresight = self.setting.foresee(self.node.info, self.node.clock, ours)
+        if foresight.refusal or not self.is_overridden(self.node.desired):
+            return foresight
+        return foresight._replace(message='Stays drained; gets %s on its return.' % count_of(foresight.after, 'CPU'), same=False)
 
-    def message(self):
-        return write_message(b'SET_CPUS:', {'cpus': None if self.cpus == 'all' else self.cpus})
+    def choose(self, desired, info, clock, ours):
+        return ([] if self.is_overridden(desired) else self.setting.steps(info, clock, ours)), None
 
-    def foresee(self, view):
-        machine = view['max_cpus'] or 0
-        cpus = machine if self.cpus == 'all' else self.cpus + (machine if self.cpus < 0 else 0)
-        return (cpus, None) if 0 <= cpus <= machine else (None, self.refuse(view))
-
-    def describe(self, value, view):
-        return 'dispy uses %s of %s CPUs.' % (value['cpus'], view['max_cpus'])
-
-    def refuse(self, view):
-        asked = self.cpus if self.cpus == 'all' or self.cpus >= 0 else 'all but %d' % -self.cpus
-        return 'Refused: it has %s CPUs; %s asked.' % (view['max_cpus'], asked)
-
-    def text(self, value):
-        return 'not known' if value is None else '%d CPU%s' % (value, '' if value == 1 else 's')
+    def describe(self, info, desired, clock, ours):
+        if not self.sent:
+            return 'Stays drained; gets %s on its return.' % count_of(self.setting.target(info) or 0, 'CPU')
+        return self.setting.describe(self.before, info, clock, ours)
 
 
-class SetServiceTime(Control):
-    """Set when a node takes jobs: `control` is start, stop or end; `time` is HH:MM of the node's clock, now, or None."""
+class DrainStep(Step):
+    """Take a node out of service: 0 CPUs, and what `then` says when it is idle."""
 
-    action = 'service_time'
-    CONTROLS = {'start': 'start_time', 'stop': 'stop_time', 'end': 'end_time'}
+    def __init__(self, node, operation, then, note, by):
+        super().__init__(node, operation)
+        old = node.desired.get('drain')
+        self.drain = Drain(old.since if old else time.time(), then, note, by, old.had if old else node.info.cpus,
+                           old.idle if old and not old.returning else None, False, operation)
+        self.edit = {'drain': self.drain}
 
-    def __init__(self, control, time):
-        if not isinstance(control, str) or control not in self.CONTROLS:
-            raise InputError('control: must be "start", "stop" or "end"')
-        if time is not None and not (isinstance(time, str) and (time == 'now' or CLOCK.match(time))):
-            raise InputError('time: must be "HH:MM" between 00:00 and 23:59, "now", or null to clear it')
-        super().__init__(control=control, time=time)
-        self.control, self.time, self.key = control, time, 'service_' + control
-        self.what = '%s time' % control.capitalize()
+    def obstacle(self):
+        return None if self.drain.had is not None or self.node.state == UNREACHABLE else (
+            'Rejected: the node does not tell how many CPUs it has, so they could not be given back.')
 
-    def title(self):
-        return 'Clear %s' % self.what if self.time is None else 'Set %s to %s' % (self.what, self.time)
+    def foresee(self, ours):
+        busy = self.node.info.busy or 0
+        running = '%s. ' % ('No job runs' if not busy else '%s to finish' % count_of(busy, 'running job'))
+        cpus = returned_cpus(dict(self.node.desired, drain=self.drain)).target(self.node.info)
+        back = '' if self.drain.then == END else ' On return: %s.' % count_of(cpus or 0, 'CPU')
+        return foreseen(0, running + THEN_TEXTS[self.drain.then] + back, danger=self.drain.then == END)
 
-    def message(self):
-        sent = {None: '0', 'now': None}.get(self.time, self.time)
-        return write_message(b'SERVICE_TIME:', {'control': self.CONTROLS[self.control], 'time': sent})
+    def choose(self, desired, info, clock, ours):
+        return [SetCpus(0)], None
 
-    def foresee(self, view):
-        return self.time, None
+    def describe(self, info, desired, clock, ours):
+        return 'Accepts no new jobs. ' + THEN_TEXTS[self.drain.then]
 
-    def describe(self, value, view):
-        if self.time is None:
-            return '%s cleared.' % self.what
-        at = value.get(self.key)
-        past = self.time != 'now' and at is not None and at <= time.time()
-        text = '%s is %s%s' % (self.what, 'now' if self.time == 'now' else self.time + ' by its own clock',
-                               ', which has passed: it counts at once' if past else '')
-        return text + ('.' if self.control != 'end' else HAS_NO_SCHEDULE if has_lost_schedule(view) else ENDS_PROGRAM)
-
-    def refuse(self, view):
-        if self.control == 'stop':
-            return 'Refused: Stop would come after End. Set End later, or clear it, first.'
-        return 'Refused: it does not take this %s.' % self.what
-
-    def text(self, value):
-        if isinstance(value, (int, float)):
-            return clock_time(value)[:-3]
-        return {None: 'not set'}.get(value, value)
+    def settled(self, taken):
+        return {}
 
 
-class SetClients(Control):
-    """How many more clients a node serves before its program ends: n, 0 for none, -1 without limit."""
+class ReturnStep(Step):
+    """Bring a drained node back: it gets the CPUs that are set, or that it had.  Pending where it does not answer."""
 
-    action, key = 'clients', 'serve'
+    waits = True
 
-    def __init__(self, clients):
-        check_whole('clients', clients, -1, MAX_CLIENTS, 'clients; -1 is without limit')
-        super().__init__(clients=clients)
-        self.clients = clients
+    def __init__(self, node, operation):
+        super().__init__(node, operation)
+        drain = node.desired.get('drain')
+        if drain:
+            self.edit = {'drain': drain._replace(returning=True, idle=None)}
 
-    def title(self):
-        return 'Take no more clients' if self.clients == 0 else 'Serve ' + self.text(self.clients)
+    def obstacle(self):
+        return None if self.edit else 'Rejected: the node is not drained.'
 
-    def message(self):
-        return write_message(b'SERVE_CLIENTS:', {'serve': self.clients})
+    def foresee(self, ours):
+        target = returned_cpus(self.node.desired).target(self.node.info)
+        return foreseen(target, 'Returns to service with %s.' % count_of(target or 0, 'CPU'))
 
-    def foresee(self, view):
-        return self.clients, None
+    def choose(self, desired, info, clock, ours):
+        return [fitting(returned_cpus(desired), info)] if 'drain' in desired else [], None
 
-    def describe(self, value, view):
-        if value['serve'] == 0:
-            return 'Takes no more clients.'
-        if value['serve'] < 0:
-            return 'Serves clients without limit.'
-        return 'Serves %d more client%s; then its program ends.' % (value['serve'], 's' * (value['serve'] > 1))
+    def describe(self, info, desired, clock, ours):
+        return 'Back in service. ' + SetCpus('all').describe(self.before, info, clock, ours)
 
-    def refuse(self, view):
-        return 'Refused: it does not take this number of clients.'
-
-    def text(self, value):
-        if value is None:
-            return 'not known'
-        return 'clients without limit' if value < 0 else '%d more client%s' % (value, '' if value == 1 else 's')
+    def settled(self, taken):
+        return {'drain': None}
 
 
-CONTROLS = {control.action: control for control in (SetCpus, SetServiceTime, SetClients)}
+class RestoreStep(Step):
+    """Give a node back what it had before an operation (undo), as far as nobody has changed it since."""
 
-# In this order what was set is set again: dispynode refuses a Stop after End, and moves a Start that would come after Stop.
-REAPPLIED = ('service_end', 'service_stop', 'service_start', 'cpus', 'serve')
+    def __init__(self, node, operation, change):
+        super().__init__(node, operation)
+        self.shown = change.undo.shown
+        self.changed = []
+        for key, old, made in change.undo.keys:
+            if not is_same(node.desired.get(key), made):
+                self.changed.append(key)
+            elif key == 'drain' and old is None:
+                self.edit[key] = made._replace(returning=True, idle=None)
+                self.waits = True
+            else:
+                self.edit[key] = old._replace(returning=False, operation=operation) if key == 'drain' else (
+                    old and old.of(operation, old.value))
+        # Service times stand together: a control of one may have moved the others.
+        self.keys = [key for key in self.edit if key != 'drain']
+        if any(key in TIME_KEYS for key in self.keys):
+            self.keys += [key for key in TIME_KEYS if key not in self.keys]
 
-THEN_TEXTS = {RESTORE: 'when it is idle, it gets back the CPUs that it had.', END: 'when it is idle, dispynode ends there.',
-              STAY: 'it stays so when it is idle.'}
+    def obstacle(self):
+        return None if self.edit else 'Skipped: changed since by another operation.'
+
+    def foresee(self, ours):
+        desired = merged(self.node.desired, self.edit)
+        settings, problem = self.choose(desired, self.node.info, self.node.clock, ours)
+        if problem and not settings:
+            return refused(problem)
+        texts = [setting.foresee(self.node.info, self.node.clock, ours).message or setting.title() for setting in settings]
+        if self.changed:
+            texts.append('Changed since, and left as it is: %s.' % ', '.join(self.changed))
+        same = not settings and desired == self.node.desired
+        return foreseen(None, ' '.join(texts) or 'Nothing is sent; only what is remembered changes.', same)
+
+    def choose(self, desired, info, clock, ours):
+        settings, wanted, times = [], in_force(desired), {}
+        if 'drain' in self.edit:
+            settings.append(wanted['cpus'])
+        for key in self.keys:
+            setting, had = wanted.get(key), getattr(self.shown, key)
+            if key in TIME_KEYS:
+                times[key[len('service_'):]] = setting if setting and setting.time != 'now' else had
+            elif key == 'cpus' and 'drain' in desired:
+                pass  # a drain overrides it
+            elif setting or had is not None:
+                settings.append(setting or (SetCpus if key == 'cpus' else SetClients)(had))
+        chosen, problem = choose_times(times, info, clock, ours) if times else ([], None)
+        return settings + chosen, problem
+
+    def describe(self, info, desired, clock, ours):
+        texts = collections.OrderedDict.fromkeys(s.describe(self.before, info, clock, ours) for s in self.sent)
+        return ' '.join(texts) or 'Restored.'
+
+    def settled(self, taken):
+        drain = self.edit.get('drain')
+        return {'drain': None} if drain and drain.returning else {}
 
 
-def control_of(wanted):
-    """The Control that was Wanted.  InputError."""
-    return CONTROLS[wanted.action](**wanted.asked)
+class ReapplyStep(Step):
+    """Set again what should be in force and is not.  What would end dispynode is left out."""
+
+    def __init__(self, node, operation, only=SETTING_KEYS):
+        super().__init__(node, operation)
+        self.only = only
+
+    def obstacle(self):
+        return None if in_force(self.node.desired) else 'Rejected: nothing was set at this node.'
+
+    def foresee(self, ours):
+        settings, problem = self.choose(self.node.desired, self.node.info, self.node.clock, ours)
+        if not settings:
+            return refused(problem) if problem else foreseen(None, 'As it was set.', same=True)
+        return foreseen(None, ' '.join(setting.foresee(self.node.info, self.node.clock, ours).message or setting.title()
+                                       for setting in settings))
+
+    def choose(self, desired, info, clock, ours):
+        wanted = in_force(desired)
+        keys = [key for key in differences(desired, info, clock, ours) if key in self.only]
+        times = {key[len('service_'):]: wanted[key] for key in wanted if key in TIME_KEYS and wanted[key].time != 'now'}
+        chosen, problem = (choose_times(times, info, clock, ours) if any(key in TIME_KEYS for key in keys) else ([], None))
+        return chosen + [wanted[key] for key in keys if key not in TIME_KEYS], problem
+
+    def describe(self, info, desired, clock, ours):
+        left = differences(desired, info, clock, ours)
+        return ' '.join(left.values()) or 'As it was set.'
 
 
-def set_back(control, before, zone):
-    """The Control that gives a node back what it had before this one; `zone` is its clock's offset from UTC, in seconds."""
-    if control.key == 'cpus':
-        return SetCpus(before)
-    if control.key == 'serve':
-        return SetClients(before)
-    return SetServiceTime(control.control, None if before is None else clock_in_zone(before, zone))
+class EndStep(Step):
+    """Stop dispynode on a node that is drained."""
+
+    def choose(self, desired, info, clock, ours):
+        return SetServiceTime('end', 'now').steps(info, clock, ours), None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Journal: who asked what, and what happened
-# ---------------------------------------------------------------------------------------------------------------------
+class EnforceStep(Step):
+    """Give a drained node the CPUs that its drain means: none, or on its return what it gets back."""
 
-# Who asks: an address, or "console"; and the user's name where the kernel tells it.
-By = collections.namedtuple('By', 'address user')
-ITSELF = By('dispyadmin', None)  # nobody: what dispyadmin does by itself, as it was told to before
-
-# One node's part in an operation.  `before` and `after` are values of the node; after is None where it did not work.
-Change = collections.namedtuple('Change', 'id outcome before after message')
+    def choose(self, desired, info, clock, ours):
+        return [fitting(in_force(desired)['cpus'], info)] if 'drain' in desired else [], None
 
 
-class Operation:
-    """Something that somebody asked of nodes: what each had before, and what has come of it."""
+class AcceptStep(Step):
+    """Take a node as it is: what was set at it is no longer remembered.  A drain stays."""
 
-    def __init__(self, action, title, asked, by, total, label=None, control=None):
-        self.number = None        # in the journal
-        self.title = title        # what is done, in a few words
+    asks_node = False
+
+    def __init__(self, node, operation):
+        super().__init__(node, operation)
+        self.edit = {key: None for key in node.desired if key != 'drain'}
+
+    def foresee(self, ours):
+        drift = ' '.join(self.node.drift.values())
+        return foreseen(None, 'Keeps its current values. %s' % drift if drift else 'Keeps its current values.', not self.edit)
+
+    def describe(self, info, desired, clock, ours):
+        return 'Keeps its current values.'
+
+
+class ForgetStep(Step):
+    """Remove the row of a node until the node is seen again."""
+
+    asks_node = False
+
+    def obstacle(self):
+        return 'Rejected: the node is drained. Return it first.' if 'drain' in self.node.desired else None
+
+    def foresee(self, ours):
+        return foreseen(None, 'Removes the row until the node is seen again.')
+
+    def describe(self, info, desired, clock, ours):
+        return 'Forgotten. It comes back when it is seen again.'
+
+
+class RelistStep(Step):
+    """List a node again that was forgotten, with what was set at it (undo)."""
+
+    asks_node = False
+
+    def __init__(self, node, operation, change):
+        super().__init__(node, operation)
+        self.edit = {key: old for key, old, _ in change.undo.keys}
+
+    def foresee(self, ours):
+        return foreseen(None, 'Listed again.')
+
+    def describe(self, info, desired, clock, ours):
+        return 'Listed again.'
+
+
+def fitting(setting, info):
+    """This SetCpus, or all CPUs where the node has fewer: its hardware may have changed while it was drained."""
+    target = setting.target(info)
+    return setting if target is None or info.max_cpus is None or 0 <= target <= info.max_cpus else SetCpus('all')
+
+
+def is_same(one, other):
+    """Whether two parts of a desired record were made by the same operation."""
+    return one is other or None not in (one, other) and one.operation == other.operation is not None
+
+
+def merged(desired, edit):
+    """The desired record with this edit: {key: new value, or None for what is not wanted any more}."""
+    after = dict(desired, **edit)
+    return {key: value for key, value in after.items() if value is not None}
+
+
+# Who acts: an address, or "console"; the user's name where the kernel tells it; the proxy between, where there is one.
+Actor = collections.namedtuple('Actor', 'address user via')
+SYSTEM = Actor('dispyadmin', None, None)  # what dispyadmin does by itself, as it was told to before
+
+# One node's part in a plan that has run.  `before` and `after` are values of the node; `undo` is what gives it back, or None.
+Change = collections.namedtuple('Change', 'id outcome before after message undo')
+# [(key, what the desired record had, what the plan made of it)], and the Info that the node showed before.
+Undo = collections.namedtuple('Undo', 'keys shown')
+
+
+class Plan:
+    """Something that is done to nodes: a step each.  The journal's lock guards what changes while it runs."""
+
+    def __init__(self, number, action, title, asked, by, label=None, key=None):
+        self.number = number
         self.action = action      # what the HTTP interface calls it ...
         self.asked = asked        # ... and the fields that go with it
+        self.title = title        # what is done, in a few words
         self.by = by
         self.label = label        # what the one who asked calls it, to find it again while it runs
-        self.total = total        # nodes
-        self.began, self.ended = time.time(), None  # Unix times
-        self.control = control    # Control, or None when there is nothing to undo
-        self.latch = None         # counts, while it runs
-        self.changes = ()         # of Change, when it has ended
-        self.undone = False
-        self.wanted = {}          # id -> Wanted or None: what was remembered for it before
+        self.key = key            # the value of nodes that it sets, if it is one
+        self.steps = collections.OrderedDict()    # id -> Step, or the result at once (dict) where nothing can be done
+        self.warning = None       # sentence for the preview
+        self.undoes = None        # the Plan that it undoes
+        self.needs_state = False  # whether it is only done when it has been written down
+        self.began, self.ended = time.time(), None   # Unix times
+        self.total = 0            # nodes
+        self.changes = collections.OrderedDict()  # id -> Change
+        self._texts = {}          # messages: many nodes say the same
 
-    def done(self):
-        """How many of its nodes are done with."""
-        return self.total if self.ended else self.latch.done() if self.latch else 0
+    def share(self, text):
+        """This text, as one object for all nodes that say it."""
+        return self._texts.setdefault(text, text)
 
     def outcomes(self):
         """{outcome: how many nodes}."""
-        return dict(collections.Counter(change.outcome for change in self.changes))
+        return dict(collections.Counter(change.outcome for change in self.changes.values()))
 
     def summary(self):
         """Its JSON, without the changes."""
-        return {'operation': self.number, 'action': self.action, 'title': self.title,
-                'asked': self.asked, 'by': self.by._asdict(),
-                'label': self.label, 'began': self.began, 'ended': self.ended, 'nodes': self.total, 'done': self.done(),
-                'outcomes': self.outcomes(), 'undo': self.can_undo()}
+        return {'operation': self.number, 'action': self.action, 'title': self.title, 'asked': self.asked,
+                'by': self.by._asdict(), 'label': self.label, 'began': self.began, 'ended': self.ended, 'nodes': self.total,
+                'done': len(self.changes), 'outcomes': self.outcomes(), 'undo': self.can_undo()}
 
     def can_undo(self):
-        """Whether there is something to set back."""
-        return bool(self.control and self.ended and not self.undone and any(c.outcome == 'done' for c in self.changes))
+        """Whether there is something to give back."""
+        return self.ended is not None and any(change.undo for change in self.changes.values())
 
 
 class Event:
     """Something that happened, to nodes or by somebody.  Never changed, so no lock."""
 
-    __slots__ = ('number', 'time', 'kind', 'nodes', 'count', 'message', 'operation', 'by')
+    __slots__ = ('number', 'time', 'kind', 'nodes', 'count', 'message', 'plan', 'by')
 
-    def __init__(self, number, when, kind, nodes, count, message, operation=None, by=None):
+    def __init__(self, number, when, kind, nodes, count, message, plan=None, by=None):
         self.number = number
-        self.time = when            # Unix time
-        self.kind = kind            # FOUND ... LOST, or 'action'
-        self.nodes = nodes          # ids, MAX_EVENT_NODES at most
-        self.count = count          # of nodes
+        self.time = when        # Unix time
+        self.kind = kind        # of EVENT_KINDS, or 'action'
+        self.nodes = nodes      # ids, MAX_EVENT_NODES at most
+        self.count = count      # of nodes
         self.message = message
-        self.operation = operation  # Operation, or None
-        self.by = by                # By, or None
+        self.plan = plan        # Plan, or None
+        self.by = by            # Actor, or None
 
     def json(self, most):
         """Its JSON, with so many changes at most."""
         value = {'number': self.number, 'time': self.time, 'kind': self.kind, 'nodes': list(self.nodes),
                  'count': self.count, 'message': self.message, 'by': self.by._asdict() if self.by else None}
-        if self.operation:
-            operation = self.operation
-            value.update(action=operation.action, asked=operation.asked, operation=operation.number,
-                         outcomes=operation.outcomes(), undo=operation.can_undo(),
-                         changes=[change._asdict() for change in operation.changes[:most]])
+        if self.plan:
+            plan = self.plan
+            changes = itertools.islice(list(plan.changes.values()), most)
+            value.update(action=plan.action, asked=plan.asked, operation=plan.number, outcomes=plan.outcomes(),
+                         undo=plan.can_undo(), changes=[dict(zip(Change._fields[:5], change)) for change in changes])
         return value
 
 
 class Journal:
-    """The last events and operations.  Its lock guards everything in it; any thread may call."""
+    """The stream of events, and the plans that run or can be looked at.  Its lock guards all that is in it; any thread.
+
+    Numbers begin at the time in milliseconds, so that no number of an earlier run is given again.  What is kept is bounded:
+    MAX_EVENTS events with MAX_EVENT_NODES ids, and MAX_CHANGES changes of all plans together.
+    """
 
     def __init__(self, clock=time.time):
         self._clock = clock
         self._lock = threading.Lock()
         self._events = collections.deque(maxlen=MAX_EVENTS)
-        self._operations = collections.OrderedDict()  # number -> Operation, while it runs or can be looked at
-        self._rows = 0                                # changes in them
-        self._numbers = itertools.count(1)
-        self._counts = collections.Counter()          # kind -> how often it happened to a node
-        self.alert = lambda event: None               # set by Admin: called with each event of a node, outside the lock
+        self._plans = collections.OrderedDict()  # number -> Plan
+        self._rows = 0                           # changes in them
+        self._numbers = itertools.count(int(clock() * 1000))
+        self._counts = collections.Counter()     # kind -> how often it happened to a node
+        self.listeners = []                      # called with each event of a node, outside the lock
 
-    def happened(self, kind, node_id, message):
-        """Something happened to a node.  The same, of many nodes at one time, becomes one event."""
+    def number(self):
+        """A number that no other plan or event has."""
+        with self._lock:
+            return next(self._numbers)
+
+    def record(self, kind, nodes, message, by=None, plan=None):
+        """Something happened to these nodes, or was done by somebody.  The same, of many nodes at one time, is one event."""
         with self._lock:
             last, now = self._events[-1] if self._events else None, self._clock()
-            number = next(self._numbers)
-            self._counts[kind] += 1
-            event = Event(number, now, kind, (node_id,), 1, message)
-            if last is not None and last.kind == kind and last.by is None and abs(now - last.time) < EVENT_TIME:
-                self._events[-1] = Event(number, last.time, kind, (last.nodes + (node_id,))[:MAX_EVENT_NODES],
-                                         last.count + 1, message)
+            event = Event(next(self._numbers), now, kind, tuple(nodes)[:MAX_EVENT_NODES], len(nodes), message, plan, by)
+            if by is None:
+                self._counts[kind] += len(nodes)
+            if by is None and last is not None and (last.kind, last.by) == (kind, None) and abs(now - last.time) < EVENT_TIME:
+                self._events[-1] = Event(event.number, last.time, kind, (last.nodes + event.nodes)[:MAX_EVENT_NODES],
+                                         last.count + len(nodes), message)
             else:
                 self._events.append(event)
-        self.alert(event)
+        for listener in self.listeners if by is None else ():
+            listener(event)
 
-    def did(self, by, action, message, nodes=(), asked=None):
+    def act(self, by, action, message, nodes=(), asked=None):
         """Somebody did something that has no outcome at nodes."""
-        with self._lock:
-            self._events.append(Event(next(self._numbers), self._clock(), 'action', tuple(nodes)[:MAX_EVENT_NODES],
-                                      len(nodes), message, None, by))
+        self.record('action', nodes, message, by)
         log_action(action, asked or {}, by, nodes, {})
 
-    def begin(self, operation):
-        """An operation begins."""
+    def begin(self, plan):
+        """A plan begins to run."""
         with self._lock:
-            operation.number = next(self._numbers)
-            self._operations[operation.number] = operation
+            self._plans[plan.number] = plan
+            self._trim(plan)
 
-    def end(self, operation, changes):
-        """It is over, with these changes: an event, and a line in the log."""
-        operation.changes, operation.ended = tuple(changes), self._clock()
-        nodes = [change.id for change in operation.changes]
+    def change(self, plan, change):
+        """A node's part in a plan is over; a late one may come after the plan's end."""
         with self._lock:
-            self._rows += len(operation.changes)
-            over = [old for old in self._operations.values() if old.ended and old is not operation]
-            for oldest in over:
-                if self._rows <= MAX_CHANGES and len(self._operations) <= MAX_EVENTS:
-                    break
-                del self._operations[oldest.number]
-                self._rows -= len(oldest.changes)
-                oldest.changes, oldest.control = (), None
-            self._events.append(Event(next(self._numbers), operation.ended, 'action', tuple(nodes[:MAX_EVENT_NODES]),
-                                      len(nodes), operation.title, operation, operation.by))
-        log_action(operation.action, operation.asked, operation.by, nodes, operation.outcomes())
+            self._rows += change.id not in plan.changes
+            plan.changes[change.id] = change
+            if plan.undoes is not None and change.outcome in ('done', 'pending'):
+                original = plan.undoes.changes.get(change.id)
+                if original:
+                    plan.undoes.changes[change.id] = original._replace(undo=None)
+            self._trim(plan)
+
+    def _trim(self, plan):
+        """Forget the oldest plans that are over, but this one.  Lock held."""
+        for oldest in [old for old in self._plans.values() if old.ended and old is not plan]:
+            if self._rows <= MAX_CHANGES and len(self._plans) <= MAX_EVENTS:
+                break
+            del self._plans[oldest.number]
+            self._rows -= len(oldest.changes)
+            oldest.changes = collections.OrderedDict()
+
+    def end(self, plan):
+        """It is over: an event, and a line in the log."""
+        plan.ended, plan.steps = self._clock(), {}
+        nodes = list(plan.changes)
+        self.record('action', nodes, plan.title, plan.by, plan)
+        log_action(plan.action, plan.asked, plan.by, nodes, plan.outcomes())
 
     def events(self):
         """Those that are kept, newest first."""
@@ -3668,31 +4294,24 @@ class Journal:
         with self._lock:
             return dict(self._counts)
 
-    def operations(self):
+    def plans(self):
         """Those that are kept, newest first."""
         with self._lock:
-            return list(reversed(list(self._operations.values())))
+            return list(reversed(list(self._plans.values())))
 
-    def operation(self, number):
-        """InputError when it is not kept any more."""
+    def plan(self, number):
+        """The plan with this number; InputError when it is not kept any more, or of another run."""
         with self._lock:
-            if number not in self._operations:
+            if number not in self._plans:
                 raise InputError('operation: %s is not known (any more)' % printable(number)[:20])
-            return self._operations[number]
-
-    def take_undo(self, number):
-        """The operation with this number, which is undone from now on: by one who asks, not by two.  InputError."""
-        operation = self.operation(number)
-        with self._lock:
-            if not operation.can_undo():
-                raise InputError('operation: there is nothing to undo in %d' % number)
-            operation.undone = True
-        return operation
+            return self._plans[number]
 
 
 def log_action(action, asked, by, nodes, outcomes):
     """One line for each thing that somebody did, whose end is JSON."""
     line = collections.OrderedDict(action=action, by=by.address, user=by.user)
+    if by.via:
+        line['via'] = by.via
     line.update(asked=asked, nodes=list(nodes)[:20], count=len(nodes), **outcomes)
     logger.info('action %s', json.dumps(line))
 
@@ -3920,7 +4539,7 @@ def find_program(command):
 # Admin: the operations
 # ---------------------------------------------------------------------------------------------------------------------
 
-class Latch:
+class ResultCollector:
     """Collects the results of many conversations.  The poller's thread puts, the one that asked waits."""
 
     def __init__(self, count):
@@ -3934,11 +4553,6 @@ class Latch:
             self._missing -= 1
             self._results[key] = result
             self._changed.notify()
-
-    def done(self):
-        """How many results have come in."""
-        with self._changed:
-            return len(self._results)
 
     def cancel(self):
         """Wait no longer."""
@@ -3958,7 +4572,9 @@ class Latch:
 OPERATION_TIME = 120.0
 
 LATE = 'No outcome yet after %d seconds; look again later.' % OPERATION_TIME
-UNKNOWN_NODE = 'It is not in the table of nodes; it may have been forgotten meanwhile.'
+UNKNOWN_NODE = 'The node is not in the table; it may have been forgotten meanwhile.'
+UNSURE = 'No reply after it was sent: the next poll shows whether the node took it.'
+UNCLEAR = "The node's reply makes no sense; see what it shows now."
 
 
 class Admin:
@@ -3989,22 +4605,25 @@ class Admin:
         self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
         self.seeker = Seeker(settings.nodes, self)
-        self.keeper = Keeper(self, settings.keep, StateFile(settings.state) if settings.state else None)
+        self.reconciler = Reconciler(self, settings.keep, StateFile(settings.state) if settings.state else None)
         self.history = History(self.table)
-        self._workers = (self.poller, self.listener, self.announcer, self.seeker, self.keeper, self.history)
+        self._workers = (self.poller, self.listener, self.announcer, self.seeker, self.reconciler, self.history)
         if self.alerts:
             self._workers += (self.alerts,)
-            self.journal.alert = self.alerts.take
-        self.forgotten = set()     # ids that administrators forgot; only what shows itself brings them back
+            self.journal.listeners.append(self.alerts.take)
+        self.forgotten = collections.OrderedDict()  # ids that administrators forgot; only what is seen again comes back
+        self.forgotten_changes = 0  # changes of them
         self._secrets = ['']       # tried in this order; it only grows, so that a node's `tried` stays true
         if settings.secret:
             self._secrets.append(settings.secret)
         self._lock = threading.Lock()  # guards _secrets while it grows, and those below
-        self._latches = set()          # those that somebody waits for
+        self._collectors = set()          # those that somebody waits for
         self._meeting = set()          # ids of new addresses that are being asked or wait for it
         self._met_each = collections.Counter()  # how many there were at each address, of each id, in the present minute
         self._minute = 0.0             # monotonic time at which that began
         self._changed_aliases = {}     # id -> other addresses of that node which announced another sign
+        self._turns = {}               # id -> (Talk, whether it is slow) of the steps at this node, the first of which runs
+        self._unsure = {}              # id -> Step whose last reply was lost; poller's thread alone
         self._unasked = set()          # ids that announce themselves and cannot be asked; poller's thread alone
         self._own = (-math.inf, frozenset(), ())  # (monotonic time, addresses and networks of this machine)
         self.poller.take_due, self.poller.next_look = self._due_talks, self.schedule.next_look
@@ -4013,7 +4632,7 @@ class Admin:
 
     def start(self):
         """Start the threads."""
-        self.keeper.restore()
+        self.reconciler.restore()
         self.announcer.scan()
         for worker in self._workers:
             worker.start()
@@ -4023,9 +4642,9 @@ class Admin:
         for worker in self._workers:
             worker.end()
         with self._lock:
-            latches = list(self._latches)
-        for latch in latches:
-            latch.cancel()
+            collectors = list(self._collectors)
+        for collector in collectors:
+            collector.cancel()
 
     def join(self, deadline):
         """Wait until the threads have ended, or until this monotonic time."""
@@ -4044,7 +4663,7 @@ class Admin:
         return self.table.snapshot(since)
 
     def node(self, node_id):
-        """The Published of a node; UnknownNode."""
+        """The NodeSnapshot of a node; UnknownNode."""
         published = self.table.get(node_id)
         if published is None:
             raise UnknownNode('%s is not in the table of nodes' % printable(node_id)[:80])
@@ -4070,27 +4689,27 @@ class Admin:
 
     # --- operations ---
 
-    def scan(self, by=ITSELF):
+    def scan(self, by=SYSTEM):
         """Ask for nodes on every interface, soon: forgotten ones too."""
         self.announcer.scan(all_nodes=True)
-        self.journal.did(by, 'scan', 'Search for nodes')
+        self.journal.act(by, 'scan', 'Search for nodes')
 
-    def set_interval(self, seconds, least=LEAST_PAGE_INTERVAL, by=ITSELF):
+    def set_interval(self, seconds, least=LEAST_PAGE_INTERVAL, by=SYSTEM):
         """Poll each node every so many seconds."""
         if type(seconds) not in (int, float) or not least <= seconds <= MOST_INTERVAL:
             raise InputError('interval: must be a number of seconds from %d to %d' % (least, MOST_INTERVAL))
         self.schedule.interval = seconds
-        self.journal.did(by, 'poll_interval', 'Set the poll interval to %g seconds' % seconds, asked={'interval': seconds})
+        self.journal.act(by, 'poll_interval', 'Set the poll interval to %g seconds' % seconds, asked={'interval': seconds})
         return seconds
 
     def poll(self, ids=None):
         """Ask these nodes (or all) right away, and say what each is now."""
-        def describe(node_id, _, error):
-            published = self.table.get(node_id)
-            if error or not published:
+        def describe(node_id, error):
+            node = self.table.get(node_id)
+            if error or not node:
                 return failure(node_id, 'unreachable', error or 'It has been forgotten.')
-            return success(node_id, 'Answers; it is %s.' % published.view['state'])
-        return self._ask_each(self.table.ids() if ids is None else ids, self._info_steps, lambda r: r, describe)
+            return success(node_id, 'Answers; it is %s.' % node.state)
+        return self._ask_each(self.table.ids() if ids is None else ids, describe)
 
     def add(self, host, port=None, by=None):
         """Ask this host whether there are dispynodes at this port, or at the usual ones, and list those that answer."""
@@ -4099,17 +4718,17 @@ class Admin:
             places = [(address, number) for address in resolve(host) for number in ports]
         except NodeError as error:
             return [failure(format_id(host, ports[0]), 'unreachable', error)]
-        latch = Latch(len(places))
+        collector = ResultCollector(len(places))
         for place in places:
-            self._add_place(place, latch)
-        found = self._wait(latch)
+            self._add_place(place, collector)
+        found = self._wait(collector)
         results = [found[place] for place in places if place in found]
         if by:
             for result in results:
                 if result['ok']:
-                    self.forgotten.discard(result['id'])
+                    self.remember(result['id'])
                     self.table.keep(result['id'], added=True)
-            self.journal.did(by, 'add', 'Add %s' % (format_id(host, port) if port else host),
+            self.journal.act(by, 'add', 'Add %s' % (format_id(host, port) if port else host),
                              [r['id'] for r in results if r['ok']],
                              {'host': host, 'port': port})
         return [r for r in results if r['ok']] or results[:1] or [failure(host, 'unreachable', LATE)]
@@ -4119,7 +4738,7 @@ class Admin:
         self.table.add(address, port, **known)
         self.schedule.add(self.table.row(format_id(address, port)))
 
-    def _add_place(self, place, latch):
+    def _add_place(self, place, collector):
         node_id = format_id(*place)
 
         def done(answer, error):
@@ -4131,7 +4750,7 @@ class Admin:
                     self._answered(node_id, answer, create=True)
                     result = self._found(node_id, answer)
             finally:
-                latch.put(place, result)
+                collector.put(place, result)
         self.poller.submit(self._talk(node_id, self._info_steps(node_id), done))
 
     def _found(self, node_id, answer):
@@ -4144,14 +4763,24 @@ class Admin:
             return success(row, '%s shows the sign of this node: taken as another address of it.' % node_id)
         return success(row, published.view['reason'] or 'Found; it is %s.' % published.view['state'])
 
-    def forget(self, node_id, by=ITSELF):
-        """Remove a row; the node comes back when it shows itself again.  UnknownNode."""
+    def _forget(self, node_id):
+        """Remove a row; whether there was one."""
         if not self.table.forget(node_id):
-            raise UnknownNode('%s is not in the table of nodes' % printable(node_id)[:80])
+            return False
         self.schedule.remove(node_id)
         self.history.forget(node_id)
-        self.forgotten.add(node_id)
-        self.journal.did(by, 'forget', 'Forget %s' % node_id, [node_id])
+        self.forgotten.pop(node_id, None)
+        self.forgotten[node_id] = None
+        while len(self.forgotten) > MAX_FORGOTTEN:
+            self.forgotten.popitem(last=False)
+        self.forgotten_changes += 1
+        return True
+
+    def remember(self, node_id):
+        """A node that may have been forgotten is in the table again."""
+        if node_id in self.forgotten:
+            self.forgotten.pop(node_id, None)
+            self.forgotten_changes += 1
 
     def ids_of_group(self, name):
         """The ids of the nodes in a group.  InputError when there is no such group, or nothing in it."""
@@ -4162,7 +4791,7 @@ class Admin:
             raise InputError('group: no node is in %s' % name)
         return ids
 
-    def add_secret(self, secret, by=ITSELF):
+    def add_secret(self, secret, by=SYSTEM):
         """Try a secret, from now on, on nodes that none has opened.  One result for each node that it opens."""
         if not isinstance(secret, str) or not secret:
             raise InputError('secret: must be a text that is not empty')
@@ -4176,273 +4805,409 @@ class Admin:
                     raise InputError('secret: %d secrets are known already, and no more are tried' % MAX_SECRETS)
                 self._secrets.append(secret)
 
-        def describe(node_id, _, error):
-            published = self.table.get(node_id)
-            if error or not published or published.view['state'] == LOCKED:
+        def describe(node_id, error):
+            node = self.table.get(node_id)
+            if error or not node or node.state == LOCKED:
                 return None
-            return success(node_id, published.view['reason'] or 'Opened.')
-        opened = self._ask_each(self.table.ids(LOCKED), self._info_steps, lambda r: r, describe)
-        self.journal.did(by, 'secret', 'Add an admin secret', [result['id'] for result in opened])
+            return success(node_id, node.view['reason'] or 'Unlocked.')
+        opened = self._ask_each(self.table.ids(LOCKED), describe)
+        self.journal.act(by, 'secret', 'Add an admin secret', [result['id'] for result in opened])
         return opened
 
-    def control(self, ids, control_, by=ITSELF, label=None):
-        """Set something at each of these nodes: (Operation, results)."""
-        ids = list(collections.OrderedDict.fromkeys(ids))
-        operation = Operation(control_.action, control_.title(), control_.asked, by, len(ids), label, control_)
+    # --- plans ---
 
-        def run():
-            results = self.control_each(ids, lambda node_id: control_, operation)
-            for result in results:
-                if result['ok'] and (control_.key, control_.asked.get('time')) != ('service_end', 'now'):
-                    wanted = Wanted(control_.action, control_.asked, result[control_.key])
-                    operation.wanted[result['id']] = self.table.want(result['id'], control_.key, wanted)
-                if result['ok'] and control_.key == 'cpus':
-                    self.table.keep(result['id'], drain=None)  # who gives it CPUs does not want it drained any more
-            return results
-        return self._operate(operation, run)
-
-    def preview(self, ids, control_):
-        """What control() would do at each of these nodes, and where it would not; nothing is sent."""
-        return [self._foresee(node_id, control_) for node_id in collections.OrderedDict.fromkeys(ids)]
-
-    def _foresee(self, node_id, control_):
-        early = self._prepare(node_id)
-        if early:
-            return early
-        view = self.node(node_id).view
-        before = view[control_.key]
-        after, refusal = control_.foresee(view)
-        if view['state'] == UNREACHABLE:
-            return failure(node_id, UNREACHABLE, view['reason'])
-        if refusal:
-            return failure(node_id, 'refused', refusal)
-        return dict(success(node_id, '%s, now %s.' % (control_.text(after), control_.text(before))),
-                    before=before, after=after,
-                    same=before == after)
-
-    def undo(self, number, by=ITSELF, label=None):
-        """Give the nodes of an operation back what each had before: (Operation, results)."""
-        operation = self.journal.take_undo(number)
-        control_, before = operation.control, {c.id: c.before for c in operation.changes if c.outcome == 'done'}
-
-        def make(node_id):
-            had = before[node_id]
-            if had is None and control_.action != 'service_time':
-                return failure(node_id, 'refused', 'What it had before is not known.')
-            zone = self.table.kept(node_id)['zone']
-            return set_back(control_, had, own_zone(had or 0) if zone is None else zone)
-        undo = Operation('undo', 'Undo: ' + operation.title, {'operation': number}, by, len(before), label, control_)
-
-        def run():
-            results = self.control_each(list(before), make, undo)
-            # A node's clock may be of another zone than was thought; its answer has told.
-            wrong = [result['id'] for result in results if control_.action == 'service_time' and result['ok']
-                     and before[result['id']] is not None
-                     and 90 < (result[control_.key] - before[result['id']]) % DAY < DAY - 90]
-            again = {result['id']: result for result in self.control_each(wrong, make, undo)} if wrong else {}
-            results = [again.get(result['id'], result) for result in results]
-            for result in results:
-                if result['ok']:
-                    undo.wanted[result['id']] = self.table.want(result['id'], control_.key,
-                                                                operation.wanted.get(result['id']))
-            return results
-        return self._operate(undo, run)
-
-    def reapply(self, ids=None, by=ITSELF, label=None, but_end=False):
-        """Set again what administrators had set, at these nodes or at all that have drifted: (Operation, results)."""
-        wanted = {}
-        for node_id in self.drifted() if ids is None else collections.OrderedDict.fromkeys(ids):
-            wanted[node_id] = self.table.kept(node_id)['wanted'] or {}
-        operation = Operation('reapply', 'Reapply what was set', {}, by, len(wanted), label)
-
-        def run():
-            parts = collections.OrderedDict((node_id, []) for node_id in wanted)
-            for key in REAPPLIED:
-                some = [node_id for node_id in wanted if key in wanted[node_id] and not (but_end and key == 'service_end')]
-                for result in self._set_again(some, wanted, key, operation):
-                    parts[result['id']].append(result)
-            return [together(node_id, results) for node_id, results in parts.items()]
-        return self._operate(operation, run)
-
-    def _set_again(self, ids, wanted, key, operation):
-        """Set one value again at these nodes; results."""
-        results = self.control_each(ids, lambda node_id: control_of(wanted[node_id][key]), operation, key) if ids else []
-        for result in results:
-            if result['ok']:
-                self.table.want(result['id'], key, wanted[result['id']][key]._replace(value=result[key]))
-        return results
-
-    def accept(self, ids, by=ITSELF):
-        """Take nodes as they are: what was set at them is no longer remembered."""
-        results = []
+    def plan(self, action, ids, make, title, asked, by, label=None, key=None, nodes=None):
+        """A Plan with a step for each of these nodes, from one look at the table: `make(node, number)` is its Step."""
+        plan = Plan(self.journal.number(), action, title, asked, by, label, key)
+        nodes = self.table.snapshots(ids) if nodes is None else nodes
         for node_id in collections.OrderedDict.fromkeys(ids):
-            known = self.table.keep(node_id, wanted={}) is not None
-            results.append(success(node_id, 'Taken as it is now.') if known else failure(node_id, 'unknown', UNKNOWN_NODE))
-        self.journal.did(by, 'accept', 'Take nodes as they are', [result['id'] for result in results if result['ok']])
-        return results
+            node = nodes.get(node_id)
+            step = make(node, plan.number) if node else failure(node_id, 'unknown', UNKNOWN_NODE)
+            plan.steps[node_id] = self._ready(step, node) if isinstance(step, Step) else step
+        plan.total = len(plan.steps)
+        return plan
 
-    def drifted(self):
-        """The ids of nodes that are not as administrators set them."""
-        return [published.id for published in self.table.minded() if published.drift]
+    @staticmethod
+    def _ready(step, node):
+        """The step, or the failure where there is no use in trying."""
+        view = node.view
+        if not step.asks_node or view['controllable'] or view['state'] == UNREACHABLE or step.waits and step.edit:
+            return step
+        return failure(node.id, LOCKED if view['state'] == LOCKED else 'refused', view['reason'])
 
-    def drain(self, ids, then, by=ITSELF, label=None):
-        """Let nodes take no new jobs, and when they are idle, do `then`: "restore" what they had, "end" dispynode there, or
-        let them "stay" so.  (Operation, results) of the first step."""
-        if then not in THENS:
-            raise InputError('then: must be "restore", "end" or "stay"')
-        ids = list(collections.OrderedDict.fromkeys(ids))
-        operation = Operation('drain', 'Drain', {'then': then}, by, len(ids), label)
+    def plan_setting(self, ids, setting, by, label=None):
+        """A Plan that sets something at each of these nodes."""
+        return self.plan(setting.action, ids, lambda node, number: SetStep(node, number, setting), setting.title(),
+                         setting.asked, by, label, setting.key)
 
-        def run():
-            results, now, who = [], time.time(), by.user or by.address
-            for result in self.control_each(ids, lambda node_id: SetCpus(0), operation, 'cpus'):
-                if result['ok']:
-                    drain = self.table.kept(result['id'])['drain']
-                    restore = drain.restore if drain else result['before']
-                    self.table.keep(result['id'], drain=Drain(drain.since if drain else now, then, restore, None, who))
-                    result['message'] = 'Takes no new jobs; ' + THEN_TEXTS[then]
-                results.append(result)
-            self.keeper.wake()
-            return results
-        return self._operate(operation, run)
+    def plan_drain(self, ids, by, label=None, then=STAY, note=None):
+        """A Plan that takes nodes out of service."""
+        who = by.user or by.address
+        plan = self.plan('drain', ids, lambda node, number: DrainStep(node, number, then, note, who), 'Drain',
+                         {'then': then, 'note': note}, by, label, 'cpus')
+        plan.needs_state = True
+        if not self.reconciler.keeps_state:
+            plan.warning = ('Without --state, nothing remembers the drain after dispyadmin ends: the nodes then stay at 0 CPUs '
+                            'until somebody sets them.')
+        return plan
 
-    def cancel_drain(self, ids, by=ITSELF, label=None):
-        """Drain nodes no more, and give them back the CPUs that they had: (Operation, results)."""
-        ids = list(collections.OrderedDict.fromkeys(ids))
-        drains = {node_id: self.table.kept(node_id)['drain'] for node_id in ids}
-        operation = Operation('cancel_drain', 'Cancel the drain', {}, by, len(ids), label)
+    def plan_return(self, ids, by, label=None):
+        """A Plan that brings drained nodes back to service."""
+        return self.plan('return', ids, ReturnStep, 'Return to service', {}, by, label, 'cpus')
 
-        def make(node_id):
-            drain = drains[node_id]
-            if drain is None:
-                return failure(node_id, 'refused', 'It is not being drained.')
-            return SetCpus(drain.restore) if drain.restore is not None else SetCpus('all')
+    def plan_reapply(self, ids, by, label=None):
+        """A Plan that sets again what was set, at these nodes or at all that have drifted (None)."""
+        ids = [node.id for node in self.table.managed() if node.drift] if ids is None else ids
+        return self.plan('reapply', ids, ReapplyStep, 'Restore settings', {}, by, label)
 
-        def run():
-            for node_id in ids:
-                self.table.keep(node_id, drain=None)  # whatever comes of it: nobody wants it to go on
-            return self.control_each(ids, make, operation, 'cpus')
-        return self._operate(operation, run)
+    def plan_accept(self, ids, by, label=None):
+        """A Plan that takes nodes as they are, or all that have drifted (None)."""
+        ids = [node.id for node in self.table.managed() if node.drift] if ids is None else ids
+        return self.plan('accept', ids, AcceptStep, 'Keep current values', {}, by, label)
 
-    def _operate(self, operation, run):
-        """Run an operation: (Operation, results).  The journal has it while it runs and afterwards."""
-        self.journal.begin(operation)
-        results = []
+    def plan_forget(self, ids, by, label=None):
+        """A Plan that removes the rows of nodes until they are seen again."""
+        return self.plan('forget', ids, ForgetStep, 'Forget', {}, by, label)
+
+    def plan_undo(self, number, by, label=None):
+        """A Plan that gives the nodes of an operation back what each had.  InputError when there is nothing to give back."""
+        original = self.journal.plan(number)
+        if not original.can_undo():
+            raise InputError('operation: there is nothing to undo in %d' % number)
+        changes = {node_id: change for node_id, change in original.changes.items() if change.undo}
+        forgotten = original.action == 'forget'
+        nodes = {i: Node(*split_id(i), now=time.time()).publish(0, time.time()) for i in changes} if forgotten else None
+        make = RelistStep if forgotten else RestoreStep
+        word, _, rest = original.title.partition(': ')
+        title = 'Redo: ' + rest if word == 'Undo' else 'Undo: ' + (rest if word == 'Redo' else original.title)
+        plan = self.plan('undo', changes, lambda node, new: make(node, new, changes[node.id]), title,
+                         {'operation': number}, by, label, original.key, nodes)
+        plan.undoes = original
+        return plan
+
+    def preview(self, plan):
+        """What running this plan would do at each node, and where it would not: nothing is sent."""
+        ours, results = time.time(), []
+        for node_id, step in plan.steps.items():
+            results.append(self._foreseen(step, plan, ours) if isinstance(step, Step) else step)
+        willing = [result for result in results if result['ok'] and not result['same']]
+        skipped = sum(not result['ok'] for result in results)
+        text = '%d of %s will change%s.' % (len(willing), count_of(len(results), 'node'),
+                                            ', %d skipped' % skipped if skipped else '')
+        return {'title': plan.title, 'text': ' '.join(filter(None, (text, plan.warning))),
+                'danger': any(result.get('danger') for result in results), 'results': results}
+
+    @staticmethod
+    def _foreseen(step, plan, ours):
+        node, obstacle = step.node, step.obstacle()
+        if obstacle:
+            return failure(step.id, 'refused', obstacle)
+        if step.asks_node and not node.view['controllable']:
+            return failure(step.id, 'pending' if step.waits else node.state, node.view['reason'])
+        foresight = step.foresee(ours)
+        if foresight.refusal:
+            return failure(step.id, 'refused', foresight.refusal)
+        return dict(success(step.id, foresight.message), before=node.view[plan.key] if plan.key else None,
+                    after=foresight.after, same=foresight.same, danger=foresight.danger)
+
+    def run(self, plan):
+        """Do it, and wait for the outcome: a result for each node."""
+        collector = ResultCollector(plan.total)
+        self.journal.begin(plan)
         try:
-            results = run()
+            self.begin(plan, collector.put)
+            found = self._wait(collector)
+            return [found.get(node_id) or failure(node_id, 'unreachable', LATE) for node_id in plan.steps]
         finally:
-            key = operation.control and operation.control.key
-            self.journal.end(operation, [Change(result['id'], result['outcome'], result.get('before'),
-                                                result.get(key), result['message']) for result in results])
-        return operation, results
+            self.journal.end(plan)
+
+    def begin(self, plan, tell):
+        """Write down what the plan intends, then let it run; `tell(id, result)` is called as each node is done with.
+
+        The intent is in the table, and with --state on disk, before anything is sent: whatever happens then, it is known
+        what each node is to have, and to get back.
+        """
+        steps = [step for step in plan.steps.values() if isinstance(step, Step)]
+        for node_id, result in plan.steps.items():
+            if not isinstance(result, Step):
+                self._record(plan, result, tell)
+        ready = [step for step in steps if self._intend(plan, step, tell)]
+        problem = self.reconciler.save() if any(step.edit for step in ready) else None
+        for step in ready:
+            if problem and plan.needs_state:
+                self._take_back(step, step.edit)
+                self._record(plan, failure(step.id, 'refused', problem), tell)
+            elif step.asks_node:
+                self._ask_in_turn(plan, step, tell)
+            else:
+                self._do(plan, step, tell)
+
+    def _intend(self, plan, step, tell):
+        """Change the desired record as the step says; False when that is its end."""
+        obstacle = step.obstacle()
+        if obstacle:
+            self._record(plan, failure(step.id, 'refused', obstacle), tell)
+            return False
+        if isinstance(step, RelistStep):
+            self.add_row(*split_id(step.id))
+            self.remember(step.id)
+        if step.edit:
+            replaced = self.table.edit(step.id, step.edit, step.node.desired if isinstance(step, RestoreStep) else None)
+            if not replaced:  # gone, or an undo that another one came before
+                self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE) if replaced is None else failure(
+                    step.id, 'refused', 'Skipped: changed by another operation meanwhile.'), tell)
+                return False
+            step.replaced, step.edit = replaced, {key: step.edit[key] for key in replaced}
+        return True
+
+    def _take_back(self, step, keys):
+        """What was intended did not come about: restore these parts of the desired record, where they are still the step's."""
+        self.table.edit(step.id, {key: step.replaced.get(key) for key in keys},
+                        {key: step.edit[key] for key in keys})
+
+    def _do(self, plan, step, tell):
+        """The step of a node that is not asked."""
+        if isinstance(step, ForgetStep):
+            step.replaced = dict(self.table.desired(step.id))
+            if not self._forget(step.id):
+                self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE), tell)
+                return
+        undo = Undo([(key, old, step.edit.get(key)) for key, old in step.replaced.items()], step.node.info)
+        self._record(plan, success(step.id, step.describe(None, None, None, None)), tell, undo=undo)
+
+    def _record(self, plan, result, tell, before=None, undo=None):
+        """A node is done with: its change in the journal, and its result."""
+        after = result.get(plan.key) if plan.key else None
+        message = plan.share(result['message'])
+        self.journal.change(plan, Change(result['id'], result['outcome'], before, after, message, undo))
+        tell(result['id'], result)
+
+    # --- a step at its node ---
+
+    def _ask_in_turn(self, plan, step, tell):
+        """Run the step's conversation when those of earlier plans with the same node are over: each decides what it sends by
+        what is desired then."""
+        slow = step.node.view['state'] == UNREACHABLE
+
+        def done(asked, error):
+            try:
+                self._conclude(plan, step, asked, error, tell)
+            except Exception as problem:
+                self.poller.report(problem)
+                self._record(plan, failure(step.id, 'unreachable', UNEXPECTED), tell)
+            finally:
+                with self._lock:
+                    turns = self._turns[step.id]
+                    turns.popleft()
+                    following = turns[0] if turns else self._turns.pop(step.id) and None
+                if following:
+                    self.poller.submit(*following)
+        talk = self._talk(step.id, self._gently(step.id, self._converse(step)), done), slow
+        with self._lock:
+            turns = self._turns.setdefault(step.id, collections.deque())
+            turns.append(talk)
+            if len(turns) > 1:
+                return
+        self.poller.submit(*talk)
+
+    def _converse(self, step):
+        """Conversation: look at the node, send what is to be sent, and look again.  Returns (Answer, {key: Setting taken})."""
+        ask = functools.partial(ask_info, self._request, secrets_=self._secrets, may_send=self._may_send(step.id))
+        answer = yield from ask(known=self.table.known(step.id))
+        taken = {}
+        for attempt in range(2):  # the first answer to HH:MM may tell that the node's zone is another one
+            if answer.info is None or not answer.known.admin:
+                return answer, taken
+            step.before = step.before or answer.info
+            desired, clock = self._look_at(step, answer.info)
+            settings, step.problem = step.choose(desired, answer.info, clock, time.time())
+            for setting in settings:
+                answer, value = yield from self._send(step, setting, answer, ask)
+                if isinstance(value, dict):
+                    step.sent.append(setting)
+                    self._learn_clock(step.id, setting, value)
+                    taken[setting.key] = setting.of(step.operation, value.get(setting.key))
+                elif value is NOT_ADMIN or answer.known.secret is None:
+                    return answer, taken
+                else:
+                    step.problem = setting.refuse(answer.info) if value is REFUSED else UNCLEAR
+            if settings:
+                answer = yield from self._look_again(answer, taken, ask)
+            if not isinstance(step, (RestoreStep, ReapplyStep)) or self.table.clock(step.id) == clock:
+                break
+        return answer, taken
+
+    def _look_at(self, step, info):
+        """(desired record, NodeClock) of a node that has just been looked at.  What it gets back on return is what it has now."""
+        desired = self.table.desired(step.id)
+        drain = desired.get('drain')
+        if isinstance(step, DrainStep) and not step.replaced.get('drain') and is_same(drain, step.drain) and (
+                info.cpus is not None and info.cpus != drain.had):
+            self.table.edit(step.id, {'drain': drain._replace(had=info.cpus)}, {'drain': drain})
+            desired = self.table.desired(step.id)
+        return desired, self.table.clock(step.id)
+
+    def _send(self, step, setting, answer, ask):
+        """Conversation: send a setting, once.  A node that was started again meanwhile refuses it, and is sent it again."""
+        for _ in range(2):
+            try:
+                value = read_control((yield Once(frame(answer.known.code, setting.message()))))
+            except WireError:
+                value = None  # the next look tells
+            except NodeError as error:
+                if not error.is_sent:
+                    raise
+                step.is_unsure = True
+                raise
+            if value is not REFUSED:
+                break
+            again = yield from ask(known=answer.known)
+            if again.known.sign == answer.known.sign or not again.known.admin:
+                return again, value
+            answer = again
+        if value is NOT_ADMIN:
+            answer = answer._replace(known=answer.known._replace(admin=False))
+        return answer, value
+
+    @staticmethod
+    def _look_again(answer, taken, ask):
+        """Conversation: what the node shows now.  Where it is gone after it has taken everything, what it answered counts."""
+        try:
+            return (yield from ask(known=answer.known))
+        except (NodeError, WireError):
+            if not taken:
+                raise
+            return answer._replace(info=answer.info._replace(**{key: setting.value for key, setting in taken.items()}))
+
+    def _learn_clock(self, node_id, setting, value):
+        """What a node answers to a time tells its zone, or its clock."""
+        at = value.get(setting.key)
+        if setting.action != 'service_time' or at is None or setting.time is None:
+            return
+        clock = self.table.clock(node_id)
+        if setting.time == 'now':
+            ahead = min((at + moved - time.time() for moved in (0, DAY, -DAY)), key=abs)  # dispynode may have moved it by a day
+            self.table.keep(node_id, clock=clock._replace(ahead=round(ahead) if abs(ahead) > CLOCK_ERROR else 0))
+        else:
+            self.table.keep(node_id, clock=clock._replace(zone=zone_of(setting.time, at)))
+
+    def _conclude(self, plan, step, asked, error, tell):
+        """The conversation is over: record what the node shows.  Poller's thread."""
+        if error:
+            self._lost(step.id, error)
+            self.schedule.ask_now(step.id)
+            self._conclude_lost(plan, step, error, tell)
+            return
+        answer, taken = asked
+        self._answered(step.id, answer)
+        node = self.table.get(step.id)
+        if step.node.state == UNREACHABLE:
+            self.schedule.ask_now(step.id)  # so that its next polls come at the pace of what it is now
+        if node is None:
+            self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE), tell)
+        elif not answer.known.admin:
+            self._conclude_locked(plan, step, node, tell)
+        elif step.problem and not taken:
+            self._fail(plan, step, 'refused', step.problem, tell)
+        else:
+            self._conclude_taken(plan, step, node, taken, tell)
+
+    def _conclude_lost(self, plan, step, error, tell):
+        if step.waits and 'drain' in step.edit:
+            self._record(plan, failure(step.id, 'pending', 'Pending: done when the node answers. %s' % as_sentence(error)), tell,
+                         undo=self._undo_of(step))
+        elif step.is_unsure:
+            self._unsure[step.id] = step
+            self._record(plan, failure(step.id, 'unreachable', UNSURE), tell, undo=self._undo_of(step))
+        else:
+            self._fail(plan, step, 'unreachable', as_sentence(error), tell)
+
+    def _conclude_locked(self, plan, step, node, tell):
+        if step.waits and 'drain' in step.edit:
+            self._record(plan, failure(step.id, 'pending', 'Pending: done when the node is unlocked.'), tell,
+                         undo=self._undo_of(step))
+        else:
+            self._fail(plan, step, LOCKED if node.state == LOCKED else 'refused', node.view['reason'] or NO_ADMIN_REASON, tell)
+
+    def _fail(self, plan, step, outcome, message, tell):
+        self._take_back(step, list(step.edit))
+        self._record(plan, failure(step.id, outcome, message), tell, self._before(plan, step))
+
+    def _conclude_taken(self, plan, step, node, taken, tell):
+        settled = step.settled(taken)
+        self.table.edit(step.id, settled, {key: step.edit.get(key) for key in settled})
+        step.edit.update(settled)
+        message = step.describe(node.info, self.table.desired(step.id), node.clock, time.time())
+        values = {key: node.view[key] for key in set(taken) | {plan.key} - {None}}
+        result = success(step.id, ' '.join(filter(None, (message, step.problem))), **values)
+        self._record(plan, dict(result, before=self._before(plan, step)), tell, self._before(plan, step), self._undo_of(step))
+
+    @staticmethod
+    def _before(plan, step):
+        return getattr(step.before or step.node.info, plan.key) if plan.key else None
+
+    @staticmethod
+    def _undo_of(step):
+        """What gives a node back what it had before this step; None where nothing was changed."""
+        keys = [(key, step.replaced.get(key), value) for key, value in step.edit.items()]
+        return Undo(keys, step.before or step.node.info) if keys else None
+
+    def _resolve_unsure(self, node_id):
+        """A node answers whose last reply was lost: what it shows now tells whether it took what was sent.  Poller's thread."""
+        step, node = self._unsure.pop(node_id, None), self.table.get(node_id)
+        if step is not None and node is not None and 'drain' not in step.edit:
+            self._take_back(step, [key for key in step.edit if key in node.drift])
 
     # --- many nodes at once ---
 
-    def _ask_each(self, ids, steps, answer_of, describe, prepare=lambda node_id: None, operation=None):
-        """Run a conversation with each of these nodes, all at the same time; results in the order of `ids`.
-
-        `steps(node_id)` makes the conversation, `answer_of(its result)` is the Answer in it, `describe(node_id, result,
-        error)` the result for the one who asked; `prepare(node_id)` may have a result at once.
-        """
+    def _ask_each(self, ids, describe):
+        """Ask each of these nodes what it is, all at the same time: `describe(node_id, error)` is the result of each, or None
+        where there is nothing to say; in the order of `ids`."""
         ids = list(collections.OrderedDict.fromkeys(ids))
-        latch = Latch(len(ids))
-        if operation:
-            operation.latch = latch
+        collector = ResultCollector(len(ids))
         for node_id in ids:
-            early = prepare(node_id) if node_id in self.table else failure(node_id, 'unknown', UNKNOWN_NODE)
-            if early:
-                latch.put(node_id, early)
+            if node_id in self.table:
+                self._ask_one(node_id, describe, collector)
             else:
-                self._ask_one(node_id, steps, answer_of, describe, latch)
-        results = self._wait(latch)
+                collector.put(node_id, failure(node_id, 'unknown', UNKNOWN_NODE))
+        results = self._wait(collector)
         in_order = [results.get(node_id, failure(node_id, 'unreachable', LATE)) for node_id in ids]
         return [result for result in in_order if result is not None]
 
-    def _wait(self, latch, seconds=OPERATION_TIME):
-        """What has come into this latch in so many seconds, or until everything ends."""
+    def _wait(self, collector, seconds=OPERATION_TIME):
+        """What has come into this collector in so many seconds, or until everything ends."""
         with self._lock:
-            self._latches.add(latch)
+            self._collectors.add(collector)
         try:
-            return latch.wait(0 if self.poller.stopping.is_set() else seconds)
+            return collector.wait(0 if self.poller.stopping.is_set() else seconds)
         finally:
             with self._lock:
-                self._latches.discard(latch)
+                self._collectors.discard(collector)
 
-    def _ask_one(self, node_id, steps, answer_of, describe, latch):
+    def _ask_one(self, node_id, describe, collector):
         before = self.table.get(node_id)
-        was_lost = before is not None and before.view['state'] == UNREACHABLE
+        was_lost = before is not None and before.state == UNREACHABLE
 
-        def done(outcome, error):
+        def done(answer, error):
             result = failure(node_id, 'unreachable', UNEXPECTED)
             try:
                 if error:
                     self._lost(node_id, error)
                 else:
-                    answer = answer_of(outcome)
-                    if answer is not None:
-                        self._answered(node_id, answer)
+                    self._answered(node_id, answer)
                 if error or was_lost:
                     self.schedule.ask_now(node_id)  # so that its next polls come at the pace of what it is now
-                result = describe(node_id, outcome, error)
+                result = describe(node_id, error)
             finally:
-                latch.put(node_id, result)
-        self.poller.submit(self._talk(node_id, steps(node_id), done), slow=was_lost)
-
-    def _prepare(self, node_id):
-        """The outcome of a control where there is no use in trying: a failure, or None."""
-        if node_id not in self.table:
-            return failure(node_id, 'unknown', UNKNOWN_NODE)
-        view = self.node(node_id).view
-        if view['state'] != UNREACHABLE and not view['controllable']:
-            return failure(node_id, _why(view), view['reason'])
-        return None
-
-    def control_each(self, ids, make, operation, key=None):
-        """Set something at each of these nodes: `make(node_id)` is its Control, or a failure; `key` the value it sets."""
-        key = key or operation.control.key
-        controls, before = {}, {}
-
-        def prepare(node_id):
-            early = self._prepare(node_id)
-            if not early:
-                before[node_id] = self.node(node_id).view[key]
-                made = make(node_id)
-                if isinstance(made, dict):
-                    return made
-                controls[node_id] = made
-            return early
-
-        def steps(node_id):
-            return self._gently(node_id, control(self._request, self.table.known(node_id), self._secrets,
-                                                 self._may_send(node_id), controls[node_id].message()))
-
-        def tell(node_id, outcome, error):
-            published, its = self.table.get(node_id), controls[node_id]
-            if error or not published:
-                return failure(node_id, 'unreachable', error or 'It has been forgotten.')
-            value, view = outcome[0], published.view
-            if value is NOT_ADMIN:
-                return failure(node_id, _why(view), view['reason'] or NO_ADMIN_REASON)
-            if value is REFUSED:
-                return failure(node_id, 'refused', its.refuse(view))
-            if its.key not in value or value[its.key] is None and its.key in ('cpus', 'serve'):
-                return failure(node_id, 'refused', 'Its answer makes no sense; see what it shows now.')
-            self._learn_zone(node_id, its, value[its.key])
-            return success(node_id, its.describe(value, view), **value)
-        results = self._ask_each(ids, steps, lambda outcome: outcome[1], tell, prepare, operation)
-        return [dict(result, before=before.get(result['id'])) for result in results]
-
-    def _learn_zone(self, node_id, control_, value):
-        """What a node answers to a time by its own clock tells in which zone that is."""
-        if control_.action == 'service_time' and value is not None and CLOCK.match(control_.time or ''):
-            self.table.keep(node_id, zone=zone_of(control_.time, value))
+                collector.put(node_id, result)
+        self.poller.submit(self._talk(node_id, self._info_steps(node_id), done), slow=was_lost)
 
     def look(self, node_id):
         """Ask an address, for a diagnosis: (Answer, its client secret if that is known, None), or (None, None, error).
 
         A row learns of it as of a poll; without one nothing is kept.
         """
-        latch = Latch(1)
+        collector = ResultCollector(1)
 
         def done(outcome, error):
             try:
@@ -4451,11 +5216,11 @@ class Admin:
                 else:
                     self._answered(node_id, outcome[0])
             finally:
-                latch.put(node_id, (None, None, error) if error else outcome + (None,))
+                collector.put(node_id, (None, None, error) if error else outcome + (None,))
         steps = look_closely(self._request, self.table.known(node_id), self._secrets, self._may_send(node_id))
         self.poller.submit(self._talk(node_id, steps, done))
         late = NodeError('It did not answer all questions within %d seconds.' % SECRET_TIME)
-        return self._wait(latch, SECRET_TIME).get(node_id, (None, None, late))
+        return self._wait(collector, SECRET_TIME).get(node_id, (None, None, late))
 
     # --- conversations ---
 
@@ -4519,21 +5284,27 @@ class Admin:
                         node_id, self.table.owner(answer.known.sign))
         elif event is not None:
             logger.info('%s %s', node_id, HAPPENED[event])
-            self.journal.happened(event, node_id, '%s %s.' % (node_id, HAPPENED[event]))
+            self.journal.record(event, [node_id], '%s %s.' % (self._label(node_id), HAPPENED[event]))
+        if node_id in self._unsure:
+            self._resolve_unsure(node_id)
         if create and node_id in self.table:
             self.schedule.add_answered(node_id)
-            self.forgotten.discard(node_id)
+            self.remember(node_id)
         if event == RESTARTED:
             self._meet_aliases(node_id)
 
     def _lost(self, node_id, error):
         """Poller's thread."""
-        if self.table.failed(node_id, as_sentence(error)) == LOST:
-            published = self.table.get(node_id)
-            reason = published.view['reason'] if published else error
+        if self.table.failed(node_id, as_sentence(error), isinstance(error, RefusedError)) == LOST:
+            node = self.table.get(node_id)
+            reason = node.view['reason'] if node else error
             logger.warning('%s is lost: %s', node_id, reason)
-            self.journal.happened(LOST, node_id, '%s is lost: %s' % (node_id, reason))
+            self.journal.record(LOST, [node_id], '%s is lost: %s' % (self._label(node_id), reason))
             self._meet_aliases(node_id)
+
+    def _label(self, node_id):
+        node = self.table.get(node_id)
+        return node.label if node else node_id
 
     # --- new addresses ---
 
@@ -4692,12 +5463,6 @@ def together(node_id, results):
     sentences = collections.OrderedDict.fromkeys(result['message'] for result in failed or results)
     values = {key: value for result in results for key, value in result.items()}
     return dict(failed[0] if failed else values, message=' '.join(sentences))
-
-
-def check_whole(field, value, low, high, unit):
-    """InputError unless `value` is a whole number within bounds."""
-    if type(value) is not int or not low <= value <= high:
-        raise InputError('%s: must be a whole number from %d to %d%s' % (field, low, high, unit and ' ' + unit))
 
 
 def own_addresses(hosts):
@@ -5396,98 +6161,145 @@ def diagnose(admin, host, port=None, has_table=True):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Keeper: what administrators set, kept over time and restarts
+# Reconciler: what administrators set, kept over time and restarts
 # ---------------------------------------------------------------------------------------------------------------------
 
-class Keeper(Worker):
-    """Drives drains on, notices nodes that are not as they were set, sets them again if told to, and saves the state."""
+class Reconciler(Worker):
+    """Sends the difference between what should be in force at nodes and what they show; advances drains; saves the state.
 
-    name = 'keeper'
+    Drains are always enforced, settings with --keep.  A turn looks at each node by itself and waits for none: what goes
+    wrong at a node is logged, and the others have their turn.
+    """
+
+    name = 'reconciler'
 
     def __init__(self, admin, keep, state_file):
         super().__init__()
         self._admin = admin
-        self._keep = keep            # whether to reapply by itself
+        self._keep = keep            # whether settings are restored without being asked
         self._state_file = state_file
-        self._saved = None           # what was saved last
-        self._drifted = {}           # id -> its drift, as it was told
+        self._saved = None           # number of the changes that were saved last
+        self._drifted = {}           # id -> keys of its drift, as it was told
         self._tries = {}             # id -> (monotonic time from which it may be set again, seconds until the time after)
-        self._staying = set()        # ids of those that were told to end and did not
+        self._ended = {}             # id -> monotonic time at which its dispynode was told to end
+        self._stuck = set()          # ids of those that did not
+        self._busy = set()           # ids of nodes that are being set from here; any thread
         self._wakeup = threading.Event()
+
+    @property
+    def keeps_state(self):
+        """Whether what is set outlives this program."""
+        return self._state_file is not None
 
     def wake(self):
         self._wakeup.set()
 
     def finish(self):
-        self._save()
+        self.save()
+        if self._state_file:
+            self._state_file.close()
 
     def turn(self):
         self._wakeup.wait(KEEP_INTERVAL)
         self._wakeup.clear()
         if self.stopping.is_set():
             return
-        minded = self._admin.table.minded()
-        drained = {node.id: node for node in minded if node.drain}
-        drifted = {node.id: node for node in minded if node.drift}
-        now = time.monotonic()
-        self._tries = {node_id: entry for node_id, entry in self._tries.items()
-                       if node_id in drained or node_id in drifted or now < entry[0]}
-        self._drain_on(drained)
-        self._watch_drift(drifted)
-        self._save()
+        try:
+            nodes = self._admin.table.managed()
+            self._forget_others({node.id for node in nodes})
+            for node in nodes:
+                self._look(node)
+        finally:
+            problem = self.save()
+            if problem:
+                self.report_once(problem)
+
+    def _forget_others(self, ids):
+        for kept in (self._tries, self._drifted, self._ended):
+            for node_id in set(kept) - ids:
+                del kept[node_id]
+        self._stuck &= ids
+
+    def _look(self, node):
+        """One node's turn."""
+        try:
+            self._tell_drift(node)
+            if node.id in self._busy:
+                return
+            drain = node.desired.get('drain')
+            step = self._advance(node, drain) if drain else None
+            if step is None and node.drift and self._keep and node.view['controllable'] and self._may_try(node.id):
+                step = ReapplyStep(node, None)
+            if step is not None:
+                self._set(step)
+        except Exception as error:
+            self.report(error)
 
     # --- drains ---
 
-    def _drain_on(self, nodes):
-        """One step of each drain."""
-        again, over = [], {RESTORE: [], END: [], STAY: []}
-        for node_id, node in nodes.items():
-            drain, view = node.drain, node.view
-            if drain.idle and drain.then == END:
-                self._watch_end(node)
-            elif node.state != UNREACHABLE and view['controllable']:
-                if view['cpus'] != 0 and self._may_try(node_id):
-                    again.append(node_id)  # it was started again, or somebody else gave it CPUs
-                elif view['cpus'] == 0 and view['busy'] == 0 and not drain.idle and view['update_time'] > drain.since:
-                    over[drain.then].append(node_id)
-                if not drain.idle:
-                    self._admin.schedule.ask_in(node_id, KEEP_INTERVAL)
-        for node_id in self._set(again, lambda node_id: SetCpus(0)):
-            self._tries[node_id] = time.monotonic() + KEEP_PAUSE, KEEP_PAUSE
-            self._admin.table.keep(node_id, drain=nodes[node_id].drain._replace(idle=None))
-        for node_id in over[STAY]:
-            self._idle(node_id, nodes[node_id].drain._replace(idle=time.time()))
-        for node_id in self._set(over[END], lambda node_id: SetServiceTime('end', 'now'), 'service_end'):
-            self._admin.table.keep(node_id, drain=nodes[node_id].drain._replace(idle=time.time()))
-        for node_id in self._set(over[RESTORE], lambda node_id: SetCpus('all' if nodes[node_id].drain.restore is None
-                                                                        else nodes[node_id].drain.restore)):
-            self._idle(node_id, None)
-        self._staying.intersection_update(nodes)
+    def _advance(self, node, drain):
+        """The Step that a drained node needs now, or None."""
+        view, info = node.view, node.info
+        if drain.idle and drain.then == END and not drain.returning:
+            return self._watch_end(node, drain)
+        if not view['controllable']:
+            return None
+        self._admin.schedule.ask_in(node.id, KEEP_INTERVAL)
+        target = fitting(in_force(node.desired)['cpus'], info).target(info)
+        if info.cpus != target:
+            if drain.idle:
+                self._replace(node, drain._replace(idle=None))  # it was started again, or somebody else gave it CPUs
+            return EnforceStep(node, None) if self._may_try(node.id) else None
+        if drain.returning:
+            self._replace(node, None)
+            self._tell(node, 'is back in service')
+        elif info.busy == 0 and not drain.idle:
+            return self._now_idle(node, drain)
+        return None
 
-    def _watch_end(self, node):
-        """A drained node was told to end: it is gone, or it stays for good, as its schedule may have died."""
-        late = time.time() - node.drain.idle
-        if node.state == UNREACHABLE or node.view['cpus'] != 0:
-            self._idle(node.id, None)
-        elif late < END_WAIT:
+    def _now_idle(self, node, drain):
+        drain = self._replace(node, drain._replace(idle=time.time(), returning=drain.then == RESTORE))
+        if drain is None or drain.then == RESTORE:
+            return None  # its return is seen to in the next turn
+        if drain.then == STAY:
+            self._tell(node, 'is drained: it stays out of service')
+            return None
+        self._ended[node.id] = time.monotonic()
+        return EndStep(node, None)
+
+    def _watch_end(self, node, drain):
+        """A drained node was told to end: it is gone, or it stays, as its schedule may have died.
+
+        A poll that fails is no proof: the node said that it ends, or refuses connections, or has been silent for long.
+        """
+        late = time.monotonic() - self._ended.setdefault(node.id, time.monotonic())
+        if node.state == UNREACHABLE:
+            if node.is_gone or late > END_WAIT:
+                self._replace(node, None)
+                self._tell(node, 'is drained: dispynode is stopped')
+        elif node.info.cpus != 0:
+            self._replace(node, None)  # it was started again: it has ended
+            self._tell(node, 'is drained: dispynode was stopped, and started again')
+        elif late > END_WAIT and node.id not in self._stuck:
+            self._stuck.add(node.id)
+            self._tell(node, 'is drained, but dispynode does not exit: stop it by hand')
+        if late < 2 * END_WAIT:
             self._admin.schedule.ask_in(node.id, KEEP_INTERVAL)
-        elif node.id not in self._staying:
-            self._staying.add(node.id)
-            self._admin.journal.happened(DRAINED, node.id, '%s is drained, but dispynode does not end there: end it by hand.'
-                                         % node.id)
 
-    def _set(self, ids, make, key='cpus'):
-        """Set something at nodes; the ids of those that took it."""
-        if not ids:
-            return []
-        operation = Operation('drain', 'Drain on', {}, ITSELF, len(ids))
-        return [result['id'] for result in self._admin.control_each(ids, make, operation, key) if result['ok']]
+    def _replace(self, node, drain):
+        """Change a node's drain, unless somebody did meanwhile: the new one, or None."""
+        seen = node.desired['drain']
+        return drain if self._admin.table.edit(node.id, {'drain': drain}, {'drain': seen}) else None
 
-    def _idle(self, node_id, drain):
-        before = self._admin.table.keep(node_id, drain=drain)
-        if before and before['drain']:  # else it was cancelled meanwhile
-            text = {RESTORE: 'it has its CPUs back', END: 'dispynode is ended there', STAY: 'it stays without jobs'}
-            self._admin.journal.happened(DRAINED, node_id, '%s is drained: %s.' % (node_id, text[before['drain'].then]))
+    def _tell(self, node, what):
+        self._admin.journal.record(DRAINED, [node.id], '%s %s.' % (node.label, what))
+
+    def _set(self, step):
+        """Let a step run; its result is seen in a later turn."""
+        plan = Plan(self._admin.journal.number(), 'reconcile', '', {}, SYSTEM)
+        plan.steps[step.id], plan.total = step, 1
+        self._busy.add(step.id)
+        self._admin.begin(plan, lambda node_id, _: self._busy.discard(node_id))
 
     def _may_try(self, node_id):
         """Whether something may be set at this node again now; the pauses grow while that is of no use."""
@@ -5500,14 +6312,13 @@ class Keeper(Worker):
 
     # --- drift ---
 
-    def _watch_drift(self, nodes):
-        for node_id, node in nodes.items():
-            if self._drifted.get(node_id) != node.drift:
-                self._admin.journal.happened(DRIFTED, node_id, '%s has drifted: %s' % (node_id, ' '.join(node.drift)))
-        self._drifted = {node_id: node.drift for node_id, node in nodes.items()}
-        ids = [node_id for node_id in nodes if self._keep and self._may_try(node_id)]
-        if ids:
-            self._admin.reapply(ids, but_end=True)  # a time that has passed would end dispynode at once
+    def _tell_drift(self, node):
+        keys = tuple(sorted(node.drift))
+        if keys and self._drifted.get(node.id) != keys:
+            self._admin.journal.record(DRIFTED, [node.id], '%s has changed: %s' % (node.label, ' '.join(node.drift.values())))
+        self._drifted[node.id] = keys
+        if not keys and 'drain' not in node.desired:
+            self._tries.pop(node.id, None)
 
     # --- state ---
 
@@ -5515,109 +6326,205 @@ class Keeper(Worker):
         """Take up what was saved.  Before the threads start.  StartError."""
         if self._state_file is None:
             return
-        nodes, forgotten = self._state_file.read()
-        self._admin.forgotten.update(forgotten)
+        nodes, forgotten = self._state_file.open()
+        self._admin.forgotten.update((node_id, None) for node_id in forgotten)
         for node_id, kept in nodes.items():
             self._admin.add_row(*split_id(node_id))
-            self._admin.table.keep(node_id, **kept)
-        self._saved = self._state()
-        try:
-            self._state_file.write(*self._saved[1:])  # a place where that cannot be is told now, not when it matters
-        except OSError as error:
-            raise StartError('--state %s: cannot be written: %s' % (printable(self._state_file.name), error.strerror))
+            self._admin.table.keep(node_id, added=kept['added'], clock=kept['clock'])
+            self._admin.table.edit(node_id, kept['desired'])
+        problem = self.save()  # a place where that cannot be is told now, not when it matters
+        if problem:
+            raise StartError(problem)
 
-    def _state(self):
-        changes, kept = self._admin.table.all_kept()
-        return changes, kept, frozenset(self._admin.forgotten.copy())
-
-    def _save(self):
+    def save(self):
+        """Write down what has changed since it was written last.  A sentence when that cannot be."""
         if self._state_file is None:
-            return
-        state = self._state()
-        if self._saved is None or state[0] != self._saved[0] or state[2] != self._saved[2]:
-            try:
-                self._state_file.write(state[1], state[2])
-                self._saved = state
-            except OSError as error:
-                self.report_once('--state %s: %s' % (self._state_file.name, error.strerror or error))
+            return None
+        admin = self._admin
+        changes = admin.table.changes(), admin.forgotten_changes
+        if changes == self._saved:
+            return None
+        try:
+            self._state_file.write(admin.table.kept(), list(admin.forgotten))
+            self._saved = changes
+            return None
+        except OSError as error:
+            return '--state %s: cannot be written: %s' % (printable(self._state_file.name), error.strerror or error)
+
+    def left_drained(self):
+        """The ids of nodes that are at 0 CPUs and nothing remembers it when this program has ended."""
+        return [] if self.keeps_state else sorted(node.id for node in self._admin.table.managed() if 'drain' in node.desired)
 
 
 class StateFile:
-    """The file of --state: JSON, replaced as a whole each time.  There are no secrets in it."""
+    """The file of --state: JSON, replaced as a whole each time, locked by the dispyadmin that uses it.  No secrets are in it.
+
+    Reading and writing are done on a thread of their own with a limit of time: the file may be on a mount that hangs.
+    """
 
     def __init__(self, name):
         self.name = name
+        self._path = None           # its target, where it is a symbolic link
+        self._lock = threading.Lock()  # held while it is written
+        self._held = None           # descriptor of the file as it is now, which holds the lock of the kernel
 
-    def read(self):
-        """({id: kept}, forgotten ids).  A file that makes no sense is set aside, not overwritten."""
+    def open(self):
+        """({id: kept}, forgotten ids); the file is ours from now on.  One that makes no sense is set aside, not overwritten.
+        StartError."""
         try:
-            with open(self.name, 'rb') as file:
-                data = file.read(MAX_STATE + 1)
-        except FileNotFoundError:
-            return {}, set()
+            data = within(STATE_TIME, self._read)
         except OSError as error:
-            raise StartError('--state %s: %s' % (printable(self.name), error.strerror))
+            raise StartError('--state %s: %s' % (printable(self.name), error.strerror or error))
+        if data is None:
+            return {}, []
         try:
             return parse_state(data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Error) as error:
-            aside = '%s.damaged-%s' % (self.name, datetime.datetime.now().strftime('%Y%m%d-%H%M%S'))
+            aside = '%s.damaged-%s' % (self._path, datetime.datetime.now().strftime('%Y%m%d-%H%M%S'))
             try:
-                os.replace(self.name, aside)
+                os.replace(self._path, aside)
             except OSError as problem:
                 raise StartError('--state %s: is damaged, and cannot be set aside: %s'
                                  % (printable(self.name), problem.strerror))
             logger.warning('--state %s is damaged (%s); it is kept as %s, and a new one is begun', self.name,
                            printable(str(error))[:100] or type(error).__name__, aside)
-            return {}, set()
+            return {}, []
+
+    def _read(self):
+        """Its bytes, or None when it is not there.  OSError."""
+        self._path = os.path.realpath(self.name)
+        try:
+            number = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer would hang
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise OSError(errno.EINVAL, 'is not a regular file; give the name of one')
+        self._hold(number)
+        with os.fdopen(os.dup(number), 'rb') as file:
+            return file.read(MAX_STATE + 1)
+
+    def _hold(self, number):
+        """Lock this descriptor of the file, instead of the one before.  OSError when another dispyadmin has it."""
+        try:
+            if fcntl:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(number)
+            raise OSError(errno.EBUSY, 'is used by another dispyadmin; give each its own file')
+        except OSError as error:
+            logger.debug('--state %s cannot be locked: %s', self.name, error)  # some network mounts
+        before, self._held = self._held, number
+        if before is not None:
+            os.close(before)
 
     def write(self, kept, forgotten):
-        """OSError."""
-        value = {'dispyadmin': 1, 'forgotten': sorted(forgotten), 'nodes': {
-            node_id: dict(its, wanted={key: wanted._asdict() for key, wanted in its['wanted'].items()},
-                          drain=its['drain'] and its['drain']._asdict()) for node_id, its in sorted(kept.items())}}
-        folder = os.path.dirname(os.path.abspath(self.name))
-        number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=folder)  # for its owner alone
+        """Replace what is in it.  OSError."""
+        data = json.dumps(state_json(kept, forgotten), indent=1).encode('ascii')
+        with self._lock:
+            within(STATE_TIME, lambda: self._replace(data))
+
+    def _replace(self, data):
+        number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=os.path.dirname(self._path))  # for its owner alone
         try:
-            with os.fdopen(number, 'w', encoding='ascii') as file:
-                json.dump(value, file, indent=1)
+            with os.fdopen(os.dup(number), 'wb') as file:
+                file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.name)
+                os.fsync(number)
+            self._hold(number)
+            os.replace(temporary, self._path)
+            sync_folder(os.path.dirname(self._path))
         except BaseException:
             os.unlink(temporary)
             raise
 
+    def close(self):
+        """Give it up."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+
+def sync_folder(folder):
+    """Make what was renamed in a folder last, where the system can."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(number)
+    except OSError:
+        pass
+    finally:
+        os.close(number)
+
+
+def within(seconds, call):
+    """What `call()` returns or raises, on a thread of its own; OSError when it takes longer."""
+    result, = run_parallel(lambda call: (call(),), [call], seconds)
+    if result is None:
+        raise OSError(errno.ETIMEDOUT, 'does not answer within %g seconds' % seconds)
+    return result[0]
+
+
+def state_json(kept, forgotten):
+    """What stands in a state file."""
+    return {'dispyadmin': 2, 'forgotten': forgotten, 'nodes': {
+        node_id: {'added': its['added'], 'zone': its['clock'].zone, 'ahead': its['clock'].ahead,
+                  'settings': {key: {'action': setting.action, 'asked': setting.asked, 'value': setting.value,
+                                     'operation': setting.operation}
+                               for key, setting in its['desired'].items() if key != 'drain'},
+                  'drain': its['desired']['drain']._asdict() if 'drain' in its['desired'] else None}
+        for node_id, its in sorted(kept.items())}}
+
 
 def parse_state(data):
-    """What a state file says: ({id: kept}, forgotten ids).  ValueError, KeyError, TypeError, AttributeError,
-    InputError."""
+    """What a state file says, of this version or of 1.0: ({id: kept}, forgotten ids).  ValueError, KeyError, TypeError,
+    AttributeError, InputError."""
     if len(data) > MAX_STATE:
         raise ValueError('more than %d bytes' % MAX_STATE)
     value = json.loads(data.decode('utf-8'))
-    if value['dispyadmin'] != 1:
+    if value['dispyadmin'] not in (1, 2):
         raise ValueError('of another version')
-    nodes = {}
-    for node_id, its in value['nodes'].items():
-        wanted = {}
-        for key, fields in its['wanted'].items():
-            its_wanted = Wanted(fields['action'], fields['asked'], fields['value'])
-            if control_of(its_wanted).key != key or its_wanted.value is not None and _real(its_wanted.value, -1) is None:
-                raise ValueError('%s of %s' % (key, node_id))
-            wanted[key] = its_wanted
-        drain = its['drain'] and Drain(**its['drain'])
-        if drain and not is_drain(drain):
-            raise ValueError('drain of %s' % node_id)
-        if its['zone'] is not None:
-            check_whole('zone', its['zone'], -DAY, DAY, '')
-        nodes[check_id(node_id)] = {'added': its['added'] is True, 'wanted': wanted, 'drain': drain, 'zone': its['zone']}
-    return nodes, {check_id(node_id) for node_id in value['forgotten']}
+    read = _read_kept if value['dispyadmin'] == 2 else _read_kept_of_1_0
+    nodes = {check_id(node_id): read(its) for node_id, its in value['nodes'].items()}
+    return nodes, [check_id(node_id) for node_id in value['forgotten']][-MAX_FORGOTTEN:]
 
 
-def is_drain(drain):
-    """Whether each field of this Drain, which comes from a file, is what it can be."""
-    return (drain.then in THENS and _real(drain.since) is not None and
-            (drain.idle is None or _real(drain.idle) is not None) and
-            (drain.restore is None or _integer(drain.restore) is not None) and drain.by == _text(drain.by))
+def _read_kept(its):
+    desired = {key: _read_setting(key, fields) for key, fields in its['settings'].items()}
+    if its['drain'] is not None:
+        desired['drain'] = check_drain(Drain(**its['drain']))
+    for field in ('zone', 'ahead'):
+        if its[field] is not None:
+            check_whole(field, its[field], -MAX_TIME, MAX_TIME, '')
+    return {'added': its['added'] is True, 'clock': NodeClock(its['zone'], its['ahead']), 'desired': desired}
+
+
+def _read_kept_of_1_0(its):
+    drain = its['drain'] and dict({'note': None, 'returning': False, 'operation': 0, 'had': its['drain']['restore']},
+                                  **{key: value for key, value in its['drain'].items() if key != 'restore'})
+    return _read_kept({'added': its['added'], 'zone': its['zone'], 'ahead': None, 'settings': its['wanted'], 'drain': drain})
+
+
+def _read_setting(key, fields):
+    setting = SETTINGS[fields['action']](**fields['asked'])
+    value, operation = fields['value'], fields.get('operation')
+    if setting.key != key or value is not None and _real(value, -1, MAX_TIME) is None:
+        raise ValueError('the setting %s' % key)
+    return setting.of(None if operation is None else _integer(operation, 0, 2 ** 53), value)
+
+
+def check_drain(drain):
+    """This Drain, which comes from a file, when each field is what it can be; else ValueError."""
+    times = [drain.since] + ([] if drain.idle is None else [drain.idle])
+    good = (drain.then in THENS and all(_real(at, 0, MAX_TIME) is not None for at in times) and
+            (drain.had is None or _integer(drain.had, 0, MAX_CPUS) is not None) and drain.by == _text(drain.by) and
+            (drain.note is None or drain.note == _text(drain.note)) and type(drain.returning) is bool and
+            _integer(drain.operation, 0, 2 ** 53) is not None)
+    if not good:
+        raise ValueError('a drain')
+    return drain
 
 
 def check_id(node_id):
@@ -10185,7 +11092,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         """Who asks (By): the address, and on loopback the user's name where the kernel tells it."""
         address = peer_address(self.client_address)
         user = connection_user(self.connection) if is_loopback(address) else None
-        return By(address, user_name(user) if user is not None else None)
+        return Actor(address, user_name(user) if user is not None else None, None)
 
     # --- what is asked for ---
 
@@ -10257,14 +11164,14 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def send_get_operations(self, *_):
         """Those under way, and the last ones."""
-        self._send_json({'operations': [operation.summary() for operation in self.server.admin.journal.operations()[:20]]})
+        self._send_json({'operations': [plan.summary() for plan in self.server.admin.journal.plans()[:20]]})
 
     def send_get_events(self, _, query):
         """The newest so many (limit), each with so many changes; or that of one operation, whole."""
         number = query.get('operation', [None])[0]
         events = self.server.admin.journal.events()
         if number is not None:
-            events = [event for event in events if event.operation and str(event.operation.number) == number]
+            events = [event for event in events if event.plan and str(event.plan.number) == number]
         most = MAX_CHANGES if number is not None else take_number(query, 'changes', MAX_EVENT_NODES)
         events = events[:take_number(query, 'limit', MAX_EVENTS)]
         self._send_json({'time': time.time(), 'events': [event.json(most) for event in events]})
@@ -10444,58 +11351,54 @@ def take_ids(handler, ids, group):
     return handler.server.admin.ids_of_group(group)
 
 
-def post_drain(handler, _, body):
-    """Drain nodes: let them take no new jobs, and then ..."""
-    then, ids, group, label = take_fields(body, ['then'], ['nodes', 'group', 'label'])
-    return operation_json(*handler.server.admin.drain(take_ids(handler, ids, group), then, handler.by(), check_label(label)))
+def plan_route(make, *fields):
+    """The function for requests that change nodes: `make(admin, ids, by, label, *values of the fields)` is their Plan.
 
-
-def post_cancel_drain(handler, _, body):
-    """Drain nodes no more."""
-    ids, group, label = take_fields(body, (), ['nodes', 'group', 'label'])
-    return operation_json(*handler.server.admin.cancel_drain(take_ids(handler, ids, group), handler.by(),
-                                                             check_label(label)))
-
-
-def post_reapply(handler, _, body):
-    """Set again what was set, at these nodes or at all that have drifted."""
-    ids, group, label = take_fields(body, (), ['nodes', 'group', 'label'])
-    ids = None if ids is None and group is None else take_ids(handler, ids, group)
-    return operation_json(*handler.server.admin.reapply(ids, handler.by(), check_label(label)))
-
-
-def post_accept(handler, _, body):
-    """Take nodes as they are."""
-    ids, group = take_fields(body, (), ['nodes', 'group'])
-    return {'results': handler.server.admin.accept(take_ids(handler, ids, group), handler.by())}
-
-
-def post_control(make, *fields):
-    """The function for requests that set something at nodes: `make` is the Control that is made with these fields.
-
-    With "preview": true it says what would come of it.  A "label" finds the operation among those that run.
+    With "preview": true it says what would come of it.  A "label" finds the plan among those that run.
     """
     def post(handler, _, body):
-        values = take_fields(body, fields, ['nodes', 'group', 'preview', 'label'])
-        ids, group, preview, label = values[len(fields):]
-        ids, preview, label = take_ids(handler, ids, group), check_flag('preview', preview), check_label(label)
-        control_, admin = make(*values[:len(fields)]), handler.server.admin
-        if preview:
-            return {'results': admin.preview(ids, control_), 'title': control_.title()}
-        return operation_json(*admin.control(ids, control_, handler.by(), label))
+        values = take_fields(body, (), ['nodes', 'group', 'preview', 'label'] + list(fields))
+        ids, group, preview, label = values[:4]
+        preview, label, admin = check_flag('preview', preview), check_label(label), handler.server.admin
+        for field in fields:
+            if field not in body and field not in OPTIONAL:
+                raise InputError('%s: is missing' % field)
+        ids = None if make in ALL_NODES and ids is None and group is None else (
+            () if make is plan_undo else take_ids(handler, ids, group))
+        plan = make(admin, ids, handler.by(), label, *values[4:])
+        return admin.preview(plan) if preview else plan_json(plan, admin.run(plan))
     return post
 
 
-def operation_json(operation, results):
-    """The answer to a request that set something."""
-    return {'operation': operation.number, 'undo': operation.can_undo(), 'results': results}
+def plan_json(plan, results):
+    """The answer to a request that changed nodes."""
+    return {'operation': plan.number, 'undo': plan.can_undo(), 'results': results}
 
 
-def post_undo(handler, _, body):
-    """Give nodes back what they had before an operation."""
-    number, label = take_fields(body, ['operation'], ['label'])
+def plan_set(kind):
+    """Makes a Plan that sets this kind of setting."""
+    return lambda admin, ids, by, label, *values: admin.plan_setting(ids, kind(*values), by, label)
+
+
+def plan_drain(admin, ids, by, label, then, note):
+    """A drain; it stays when not told otherwise."""
+    then = STAY if then is None else then
+    if then not in THENS:
+        raise InputError('then: must be "restore", "end" or "stay"')
+    if note is not None and not (isinstance(note, str) and len(note) <= MAX_TEXT and note.isprintable()):
+        raise InputError('note: must be a text of at most %d printable characters' % MAX_TEXT)
+    return admin.plan_drain(ids, by, label, then, note or None)
+
+
+def plan_undo(admin, _, by, label, number):
+    """An undo of an operation."""
     check_whole('operation', number, 1, 2 ** 53, '')
-    return operation_json(*handler.server.admin.undo(number, handler.by(), check_label(label)))
+    return admin.plan_undo(number, by, label)
+
+
+OPTIONAL = ('then', 'note')  # fields of plans that may be left out
+ALL_NODES = (Admin.plan_reapply, Admin.plan_accept)  # plans that without nodes are for all that have drifted
+ALL_NODES = tuple(ALL_NODES)
 
 
 def check_flag(field, value):
@@ -10515,8 +11418,9 @@ def check_label(label):
 def delete_node(handler, node_id, body):
     """Forget a node."""
     take_fields(body)
-    handler.server.admin.forget(node_id, handler.by())
-    return {'results': [success(node_id, 'Forgotten. It comes back when it shows itself again.')]}
+    admin = handler.server.admin
+    admin.node(node_id)  # UnknownNode
+    return plan_json(*(lambda plan: (plan, admin.run(plan)))(admin.plan_forget([node_id], handler.by())))
 
 
 def _static(kind, text):
@@ -10542,14 +11446,16 @@ ROUTES = {
     '/api/secret': {'POST': post_secret},
     '/api/poll': {'POST': post_poll},
     '/api/scan': {'POST': post_scan},
-    '/api/cpus': {'POST': post_control(SetCpus, 'cpus')},
-    '/api/service_time': {'POST': post_control(SetServiceTime, 'control', 'time')},
-    '/api/clients': {'POST': post_control(SetClients, 'clients')},
-    '/api/undo': {'POST': post_undo},
-    '/api/drain': {'POST': post_drain},
-    '/api/cancel_drain': {'POST': post_cancel_drain},
-    '/api/reapply': {'POST': post_reapply},
-    '/api/accept': {'POST': post_accept},
+    '/api/cpus': {'POST': plan_route(plan_set(SetCpus), 'cpus')},
+    '/api/service_time': {'POST': plan_route(plan_set(SetServiceTime), 'control', 'time')},
+    '/api/clients': {'POST': plan_route(plan_set(SetClients), 'clients')},
+    '/api/undo': {'POST': plan_route(plan_undo, 'operation')},
+    '/api/drain': {'POST': plan_route(plan_drain, 'then', 'note')},
+    '/api/return': {'POST': plan_route(Admin.plan_return)},
+    '/api/cancel_drain': {'POST': plan_route(Admin.plan_return)},
+    '/api/reapply': {'POST': plan_route(Admin.plan_reapply)},
+    '/api/accept': {'POST': plan_route(Admin.plan_accept)},
+    '/api/forget': {'POST': plan_route(Admin.plan_forget)},
     '/api/operations': {'GET': RequestHandler.send_get_operations},
     '/api/events': {'GET': RequestHandler.send_get_events},
     '/api/history': {'GET': RequestHandler.send_get_history},
@@ -11016,7 +11922,7 @@ class Console(Worker):
         self._end = end           # called for quit
         self._wakeup = Wakeup()
         self._fd = sys.stdin.fileno()
-        self._by = By('console', user_name(os.geteuid()))
+        self._by = Actor('console', user_name(os.geteuid()), None)
         self._asks_secret = None  # the terminal's attributes from before, while a secret is typed
 
     @staticmethod
@@ -11472,6 +12378,9 @@ def serve(settings):
     if len(workers) > 2:
         tell('Commands: nodes, scan, secret, quit, help')
     select.select([ended.reader], [], [])
+    left = admin.reconciler.left_drained()
+    if left:
+        tell('Left drained, at 0 CPUs, and remembered by nothing (no --state): %s' % ', '.join(left))
     for worker in workers:
         worker.end()
     deadline = time.monotonic() + END_TIME

@@ -11,7 +11,8 @@ import unittest
 from unittest import mock
 
 import dispyadmin
-from dispyadmin import By, Change, Group, InputError, Journal, NodeTable, Operation, SetCpus, Wanted
+from dispyadmin import (Actor, Change, Drain, Group, InputError, Journal, NodeClock, NodeTable, Plan, SetClients, SetCpus,
+                        SetServiceTime, Undo)
 
 from . import lab
 from .test_jobs import JobsTest
@@ -30,34 +31,56 @@ class Values(unittest.TestCase):
         for clock_, hours in (('12:00', 0), ('13:00', 1), ('17:30', 5.5), ('23:00', 11), ('02:00', 14), ('04:00', -8)):
             zone = dispyadmin.zone_of(clock_, noon + 31)
             self.assertEqual(zone, hours * 3600, clock_)
-            self.assertEqual(dispyadmin.clock_in_zone(noon, zone), clock_)
+            self.assertEqual(NodeClock(zone, None).clock(noon), clock_)
+            self.assertEqual(NodeClock(zone, None).clock(NodeClock(zone, 7200).today(clock_, noon - 3600)), clock_)
+
+    def test_moments(self):
+        """A time has its day where that is not today at the node."""
+        noon = 1767182400.0                          # Wednesday
+        clock_ = NodeClock(int(5.5 * 3600), None)
+        for seconds, words in ((noon, '17:30'), (noon + 6.4 * 3600, '23:54'), (noon + 6.6 * 3600, 'tomorrow 00:06'),
+                               (noon - 20 * 3600, 'yesterday 21:30'), (noon + 3 * DAY, 'Sat 17:30'),
+                               (noon + 30 * DAY, '2026-01-30 17:30'), (None, 'none')):
+            self.assertEqual(clock_.moment(seconds, noon), words)
+        self.assertEqual(NodeClock(0, 12 * 3600).moment(noon, noon), 'yesterday 12:00')       # its clock is ahead
 
     def test_drift_of_cpus(self):
         for cpus, now, drifted in ((4, 4, False), (4, 8, True), ('all', 8, False),
                                    ('all', 7, True), (-2, 6, False), (-2, 8, True)):
-            text = Wanted('cpus', {'cpus': cpus}, None).drift(info(cpus=now, max_cpus=8), 0, 0)
+            text = SetCpus(cpus).drift(info(cpus=now, max_cpus=8), dispyadmin.OWN_CLOCK, 0)
             self.assertEqual(text is not None, drifted, (cpus, now, text))
 
     def test_drift_of_clients(self):
         for clients, now, drifted in ((-1, -1, False), (-1, 0, True), (0, 0, False), (0, -1, True), (5, 5, False),
                                       (5, 2, False), (5, -1, True), (5, 6, True)):
-            text = Wanted('clients', {'clients': clients}, None).drift(info(serve=now), 0, 0)
+            text = SetClients(clients).drift(info(serve=now), dispyadmin.OWN_CLOCK, 0)
             self.assertEqual(text is not None, drifted, (clients, now, text))
 
     def test_drift_of_times(self):
-        now = 20000 * DAY + 12 * 3600                # noon, UTC
-        six = 20000 * DAY + 18 * 3600
-        wanted = Wanted('service_time', {'control': 'stop', 'time': '18:00'}, six)
-        for shown, words in ((six, None), (six + DAY, None), (six - 3600, None), (None, 'none instead of 18:00'),
-                             (six - 7200, '16:00 instead of 18:00'), (six - DAY, 'stand still'),
+        zone = int(5.75 * 3600)                      # of no machine that runs this, likely
+        clock_ = NodeClock(zone, None)
+        now = 20000 * DAY + 12 * 3600 - zone         # noon there
+        six = now + 6 * 3600
+        wanted = SetServiceTime('stop', '18:00').of(1, six)
+        for shown, words in ((six, None), (six + DAY, None), (six - 3600, None), (None, 'none, should be 18:00'),
+                             (six - 7200, '16:00, should be 18:00'), (six - DAY, 'stand still'),
                              (six - 9 * DAY, 'stand still')):
-            text = wanted.drift(info(service_stop=shown), now, 0)
+            text = wanted.drift(info(service_stop=shown), clock_, now)
             self.assertEqual(text is None, words is None, (shown, text))
             self.assertIn(words or '', text or '')
-        self.assertIsNone(wanted.drift(info(service_stop=six), six + 3600, 0))     # over, but it is still the same day
-        cleared = Wanted('service_time', {'control': 'end', 'time': None}, None)
-        self.assertIsNone(cleared.drift(info(), now, 0))
-        self.assertIn('was cleared', cleared.drift(info(service_end=six), now, 0))
+        self.assertIsNone(wanted.drift(info(service_stop=six), clock_, six + 3600))     # over, but it is still the same day
+        cleared = SetServiceTime('end', None)
+        self.assertIsNone(cleared.drift(info(), clock_, now))
+        self.assertIn('should be cleared', cleared.drift(info(service_end=six), clock_, now))
+
+    def test_drift_by_summer_time(self):
+        """dispynode moves its times by 24 hours a day: an hour apart is drift where the node's zone is known to be ours."""
+        now = 20000 * DAY + 12 * 3600
+        ours = dispyadmin.own_zone(now)
+        six = now - (now + ours) % DAY + 18 * 3600
+        wanted = SetServiceTime('stop', '18:00').of(1, six)
+        self.assertIn('19:00, should be 18:00', wanted.drift(info(service_stop=six + 3600), NodeClock(ours, None), now))
+        self.assertIsNone(wanted.drift(info(service_stop=six), NodeClock(ours, None), now))
 
     def test_groups(self):
         group = Group('rack1', ['10.1.0.0/16', 'gpu*', '192.168.0.7', 'fd00::/8'])
@@ -67,7 +90,7 @@ class Values(unittest.TestCase):
 
     def test_state_that_makes_no_sense(self):
         node = {'added': True, 'wanted': {}, 'drain': None, 'zone': None}
-        good = {'dispyadmin': 1, 'forgotten': ['10.0.0.1:9701'], 'nodes': {'10.0.0.2:9701': node}}
+        good = {'dispyadmin': 1, 'forgotten': ['10.0.0.1:9701'], 'nodes': {'10.0.0.2:9701': node}}       # of version 1.0
         self.assertEqual(len(dispyadmin.parse_state(json.dumps(good).encode())[0]), 1)
         drain = {'since': 1.0, 'then': 'end', 'restore': 4, 'idle': None, 'by': 'root'}
         for change in ({'dispyadmin': 2}, {'forgotten': ['nowhere']}, {'forgotten': 7}, {'nodes': []},
@@ -93,37 +116,39 @@ class Values(unittest.TestCase):
 
 
 class JournalTest(unittest.TestCase):
-    BY = By('console', 'anna')
+    BY = Actor('console', 'anna', None)
 
-    def operation(self, journal, ids):
-        operation = Operation('cpus', 'Set CPUs to 1', {'cpus': 1}, self.BY, len(ids), control=SetCpus(1))
-        journal.begin(operation)
-        return operation, [Change(node_id, 'done', 2, 1, '') for node_id in ids]
+    def plan(self, journal, ids):
+        plan = Plan(journal.number(), 'cpus', 'Set CPUs to 1', {'cpus': 1}, self.BY, key='cpus')
+        journal.begin(plan)
+        undo = Undo([('cpus', None, SetCpus(1))], info())
+        return plan, [Change(node_id, 'done', 2, 1, '', undo) for node_id in ids]
 
-    def test_undone_once(self):
-        """Of many that ask at the same moment, one undoes it."""
-        journal = Journal()
-        for _ in range(50):
-            operation, changes = self.operation(journal, ['10.0.0.1:9701'])
-            journal.end(operation, changes)
-            with concurrent.futures.ThreadPoolExecutor(8) as pool:
-                asked = [pool.submit(journal.take_undo, operation.number) for _ in range(8)]
-                self.assertEqual([future.exception() is None for future in asked].count(True), 1)
+    def end(self, journal, plan, changes):
+        for change in changes:
+            journal.change(plan, change)
+        journal.end(plan)
+
+    def test_numbers_are_not_given_again(self):
+        first = Journal(lambda: 1000.0)
+        numbers = [first.number() for _ in range(100)]
+        self.assertEqual(numbers, sorted(set(numbers)))
+        self.assertGreater(Journal(lambda: 1001.0).number(), numbers[-1])
 
     def test_bounded(self):
         """The oldest that are over go; one that runs stays, however long it takes."""
         journal = Journal()
-        running, changes = self.operation(journal, ['10.0.0.1:9701'])
+        running, changes = self.plan(journal, ['10.0.0.1:9701'])
         for _ in range(2 * dispyadmin.MAX_EVENTS):
-            journal.end(self.operation(journal, [])[0], [])
-        self.assertLessEqual(len(journal.operations()), dispyadmin.MAX_EVENTS + 1)
-        self.assertIs(journal.operation(running.number), running)
+            self.end(journal, self.plan(journal, [])[0], [])
+        self.assertLessEqual(len(journal.plans()), dispyadmin.MAX_EVENTS + 1)
+        self.assertIs(journal.plan(running.number), running)
         large = ['10.%d.%d.%d:9701' % (i >> 16, i >> 8 & 255, i & 255) for i in range(dispyadmin.MAX_CHANGES)]
-        journal.end(*self.operation(journal, large))
-        journal.end(*self.operation(journal, large))
-        self.assertLessEqual(sum(len(operation.changes) for operation in journal.operations()), dispyadmin.MAX_CHANGES)
-        journal.end(running, changes)
-        self.assertEqual(journal.operations()[-1], running)
+        self.end(journal, *self.plan(journal, large))
+        self.end(journal, *self.plan(journal, large))
+        self.assertLessEqual(sum(len(plan.changes) for plan in journal.plans()), dispyadmin.MAX_CHANGES)
+        self.end(journal, running, changes)
+        self.assertEqual(journal.plans()[-1], running)
 
     def test_what_was_set_by_two_at_once(self):
         """Neither loses what the other set."""
@@ -131,8 +156,8 @@ class JournalTest(unittest.TestCase):
         table.add('10.0.0.1', 9701)
         keys = ['key%d' % number for number in range(100)]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda key: table.want('10.0.0.1:9701', key, Wanted('cpus', {'cpus': 1}, 1)), keys))
-        self.assertEqual(sorted(table.kept('10.0.0.1:9701')['wanted']), sorted(keys))
+            list(pool.map(lambda key: table.edit('10.0.0.1:9701', {key: SetCpus(1)}), keys))
+        self.assertEqual(sorted(table.desired('10.0.0.1:9701')), sorted(keys))
 
 
 class OperationsTest(JobsTest):
@@ -160,7 +185,7 @@ class Outcomes(OperationsTest):
         answer = self.post(admin, 'cpus', [first, second, other], cpus=1)
         event = self.events(admin, 'action')[0]
         self.assertEqual((event['action'], event['asked'], event['operation']), ('cpus', {'cpus': 1}, answer['operation']))
-        self.assertEqual(event['by'], {'address': '127.0.0.1', 'user': getpass.getuser()})
+        self.assertEqual(event['by'], {'address': '127.0.0.1', 'user': getpass.getuser(), 'via': None})
         self.assertEqual(event['outcomes'], {'done': 2, 'locked': 1})
         changes = {change['id']: change for change in event['changes']}
         self.assertEqual((changes[first.id]['before'], changes[first.id]['after']), (machine, 1))
@@ -316,7 +341,7 @@ class Drift(OperationsTest):
         node = self.restart(node)
         machine = node.info()['max_cpus']
         shown = admin.wait_node(node, timeout=20, drift=lambda drift: drift and len(drift) == 3)
-        self.assertIn('CPUs: %d instead of 1.' % machine, shown['drift'])
+        self.assertIn('CPUs: %d, should be 1.' % machine, shown['drift'])
         self.assertEqual(shown['wanted']['cpus'], {'cpus': 1})
         self.assertEqual(admin.get('/api/nodes')['totals']['drifted'], 1)
         lab.wait_for(lambda: self.events(admin, 'drifted'), what='an event')
@@ -335,7 +360,7 @@ class Drift(OperationsTest):
 
     def test_kept_in_vain(self):
         """What a node refuses is not set again and again."""
-        keeper = dispyadmin.Keeper(None, True, None)
+        keeper = dispyadmin.Reconciler(None, True, None)
         clock = [1000.0]
         with mock.patch('dispyadmin.time.monotonic', lambda: clock[0]):
             times = []
