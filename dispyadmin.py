@@ -1299,8 +1299,8 @@ def same_time(one, other):
 
 
 def order_times(info, wanted, now):
-    """The [(control, Unix time or None)] that bring a node to these `wanted` Times without ending dispynode or its schedule;
-    None when nothing does.
+    """The [(control, Unix time or None)] that bring a node to these `wanted` Times without ending dispynode, and if possible
+    without ending its schedule; None when nothing does.
 
     dispynode moves times by a day, refuses, or ends at once, as the order will have it: all orders are tried, each with
     none or all of the times cleared first, which are 12 at most.
@@ -1309,15 +1309,14 @@ def order_times(info, wanted, now):
     differing = [c for c in SERVICE_TIMES if not same_time(getattr(shown, c), getattr(wanted, c))]
     cleared = [(c, None) for c in SERVICE_TIMES if getattr(shown, c) is not None]
     everything = [c for c in SERVICE_TIMES if getattr(wanted, c) is not None]
-    died = has_lost_schedule(info, now)
+    found = {}
     for first, controls in (([], differing), (cleared, everything)):
         for order in itertools.permutations(controls):
             sent = first + [(c, getattr(wanted, c)) for c in order]
             times, fate = foresee_times(info, sent, now)
-            reached = times is not None and all(map(same_time, times, wanted))
-            if reached and (fate == IDLE or died and fate == DIED):
-                return sent
-    return None
+            if times is not None and all(map(same_time, times, wanted)):
+                found.setdefault(fate, sent)
+    return found.get(IDLE, found.get(DIED))
 
 
 # --- the settings ---
@@ -1649,6 +1648,7 @@ def choose_times(targets, info, clock, ours):
     wanted = times_of(info)._replace(**{
         control: target.unix(clock, ours) if isinstance(target, SetServiceTime) else target
         for control, target in targets.items()})
+    wanted = Times(*[None if at is None else clock.today(clock.clock(at), ours) for at in wanted])
     sent = order_times(info, wanted, clock.now(ours))
     if sent is None:
         names = ', '.join('%s %s' % (c.capitalize(), clock.clock(getattr(wanted, c))) for c in SERVICE_TIMES
@@ -12369,8 +12369,13 @@ def serve(settings):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     workers = [admin, server] + ([Console(admin, ended.set)] if Console.is_possible() else [])
-    for worker in workers:
-        worker.start()
+    try:
+        for worker in workers:
+            worker.start()
+    except StartError:
+        admin.discard()
+        server.finish()
+        raise
     if not server.loopback and not server.tls:
         logger.warning('the page is served beyond this machine without TLS: secrets and the token travel in clear; '
                        'give --certfile, or keep it on localhost and use a tunnel')

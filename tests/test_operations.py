@@ -12,7 +12,7 @@ from unittest import mock
 
 import dispyadmin
 from dispyadmin import (Actor, Change, Drain, Group, InputError, Journal, NodeClock, NodeTable, Plan, SetClients, SetCpus,
-                        SetServiceTime, Undo)
+                        SetServiceTime)
 
 from . import lab
 from .test_jobs import JobsTest
@@ -121,7 +121,7 @@ class JournalTest(unittest.TestCase):
     def plan(self, journal, ids):
         plan = Plan(journal.number(), 'cpus', 'Set CPUs to 1', {'cpus': 1}, self.BY, key='cpus')
         journal.begin(plan)
-        undo = Undo([('cpus', None, SetCpus(1))], info())
+        undo = dispyadmin.Undo([('cpus', None, SetCpus(1))], info())
         return plan, [Change(node_id, 'done', 2, 1, '', undo) for node_id in ids]
 
     def end(self, journal, plan, changes):
@@ -253,7 +253,8 @@ class Outcomes(OperationsTest):
                                  ('cpus', {'cpus': 1}, 'nodes'), ('cpus', {'group': 'x', 'cpus': 1}, 'group'),
                                  ('undo', {'operation': 999}, 'operation'), ('undo', {'operation': 'x'}, 'operation'),
                                  ('drain', {'nodes': [node.id], 'then': 'x'}, 'then'),
-                                 ('drain', {'nodes': [node.id]}, 'then')):
+                                 ('drain', {'nodes': [node.id], 'note': 7}, 'note'),
+                                 ('drain', {'nodes': [node.id], 'note': 'a\nb'}, 'note')):
             with self.subTest(body):
                 answer = admin.request('POST', '/api/' + path, body)
                 self.assertEqual(answer.status, 400)
@@ -426,11 +427,11 @@ class Drains(OperationsTest):
         lab.wait_for(lambda: any('AttributeError' in line for line in node.out + node.err), what='its schedule fails')
         self.post(admin, 'drain', [node], then='end')
         told = lab.wait_for(lambda: self.events(admin, 'drained'), 60, 'the event')[0]
-        self.assertIn('does not end there', told['message'])
+        self.assertIn('does not exit', told['message'])
         self.assertTrue(node.running())
         self.assertTrue(admin.node(node)['drain']['idle'])
         result, = self.post(admin, 'service_time', [node], control='end', time='now')['results']
-        self.assertIn('end it there by hand', result['message'])
+        self.assertIn('does not exit', result['message'])
         node.kill()
         admin.wait_node(node, state='unreachable', drain=None)
 
@@ -442,13 +443,19 @@ class Drains(OperationsTest):
         self.assertEqual(node.managed(), machine)
         self.assertIsNone(admin.node(node)['drain'])
 
-    def test_given_cpus_by_hand(self):
+    def test_given_cpus_while_drained(self):
+        """What is set at a drained node is what it gets on its return; it stays drained, and says so."""
         admin, (node,) = self.cluster(1)
         self.post(admin, 'drain', [node], then='stay')
         admin.wait_node(node, timeout=20, drain=lambda drain: drain and drain['idle'])
-        self.post(admin, 'cpus', [node], cpus=1)
-        self.assertIsNone(admin.node(node)['drain'])
-        self.assertEqual(node.managed(), 1)
+        result, = self.post(admin, 'cpus', [node], cpus=1, preview=True)['results']
+        self.assertIn('Stays drained', result['message'])
+        answer = self.post(admin, 'cpus', [node], cpus=1)
+        self.assertIn('Stays drained', answer['results'][0]['message'])
+        self.assertTrue(answer['results'][0]['ok'])
+        self.assertEqual((admin.node(node)['drain']['restore'], node.managed()), (1, 0))
+        self.assertTrue(self.post(admin, 'return', [node])['results'][0]['ok'])
+        self.assertEqual((admin.node(node)['drain'], node.managed()), (None, 1))
 
     def test_stay_and_restart(self):
         """It stays without jobs, also when somebody starts it again, and when dispyadmin is."""
@@ -503,7 +510,8 @@ class State(OperationsTest):
 
     def test_place_that_cannot_be_written(self):
         nowhere = os.path.join(self.folder(), 'none', 'state')
-        for name, word in ((self.folder(), '[Dd]irectory'), (nowhere, 'cannot be written')):
+        for name, word in ((self.folder(), 'not a regular file'), ('/dev/null', 'not a regular file'),
+                           (nowhere, 'cannot be written')):
             status, _, err = self.run_script('--state', name)
             self.assertEqual(status, 1, err)
             self.assertRegex(err, '--state .*%s' % word)
