@@ -7785,7 +7785,6 @@ PAGE_JS = r'''/* dispyadmin's page.
   const READ_OUT = 5;             // up to so many lines a screen reader reads by itself; above, only the summary
   const CHOICES = 100;            // links offered by the node chooser
   const PROGRESS = .5;            // seconds between looks at how far an operation is
-  const PARALLEL = 4;             // DELETE requests under way at once; browsers allow six connections
   const END_PATIENCE = 15;        // seconds that a drained dispynode may take to end
   const ADDRESS_PAUSE = .3;       // seconds until what the table shows is in the address of the page
   const CSV_STEP = 500;           // nodes written as CSV at one go
@@ -9710,34 +9709,13 @@ PAGE_JS = r'''/* dispyadmin's page.
 
   // ---- forget
 
-  async function forgetOne(id) {
-    try {
-      const reply = await request('DELETE', 'api/nodes/' + encodeURIComponent(id));
-      return (reply.results || [])[0] || {id: id, ok: true, message: 'forgotten'};
-    } catch (error) {
-      return {id: id, ok: false, outcome: error.status ? 'refused' : 'failed', message: error.message};
-    }
-  }
-
-  async function forgetAll(ids, title) {
-    const results = [];
-    let next = 0;
-    const worker = async function () {
-      while (next < ids.length) {
-        next += 1;
-        results.push(await forgetOne(ids[next - 1]));
-        if (results.length % 100 === 0) setText(els['outcome-summary'], title + '\u2026 ' + asCount(results.length) + ' done');
-      }
-    };
-    await Promise.all(Array.from({length: PARALLEL}, worker));
-    return {results: results};
-  }
-
   async function forget() {
     const ids = targetIds();
     if (!ids.length) return;
     const title = 'Forget ' + nodesText(ids);
-    const reply = await act(els['forget-form'], title, function () { return forgetAll(ids, title); });
+    const reply = await act(els['forget-form'], title, function (label) {
+      return request('POST', 'api/forget', {nodes: ids, label: label});
+    });
     if (!reply) return;
     if (view.name === 'node') go('admin.html' + addressQuery());
     els['outcome-summary'].focus({preventScroll: true});  // the button that was pressed is disabled now

@@ -1,0 +1,358 @@
+"""What is set at nodes can be trusted: where two features meet, when answers are late or lost, when programs are killed."""
+
+import json
+import os
+import threading
+import time
+
+from . import lab, wire
+from .test_operations import OperationsTest
+
+
+class Slow(wire.FakeNode):
+    """A fake node whose answers to controls wait for `gate`, and whose replies can be lost."""
+
+    def __init__(self, *args, **kwargs):
+        self.gate, self.lose = threading.Event(), False
+        self.gate.set()
+        self.waiting = threading.Event()
+        super().__init__(*args, **kwargs)
+
+    def answer(self, tag, auth, value):
+        if tag in ('SET_CPUS', 'SERVICE_TIME', 'SERVE_CLIENTS') and not (value or {}).get('control') == 'none':
+            self.waiting.set()
+            self.gate.wait(30)
+            answer = super().answer(tag, auth, value)
+            if self.lose:
+                raise EOFError('lost')
+            return answer
+        return super().answer(tag, auth, value)
+
+    def managed(self):
+        return self.info['cpus'] + self.info['busy']
+
+
+class TrustTest(OperationsTest):
+    def fakes(self, count, *options):
+        nodes = [self.start(Slow, self.address(), self.info_port + 1, 'open', cpus=8, name='n%d' % i) for i in range(count)]
+        admin = self.admin('--secret', 'open', *options)
+        for node in nodes:
+            self.assertTrue(admin.add(node)['ok'])
+        return [admin] + nodes
+
+    def beside(self, call):
+        """Call in a thread of its own; its result is asked for with join()."""
+        with_result = []
+        thread = threading.Thread(target=lambda: with_result.append(call()))
+        thread.start()
+        self.addCleanup(thread.join)
+        return lambda: (thread.join(40), with_result[0])[1]
+
+
+class Meeting(TrustTest):
+    def test_drain_of_one_while_a_control_waits_for_another(self):
+        admin, one, slow = self.fakes(2)
+        slow.gate.clear()
+        result = self.beside(lambda: self.post(admin, 'cpus', [one, slow], cpus=4))
+        self.assertTrue(slow.waiting.wait(10))
+        lab.wait_for(lambda: one.managed() == 4, what='the quick one is set')
+        self.assertTrue(self.post(admin, 'drain', [one], then='stay')['results'][0]['ok'])
+        slow.gate.set()
+        self.assertTrue(all(r['ok'] for r in result()['results']))
+        shown = admin.wait_node(one, cpus=0, drain=lambda drain: drain)
+        self.assertEqual((one.managed(), shown['drain']['restore']), (0, 4))
+        self.post(admin, 'return', [one])
+        self.assertEqual((one.managed(), admin.node(one)['drain']), (4, None))
+
+    def test_later_value_is_remembered(self):
+        admin, one, slow = self.fakes(2)
+        slow.gate.clear()
+        result = self.beside(lambda: self.post(admin, 'cpus', [one, slow], cpus=4))
+        self.assertTrue(slow.waiting.wait(10))
+        lab.wait_for(lambda: one.managed() == 4, what='the quick one is set')
+        self.post(admin, 'cpus', [one], cpus=2)
+        slow.gate.set()
+        result()
+        self.assertEqual((admin.node(one)['wanted'], one.managed()), ({'cpus': {'cpus': 2}}, 2))
+
+    def test_two_drains(self):
+        """The second remembers what the node had before the first."""
+        admin, node = self.fakes(1)
+        node.gate.clear()
+        first = self.beside(lambda: self.post(admin, 'drain', [node], then='stay'))
+        self.assertTrue(node.waiting.wait(10))
+        second = self.beside(lambda: self.post(admin, 'drain', [node], then='stay', note='again'))
+        lab.wait_for(lambda: admin.node(node)['drain'] and admin.node(node)['drain']['note'] == 'again', what='the second')
+        node.gate.set()
+        first(), second()
+        self.assertEqual(admin.node(node)['drain']['restore'], 8)
+        self.post(admin, 'return', [node])
+        self.assertEqual(node.managed(), 8)
+
+    def test_forget_in_the_middle(self):
+        admin, one, slow = self.fakes(2)
+        slow.gate.clear()
+        result = self.beside(lambda: self.post(admin, 'cpus', [one, slow], cpus=4))
+        self.assertTrue(slow.waiting.wait(10))
+        admin.delete('/api/nodes/' + slow.id)
+        slow.gate.set()
+        answers = {r['id']: r for r in result()['results']}
+        self.assertTrue(answers[one.id]['ok'])
+        self.assertEqual(answers[slow.id]['outcome'], 'unknown')
+        self.assertEqual(admin.node(one)['wanted'], {'cpus': {'cpus': 4}})
+
+    def test_forget_refuses_a_drained_node(self):
+        admin, node = self.fakes(1)
+        self.post(admin, 'drain', [node], then='stay')
+        for answer in (self.post(admin, 'forget', [node]), admin.delete('/api/nodes/' + node.id)):
+            self.assertFalse(answer['results'][0]['ok'])
+            self.assertIn('Return it first', answer['results'][0]['message'])
+        self.assertTrue(admin.node(node)['drain'])
+
+
+class Lost(TrustTest):
+    def test_reply_is_lost(self):
+        """The next poll decides: it was taken."""
+        admin, node = self.fakes(1)
+        node.lose = True
+        result, = self.post(admin, 'cpus', [node], cpus=3)['results']
+        self.assertEqual((result['ok'], result['outcome']), (False, 'unreachable'))
+        node.lose = False
+        shown = admin.wait_node(node, cpus=3, state='ready')
+        self.assertEqual(shown['wanted'], {'cpus': {'cpus': 3}})
+        self.assertEqual(len(node.asked('SET_CPUS')), 1)
+
+    def test_never_reached(self):
+        """Nothing of it is remembered."""
+        admin, node = self.fakes(1)
+        node.close()
+        admin.wait_node(node, state='unreachable')
+        for path, values in (('cpus', {'cpus': 3}), ('drain', {'then': 'stay'}), ('clients', {'clients': 3})):
+            result, = self.post(admin, path, [node], **values)['results']
+            self.assertEqual(result['outcome'], 'unreachable')
+        shown = admin.node(node)
+        self.assertEqual((shown['wanted'], shown['drain']), (None, None))
+
+    def test_return_is_pending(self):
+        admin, node = self.fakes(1)
+        self.post(admin, 'drain', [node], then='stay')
+        node.close()
+        admin.wait_node(node, state='unreachable')
+        result, = self.post(admin, 'cancel_drain', [node])['results']
+        self.assertEqual(result['outcome'], 'pending')
+        self.assertTrue(admin.node(node)['drain']['pending'])
+        again = self.start(Slow, node.address, node.port, 'open', cpus=8, name='again')
+        again.info['cpus'] = 0
+        lab.wait_for(lambda: again.managed() == 8, 30, 'it gets its CPUs back')
+        admin.wait_node(node, drain=None, state='ready')
+
+    def test_end_is_sent_once(self):
+        admin, node = self.fakes(1)
+        node.lose = True
+        self.post(admin, 'service_time', [node], control='end', time='now')
+        admin.wait_node(node, state=lambda state: state != 'unreachable')
+        time_ = [value for value in node.asked('SERVICE_TIME') if value['control'] == 'end_time']
+        self.assertEqual(len(time_), 1)
+
+    def test_unreadable_reply_is_no_lost_node(self):
+        admin, node = self.fakes(1)
+        node.outcome, plain = lambda tag, value: 'nonsense' if tag == 'SET_CPUS' else plain(tag, value), node.outcome
+        result, = self.post(admin, 'cpus', [node], cpus=3)['results']
+        self.assertFalse(result['ok'])
+        self.assertEqual(admin.node(node)['state'], 'ready')
+
+
+class UndoAgain(TrustTest):
+    def undo(self, admin, answer, **values):
+        return admin.post('/api/undo', dict(values, operation=answer['operation']))
+
+    def test_only_what_nobody_changed_since(self):
+        admin, one, two = self.fakes(2)
+        answer = self.post(admin, 'cpus', [one, two], cpus=4)
+        self.post(admin, 'cpus', [two], cpus=2)
+        results = {r['id']: r for r in self.undo(admin, answer)['results']}
+        self.assertTrue(results[one.id]['ok'])
+        self.assertIn('changed since', results[two.id]['message'].lower())
+        self.assertEqual((one.managed(), two.managed()), (8, 2))
+
+    def test_unreached_keep_their_undo(self):
+        admin, one, two = self.fakes(2)
+        answer = self.post(admin, 'cpus', [one, two], cpus=4)
+        two.close()
+        admin.wait_node(two, state='unreachable')
+        self.undo(admin, answer)
+        again = self.start(Slow, two.address, two.port, 'open', cpus=8, name='again')
+        again.info['cpus'], again.sign = 4, two.sign
+        admin.wait_node(two, state='ready')
+        results = self.undo(admin, answer)['results']
+        self.assertEqual([(r['id'], r['ok']) for r in results], [(two.id, True)])
+        self.assertEqual((one.managed(), again.managed()), (8, 8))
+
+    def test_redo(self):
+        admin, node = self.fakes(1)
+        answer = self.post(admin, 'cpus', [node], cpus=4)
+        titles, values = [], []
+        for _ in range(4):
+            answer = self.undo(admin, answer)
+            titles.append(admin.get('/api/operations')['operations'][0]['title'])
+            values.append(node.managed())
+        self.assertEqual(titles, ['Undo: Set CPUs to 4', 'Redo: Set CPUs to 4'] * 2)
+        self.assertEqual(values, [8, 4, 8, 4])
+
+    def test_set_cpus_at_a_drained_node(self):
+        """It stays drained, and gets on its return what it had."""
+        admin, node = self.fakes(1)
+        self.post(admin, 'drain', [node], then='stay')
+        answer = self.post(admin, 'cpus', [node], cpus=4)
+        self.undo(admin, answer)
+        self.assertEqual((node.managed(), admin.node(node)['drain']['restore']), (0, 8))
+        self.post(admin, 'return', [node])
+        self.assertEqual(node.managed(), 8)
+
+    def test_drain_and_forget(self):
+        admin, one, two = self.fakes(2)
+        answer = self.post(admin, 'drain', [one, two], then='stay')
+        self.undo(admin, answer)
+        self.assertEqual([n.managed() for n in (one, two)], [8, 8])
+        admin.wait_node(one, drain=None)
+        self.post(admin, 'cpus', [one], cpus=3)
+        answer = self.post(admin, 'forget', [one, two])
+        self.assertEqual(admin.nodes(), {})
+        self.assertEqual(len([e for e in admin.get('/api/events')['events'] if e.get('action') == 'forget']), 1)
+        self.undo(admin, answer)
+        admin.wait_node(one, state='ready', wanted={'cpus': {'cpus': 3}})
+        admin.wait_node(two, state='ready', wanted=None)
+
+    def test_preview(self):
+        """Every request that changes nodes says beforehand what it would do, and sends nothing."""
+        admin, one, two = self.fakes(2)
+        answer = self.post(admin, 'cpus', [one], cpus=4)
+        self.post(admin, 'drain', [two], then='stay')
+        seen = [len(node.requests) for node in (one, two)]
+        for path, values in (('cpus', {'cpus': 2}), ('clients', {'clients': 2}), ('drain', {}), ('return', {}),
+                             ('cancel_drain', {}), ('forget', {}), ('reapply', {}), ('accept', {}),
+                             ('service_time', {'control': 'stop', 'time': '12:00'})):
+            plan = self.post(admin, path, [one, two], preview=True, **values)
+            self.assertEqual(sorted(plan), ['danger', 'results', 'text', 'title'], path)
+            self.assertEqual(len(plan['results']), 2)
+            self.assertTrue(all(r['message'] for r in plan['results']))
+        self.assertIn('--state', self.post(admin, 'drain', [one], preview=True)['text'])
+        plan = self.undo(admin, answer, preview=True)
+        self.assertIn('8 CPUs', plan['results'][0]['message'])
+        tags = {tag for node, count in zip((one, two), seen) for tag, _, _ in node.requests[count:]}
+        self.assertLessEqual(tags, {'NODE_INFO'})
+        self.assertEqual((one.managed(), two.managed()), (4, 0))
+
+
+class Written(TrustTest):
+    def test_before_it_is_sent(self):
+        state = os.path.join(self.folder(), 'state.json')
+        admin, node = self.fakes(1, '--state', state)
+        node.gate.clear()
+        self.beside(lambda: admin.request('POST', '/api/drain', {'nodes': [node.id]}) if admin.running() else None)
+        self.assertTrue(node.waiting.wait(10))
+        with open(state) as file:
+            self.assertEqual(json.load(file)['nodes'][node.id]['drain']['had'], 8)
+        node.gate.set()
+        admin.wait_node(node, cpus=0)
+
+    def test_place_that_cannot_be_written_any_more(self):
+        folder = self.folder()
+        state = os.path.join(folder, 'state.json')
+        admin, node = self.fakes(1, '--state', state)
+        os.rename(folder, folder + '.away')
+        self.addCleanup(os.rename, folder + '.away', folder)
+        result, = self.post(admin, 'drain', [node])['results']
+        self.assertEqual(result['outcome'], 'refused')
+        self.assertIn('--state', result['message'])
+        self.assertEqual((node.managed(), admin.node(node)['drain'], node.asked('SET_CPUS')), (8, None, []))
+
+    def test_second_with_one_file(self):
+        state = os.path.join(self.folder(), 'state.json')
+        admin, node = self.fakes(1, '--state', state)
+        self.post(admin, 'cpus', [node], cpus=3)
+        status, _, err = self.run_script('--state', state, '--info_port', 0, '-i', self.address())
+        self.assertEqual(status, 1, err)
+        self.assertIn('used by another dispyadmin', err)
+        self.assertEqual(admin.node(node)['wanted'], {'cpus': {'cpus': 3}})
+
+    def test_symbolic_link_and_fifo(self):
+        folder = self.folder()
+        target, link = os.path.join(folder, 'target'), os.path.join(folder, 'link')
+        os.symlink(target, link)
+        admin, node = self.fakes(1, '--state', link)
+        self.post(admin, 'cpus', [node], cpus=3)
+        admin.close()
+        self.assertTrue(os.path.islink(link))
+        with open(target) as file:
+            self.assertIn(node.id, file.read())
+        os.mkfifo(os.path.join(folder, 'fifo'))
+        status, _, err = self.run_script('--state', os.path.join(folder, 'fifo'), '--info_port', 0, '-i', self.address())
+        self.assertEqual(status, 1, err)
+        self.assertIn('not a regular file', err)
+
+    def test_what_is_left_without_a_file(self):
+        admin, node = self.fakes(1)
+        self.post(admin, 'drain', [node])
+        admin.signal(15)
+        self.assertEqual(admin.wait(), 0)
+        self.assertIn(node.id, admin.output())
+
+    def test_file_of_1_0(self):
+        state = self.write(json.dumps({'dispyadmin': 1, 'forgotten': [], 'nodes': {'%s:%d' % (self.address(), 9): {
+            'added': True, 'zone': 3600, 'wanted': {'cpus': {'action': 'cpus', 'asked': {'cpus': 2}, 'value': 2}},
+            'drain': {'since': 1.0, 'then': 'stay', 'restore': 4, 'idle': None, 'by': 'root'}}}}), 'state.json')
+        admin = self.admin('--state', state)
+        shown = list(admin.nodes().values())[0]
+        self.assertEqual((shown['wanted'], shown['drain']['restore'], shown['drain']['by']), ({'cpus': {'cpus': 2}}, 2, 'root'))
+        self.assertEqual(os.listdir(os.path.dirname(state)), ['state.json'])
+
+
+class Clocks(OperationsTest):
+    def test_end_now_with_a_later_stop(self):
+        """dispynode would move End to tomorrow: what stands in the way is cleared, and it ends."""
+        admin, (node,) = self.cluster(1)
+        later = time.strftime('%H:%M', time.localtime(time.time() + 7200))
+        if later < time.strftime('%H:%M'):
+            later = '23:59'
+        self.post(admin, 'service_time', [node], control='stop', time=later)
+        result, = self.post(admin, 'service_time', [node], control='end', time='now')['results']
+        self.assertTrue(result['ok'], result)
+        lab.wait_for(lambda: not node.running(), 20, 'dispynode exits')
+
+    def test_start_now_alone(self):
+        """dispynode moves Start to tomorrow, and accepts no jobs until then: the preview and the outcome say so."""
+        admin, (node,) = self.cluster(1)
+        preview, = self.post(admin, 'service_time', [node], control='start', time='now', preview=True)['results']
+        result, = self.post(admin, 'service_time', [node], control='start', time='now')['results']
+        for said in (preview, result):
+            self.assertIn('Accepts jobs from tomorrow', said['message'])
+        self.assertEqual(admin.wait_node(node, state='stopped')['service_start'], node.info()['service_start'])
+
+    def test_undo_restores_all_three(self):
+        admin, (node,) = self.cluster(1)
+        late = time.strftime('%H:%M', time.localtime(time.time() + 7200))
+        self.post(admin, 'service_time', [node], control='start', time='00:01')
+        self.post(admin, 'service_time', [node], control='stop', time=late)
+        before = node.info()
+        answer = self.post(admin, 'service_time', [node], control='stop', time=None)
+        self.assertIn('tomorrow', answer['results'][0]['message'])            # Start was moved
+        self.assertTrue(admin.post('/api/undo', {'operation': answer['operation']})['results'][0]['ok'])
+        after = node.info()
+        for key in ('service_start', 'service_stop', 'service_end'):
+            self.assertEqual(after[key] is None, before[key] is None, key)
+            if after[key] is not None:
+                self.assertLess(min((after[key] - before[key]) % 86400, (before[key] - after[key]) % 86400), 90)
+
+    def test_undo_never_ends_dispynode(self):
+        admin, (node,) = self.cluster(1)
+        late = time.strftime('%H:%M', time.localtime(time.time() + 120))
+        self.post(admin, 'service_time', [node], control='end', time=late)
+        answer = self.post(admin, 'service_time', [node], control='end', time=None)
+        end = node.info()['service_end']
+        self.assertIsNone(end)
+        lab.wait_for(lambda: time.strftime('%H:%M', time.localtime(time.time() + 55)) >= late, 90, 'its hour is near')
+        results = admin.post('/api/undo', {'operation': answer['operation']})['results']
+        self.assertIn('Left out', results[0]['message'])
+        self.assertTrue(node.running())
+        self.assertIsNone(node.info()['service_end'])
