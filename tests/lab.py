@@ -3,6 +3,7 @@ here ends with it."""
 
 import atexit
 import concurrent.futures
+import contextlib
 import ctypes
 import http.client
 import json
@@ -310,16 +311,17 @@ _started = []                    # what still runs
 
 
 def finish(made):
-    if made in _started:
-        _started.remove(made)
     made.close()
+    if made in _started:         # not before: what is interrupted in the middle is finished at the end
+        _started.remove(made)
 
 
 @atexit.register
 def finish_all():
-    """unittest runs no cleanups when it is interrupted."""
-    for made in reversed(list(_started)):
-        finish(made)
+    """unittest runs no cleanups when it is interrupted outside of a test."""
+    while _started:
+        with contextlib.suppress(Exception):     # the others end all the same
+            _started.pop().close()
 
 
 class LabTest(unittest.TestCase):
@@ -537,7 +539,11 @@ class Namespace:
         self.prefix = ['ip', 'netns', 'exec', name]
         self.address = self.address6 = None
         ip('netns', 'add', name)
-        self.ip('link', 'set', 'lo', 'up')
+        try:
+            self.ip('link', 'set', 'lo', 'up')
+        except BaseException:
+            self.close()
+            raise
 
     def ip(self, *words):
         return ip('-n', self.name, *words)
@@ -621,11 +627,10 @@ def need_namespaces():
         raise unittest.SkipTest('network namespaces need root')
     if not shutil.which('ip'):
         raise unittest.SkipTest('no ip program (iproute2)')
-    name = 'da%d-try' % os.getpid()
-    done = subprocess.run(['ip', 'netns', 'add', name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
-    subprocess.run(['ip', 'netns', 'del', name], stderr=subprocess.DEVNULL, timeout=30)
-    if done.returncode:
-        raise unittest.SkipTest('no network namespaces: %s' % done.stdout.decode().strip())
+    try:
+        Namespace('da%d-try' % os.getpid()).close()
+    except AssertionError as error:
+        raise unittest.SkipTest('no network namespaces: %s' % error)
 
 
 # ---- the browser ------------------------------------------------------------
