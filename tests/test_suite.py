@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 import uuid
 
 from . import environment, lab
@@ -186,3 +187,27 @@ class Background(Run):
         self.wait_started(run, 1)
         run.signal(signal.SIGINT)
         self.check_end(run, 130, '1 passed, 1 failed, 0 skipped')
+
+
+class Clock(lab.LabTest):
+    def test_fair(self):
+        """It goes while nothing is to be computed, and stands while others compute instead."""
+        everywhere = os.sched_getaffinity(0)
+        here = min(everywhere)
+        self.addCleanup(os.sched_setaffinity, 0, everywhere)
+        os.sched_setaffinity(0, {here})
+        for _ in range(3):       # on the same processor
+            other = self.start(lab.Process, [sys.executable, '-c', 'print(1, flush=True)\nwhile True: pass'])
+            lab.wait_for(lambda: other.out)
+        clock = lab.FairClock()
+        began, at = clock(), time.monotonic()
+        time.sleep(1)
+        self.assertGreater(clock() - began, 0.8)
+        self.assertLessEqual(clock() - began, time.monotonic() - at)
+        began, at, used = clock(), time.monotonic(), time.thread_time()
+        while time.thread_time() - used < 0.5:
+            pass
+        fair, elapsed = clock() - began, time.monotonic() - at
+        self.assertGreater(elapsed, 1)
+        self.assertGreater(fair, 0.45)
+        self.assertLess(fair, 0.6 * elapsed)
