@@ -11305,7 +11305,9 @@ def _request_nodes(host, port, context, headers):
     connection = http.client.HTTPConnection(host, port, timeout=LIST_ANSWER_TIME)
     try:
         try:
-            connection.connect()
+            connection.sock = socket.create_connection((host, port), LIST_ANSWER_TIME)
+        except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
+            raise _NotHttp()  # it was connected, and ended at once
         except (OSError, UnicodeError):
             raise _NotThere()
         if context:
