@@ -5847,7 +5847,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
       <form id="secret-form" novalidate autocomplete="off">
         <div class="line">
           <label class="field grow"><span class="unseen">Admin secret</span>
-            <input id="secret" type="password" autocomplete="off" autocapitalize="none" spellcheck="false" aria-describedby="secret-hint secret-error"></label>
+            <input id="secret" class="masked" type="text" autocomplete="off" autocapitalize="none" spellcheck="false" data-1p-ignore data-lpignore="true" data-bwignore data-form-type="other" aria-describedby="secret-hint secret-error"></label>
           <button id="secret-set">Set</button>
         </div>
         <label class="check"><input id="secret-show" type="checkbox"> Show</label>
@@ -6137,6 +6137,7 @@ input[type="text"], input[type="search"], input[type="number"], input[type="pass
   border-radius: .375rem;
 }
 input::placeholder { color: var(--muted); opacity: 1; }
+.masked { -webkit-text-security: disc; }
 input[aria-invalid] { border-color: var(--unreachable); box-shadow: 0 0 0 1px var(--unreachable); }
 input[type="checkbox"] { width: 1rem; height: 1rem; margin: 0; accent-color: var(--accent); }
 
@@ -8780,8 +8781,11 @@ PAGE_JS = r'''/* dispyadmin's page.
     return undefined;
   }
 
+  // A field of type password would be offered to password managers, which are not asked to keep this.
   function showSecret() {
-    els.secret.type = els['secret-show'].checked ? 'text' : 'password';
+    const masked = !els['secret-show'].checked;
+    els.secret.classList.toggle('masked', masked);
+    els.secret.type = masked && !CSS.supports('-webkit-text-security', 'disc') ? 'password' : 'text';
   }
 
   // ======== Question ========
