@@ -9657,7 +9657,8 @@ class WebServer(Worker):
                 sock.close()
             raise StartError('--http_host %s, --http_port %d: %s%s' % (
                 printable(host), port, problem.strerror,
-                '; is dispyadmin running already? Give another port' if problem.errno == errno.EADDRINUSE else ''))
+                "; dispyadmin may run already, or dispy's own web server (dispyscheduler --httpd, dispy.httpd) uses it; "
+                'give another --http_port' if problem.errno == errno.EADDRINUSE else ''))
         return sockets
 
     def url(self, host):
@@ -10995,7 +10996,8 @@ def place_key(node):
 
 # --- from a dispyadmin that runs ---
 
-NO_DISPYADMIN = '--list: what runs at %s is no dispyadmin; give another --http_port'
+NO_DISPYADMIN = ("--list: what runs at %s is no dispyadmin, perhaps dispy's own web server (dispyscheduler --httpd); give "
+                 'another --http_port')
 
 
 class _NotThere(Exception):
