@@ -32,6 +32,7 @@ The module reads from top to bottom: facts, values, state, threads, surface, ent
 """
 import argparse
 import ast
+import base64
 import collections
 import configparser
 import csv
@@ -3388,9 +3389,20 @@ def set_back(control, before, zone):
 # Journal: who asked what, and what happened
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Who asks: an address, or "console"; and the user's name where the kernel tells it.
-By = collections.namedtuple('By', 'address user')
-ITSELF = By('dispyadmin', None)  # nobody: what dispyadmin does by itself, as it was told to before
+class By(collections.namedtuple('By', 'address user via')):
+    """Who asks: an address, or "console"; the user's name where the kernel tells it; the address of the proxy that tells
+    the client's, or None."""
+
+    __slots__ = ()
+
+    def __new__(cls, address, user=None, via=None):
+        return super().__new__(cls, address, user, via)
+
+    def __str__(self):
+        return (self.user or self.address) + (' (via %s)' % self.via if self.via else '')
+
+
+ITSELF = By('dispyadmin')  # nobody: what dispyadmin does by itself, as it was told to before
 
 # One node's part in an operation.  `before` and `after` are values of the node; after is None where it did not work.
 Change = collections.namedtuple('Change', 'id outcome before after message')
@@ -3552,7 +3564,7 @@ class Journal:
 
 def log_action(action, asked, by, nodes, outcomes):
     """One line for each thing that somebody did, whose end is JSON."""
-    line = collections.OrderedDict(action=action, by=by.address, user=by.user)
+    line = collections.OrderedDict(action=action, by=by.address, user=by.user, via=by.via)
     line.update(asked=asked, nodes=list(nodes)[:20], count=len(nodes), **outcomes)
     logger.info('action %s', json.dumps(line))
 
@@ -4151,7 +4163,7 @@ class Admin:
         operation = Operation('drain', 'Drain', {'then': then}, by, len(ids), label)
 
         def run():
-            results, now, who = [], time.time(), by.user or by.address
+            results, now, who = [], time.time(), str(by)
             for result in self.control_each(ids, lambda node_id: SetCpus(0), operation, 'cpus'):
                 if result['ok']:
                     drain = self.table.kept(result['id'])['drain']
@@ -5590,7 +5602,8 @@ def _process_metrics():
 # The page: HTML, CSS and JavaScript, served as they stand
 # ---------------------------------------------------------------------------------------------------------------------
 
-DENIED_HTML = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>dispyadmin</title><h1>dispyadmin</h1><p>'
+DENIED_HTML = ('<!DOCTYPE html><html lang="en"><meta charset="utf-8"><link rel="icon" href="data:,">'
+               '<title>dispyadmin</title><h1>dispyadmin</h1><p>')
 
 PAGE_HTML = r'''<!DOCTYPE html>
 <html lang="en">
@@ -5601,8 +5614,11 @@ PAGE_HTML = r'''<!DOCTYPE html>
 <meta name="referrer" content="no-referrer">
 <title>dispyadmin</title>
 <link rel="icon" href="data:image/svg+xml,%3Csvg%20xmlns='http://www.w3.org/2000/svg'%20viewBox='0%200%2016%2016'%3E%3Crect%20width='16'%20height='16'%20rx='3.5'%20fill='%233f51b5'/%3E%3Cg%20fill='%23fff'%3E%3Crect%20x='3.5'%20y='3.5'%20width='4'%20height='4'%20rx='1'/%3E%3Crect%20x='8.5'%20y='8.5'%20width='4'%20height='4'%20rx='1'/%3E%3Crect%20x='3.5'%20y='8.5'%20width='4'%20height='4'%20rx='1'%20opacity='.55'/%3E%3Crect%20x='8.5'%20y='3.5'%20width='4'%20height='4'%20rx='1'%20opacity='.55'/%3E%3C/g%3E%3C/svg%3E">
-<link rel="stylesheet" href="page.css">
-<script src="page.js" defer></script>
+<script>
+// Below a path of a proxy without its last slash, what the page is made of would be looked for elsewhere.
+if (/\/(admin(_node)?\.html)?$/.test(location.pathname)) document.write('<link rel="stylesheet" href="page.css"><script src="page.js" defer><\/script>');
+else location.replace('./' + location.pathname.replace(/.*\//, '') + '/' + location.search + location.hash);
+</script>
 </head>
 <body>
 
@@ -8878,10 +8894,11 @@ PAGE_JS = r'''/* dispyadmin's page.
     return new Intl.DateTimeFormat('en-GB', {day: 'numeric', month: 'short'}).format(date) + ', ' + asClock(date);
   }
 
-  // "anna@10.0.0.7"; what nodes did by themselves has nobody.
+  // "anna@127.0.0.1", "10.1.2.3 (via 127.0.0.1)"; what nodes did by themselves has nobody.
   function whoOf(event) {
-    if (!event.by) return '';
-    return event.by.user ? event.by.user + '@' + event.by.address : event.by.address;
+    const by = event.by;
+    if (!by) return '';
+    return (by.user ? by.user + '@' : '') + by.address + (by.via ? ' (via ' + by.via + ')' : '');
   }
 
   // The message is that of the last node, where the same happened to several.
@@ -9213,15 +9230,6 @@ PAGE_JS = r'''/* dispyadmin's page.
     place = location.pathname + location.search;
   }
 
-  // The token of the link has done its work once the page is there; it need not stay in the history.
-  function dropToken() {
-    const params = new URLSearchParams(location.search);
-    if (!params.has('token')) return;
-    params.delete('token');
-    const rest = params.toString();
-    history.replaceState(null, '', location.pathname + (rest ? '?' + rest : '') + location.hash);
-  }
-
   function updateViews() {
     const rec = currentRecord();
     const cluster = view.name === 'cluster';
@@ -9473,7 +9481,6 @@ PAGE_JS = r'''/* dispyadmin's page.
 
   function start() {
     Array.from(document.querySelectorAll('[id]')).forEach(function (element) { els[element.id] = element; });
-    dropToken();
     wireTable();
     wireControls();
     wireRest();
@@ -9481,6 +9488,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     buildHistory();
     place = location.pathname + location.search;
     readLocation();
+    keepAddress();
     showSecret();
     readKeysOn();
     update();
@@ -9626,11 +9634,15 @@ class WebServer(Worker):
         self.port = self._sockets[0].getsockname()[1]
         addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
         self.loopback = all(is_loopback(address) for address in addresses)
-        self.trusts_kernel = self.loopback and os.path.exists('/proc/self/net/tcp') and hasattr(os, 'geteuid')
+        self.proxy_names = {name.lower() for name in settings.http_names}
+        self.names = {'localhost', settings.http_host.lower().strip('[]')} | self.proxy_names
+        # With a name for a proxy, each connection may be the proxy's, whoever is behind it.
+        self.trusts_kernel = (self.loopback and not self.proxy_names and os.path.exists('/proc/self/net/tcp')
+                              and hasattr(os, 'geteuid'))
         self.token = settings.http_token or secrets.token_urlsafe(24)
-        self.names = {'localhost', settings.http_host.lower().strip('[]')} | {n.lower() for n in settings.http_names}
-        self.proxy_names = {name.lower() for name in settings.http_names} - {'localhost'}
-        self.show_token = not settings.http_token and (not self.trusts_kernel or bool(settings.http_names))
+        # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
+        self.cookie = 'dispyadmin-' + hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()[:12]
+        self.show_token = not settings.http_token and not (self.trusts_kernel and os.geteuid() != overflow_user())
         for sock in self._sockets:
             self._selector.register(sock, selectors.EVENT_READ, sock)
 
@@ -9672,12 +9684,11 @@ class WebServer(Worker):
                                   '?token=' + self.token if self.show_token else '')
 
     def is_own_name(self, name, local_address):
-        """Whether a Host header names this server; `local_address` is the address that the browser connected to."""
-        name = name.lower()
+        """Whether a host names this server; `local_address` is the address that the browser connected to."""
         if name in self.names:
             return True
         try:
-            address = canonical(name.strip('[]'))
+            address = canonical(name)
         except ValueError:
             return False
         return is_loopback(address) or not self.loopback and address == local_address.partition('%')[0]
@@ -9810,10 +9821,14 @@ class Connection:
             pass  # it is gone
 
 
+# The only script that stands in the page: it loads the others.
+PAGE_LOADER = re.search('<script>(.*?)</script>', PAGE_HTML, re.DOTALL).group(1).encode('utf-8')
+
 # Nothing but this server's own files may be loaded or framed, and nothing is kept by caches.
 HEADERS = (
-    ('Content-Security-Policy', "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-                                "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    ('Content-Security-Policy', "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
+                                "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+                                % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii')),
     ('X-Content-Type-Options', 'nosniff'),
     ('X-Frame-Options', 'DENY'),
     ('Referrer-Policy', 'no-referrer'),
@@ -9821,7 +9836,7 @@ HEADERS = (
     ('Cache-Control', 'no-store'),
 )
 
-PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Real-IP', 'Via')
+PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto', 'X-Real-IP', 'Via')
 
 JSON, HTML = 'application/json', 'text/html; charset=utf-8'
 
@@ -9865,11 +9880,12 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self.server.asked(self.connection_)
         self.connection.settimeout(REQUEST_TIME)
         try:
-            self._check_host()
-            path, query = self._target()
-            if self._log_in(path, query):
-                return
-            self._check_access()
+            authority, path, query = self._target()
+            if path != '/api/health':
+                self._check_host(authority)
+                if self._log_in(path, query):
+                    return
+                self._check_access()
             action, argument = self._route(path)
             if self.command in ('POST', 'DELETE'):
                 self._check_origin()
@@ -9889,24 +9905,32 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             self._send_error(500, UNEXPECTED)
 
     def _target(self):
-        """(path, {field: values of the query}) of the request."""
-        path, _, query = self.path.partition('?')
+        """(authority or None, path, {field: values of the query}) of the request.
+
+        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.
+        """
+        authority, rest = re.match('(?:https?://([^/?]*))?(.*)', self.path, re.IGNORECASE).groups()
+        path, _, query = rest.partition('?')
+        path = re.sub('^/+', '/', path) or '/'
         try:
-            return path, urllib.parse.parse_qs(query, max_num_fields=20)
+            return authority, path, urllib.parse.parse_qs(query, max_num_fields=20)
         except (ValueError, TypeError):  # TypeError: Python 3.6 before 3.6.8 cannot count
-            return path, {}
+            return authority, path, {}
 
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = serve
 
     # --- who may ask ---
 
-    def _check_host(self):
-        """The Host header must name this server: else a foreign site whose name leads here could read everything."""
-        host = self.headers.get_all('Host', [])
-        match = re.match(r'(\[[^\]]*\]|[^:]*)(:[0-9]*)?\Z', host[0].strip()) if len(host) == 1 else None
-        if match is None or not self.server.is_own_name(match.group(1), peer_address(self.connection.getsockname())):
+    def _check_host(self, authority):
+        """The Host header must name this server: else a foreign site whose name leads here could read everything.
+
+        An authority in the request's first line counts instead (RFC 9112, 3.2.2).
+        """
+        hosts = self.headers.get_all('Host', []) if authority is None else [authority]
+        self._authority = hosts[0].strip().lower() if len(hosts) == 1 else ''
+        if not self.server.is_own_name(host_of(self._authority), peer_address(self.connection.getsockname())):
             raise HttpError(421, 'Host: this server is not %s; if a proxy or a name of your own leads here, start '
-                                 'dispyadmin with --http_name NAME' % (printable(host[0])[:80] if host else 'named'))
+                                 'dispyadmin with --http_name NAME' % (printable(hosts[0])[:80] if hosts else 'named'))
 
     def _check_access(self):
         if self._has_token() or self._is_trusted():
@@ -9917,55 +9941,54 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         kind, _, token = self.headers.get('Authorization', '').partition(' ')
         if kind.lower() == 'bearer' and self._is_token(token.strip()):
             return True
-        cookies = re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie_name(), self.headers.get('Cookie', ''))
+        cookies = re.findall(r'(?:^|;\s*)%s=([^;]*)' % self.server.cookie, self.headers.get('Cookie', ''))
         return any(self._is_token(cookie) for cookie in cookies)
 
     def _is_token(self, text):
         return hmac.compare_digest(text.encode('utf-8', 'replace'), self.server.token.encode('utf-8'))
 
-    def _cookie_name(self):
-        return 'dispyadmin-%d' % self.server.port  # cookies do not tell ports apart
-
     def _is_trusted(self):
         if self._trusted is None:
             self._trusted = self.server.trusts_kernel and connection_user(self.connection) in (0, os.geteuid())
-        return self._trusted and not self._is_proxied()
-
-    def _is_proxied(self):
-        """Whether the request comes through a proxy, so that the connection does not tell whose it is."""
-        host = re.sub(r':[0-9]*\Z', '', self.headers['Host'].strip().lower())
-        return host in self.server.proxy_names or any(name in self.headers for name in PROXY_HEADERS)
+        return self._trusted and not any(name in self.headers for name in PROXY_HEADERS)
 
     def _log_in(self, path, query):
-        """A page's address with ?token=: keep the token in a cookie, and lead on to the address without it."""
-        if self.command != 'GET' or 'token' not in query or path not in PAGES:
+        """A page's address with ?token=: keep the token in a cookie, and lead on to the address without it, whatever its
+        path is to the browser."""
+        if self.command not in ('GET', 'HEAD') or 'token' not in query or path not in PAGES:
             return False
         if not self._is_token(query.pop('token')[0]):
             raise HttpError(401, 'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
         rest = urllib.parse.urlencode(query, doseq=True)
-        cookie = '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie_name(), self.server.token,
+        cookie = '%s=%s; HttpOnly; SameSite=Strict%s' % (self.server.cookie, self.server.token,
                                                          '; Secure' if self.server.tls else '')
-        self._send(303, HTML, b'', {'Set-Cookie': cookie,
-                                    'Location': './' + path.lstrip('/') + ('?' + rest if rest else '')})
+        # Some clients take an empty query for none, and would come back.
+        self._send(303, HTML, b'', {'Set-Cookie': cookie, 'Location': '?' + (rest or 'login')})
         return True
 
     def _check_origin(self):
-        """A browser says from which page a request comes: it must be our own."""
+        """A browser says from which page a request comes: it must be our own, or a proxy's that leads here."""
         origin = self.headers.get('Origin')
         if origin is None:
             return
-        try:
-            place = urllib.parse.urlsplit(origin).netloc.lower()
-        except ValueError:
-            place = None
-        if place != self.headers['Host'].strip().lower():
+        scheme, _, authority = origin.lower().partition('://')
+        own = authority == self._authority or host_of(authority) in self.server.proxy_names
+        if scheme not in ('http', 'https') or not own:
             raise HttpError(403, 'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
 
     def by(self):
         """Who asks (By): the address, and on loopback the user's name where the kernel tells it."""
+        by = self._client()
+        if is_loopback(by.address) and not self.server.proxy_names:
+            user = connection_user(self.connection)
+            by = by._replace(user=None if user is None else user_name(user))
+        return by
+
+    def _client(self):
+        """The client's address (By), which a proxy tells where one may be in front."""
         address = peer_address(self.client_address)
-        user = connection_user(self.connection) if is_loopback(address) else None
-        return By(address, user_name(user) if user is not None else None)
+        told = told_address(self.headers) if self.server.proxy_names else None
+        return By(told, via=address) if told else By(address)
 
     # --- what is asked for ---
 
@@ -10069,7 +10092,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self._send(200, JSON, encode_json(value).encode('ascii'))
 
     def _send_error(self, status, sentence, headers=None):
-        if status == 401 and self.command == 'GET' and self._target()[0] in PAGES:
+        if status == 401 and self.command in ('GET', 'HEAD') and self._target()[1] in PAGES:
             self._send(status, HTML, (DENIED_HTML + sentence).encode('utf-8'), headers)
         else:
             self._send(status, JSON, json.dumps({'error': sentence}).encode('ascii'), headers)
@@ -10111,8 +10134,9 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format, *args):
         """At debug level only, and without the query: it may hold the token."""
-        logger.debug('http %s %s %s', self.client_address[0], self.command,
-                     (getattr(self, 'path', None) or '').partition('?')[0][:200])
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug('http %s %s %s', self._client(), self.command,
+                         (getattr(self, 'path', None) or '').partition('?')[0][:200])
 
 
 def read_json(data):
@@ -10340,6 +10364,37 @@ ROUTES.update((path, _static(HTML, PAGE_HTML)) for path in PAGES)
 NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': delete_node}
 
 
+def host_of(authority):
+    """The host of HOST, HOST:PORT or [ADDRESS]:PORT; empty when it is none of them."""
+    match = re.match(r'(?:\[([^\[\]]*)\]|([^:/\[\]]*))(?::[0-9]*)?\Z', authority)
+    return match.group(1) or match.group(2) or '' if match else ''
+
+
+def told_address(headers):
+    """The client's address, as the proxy tells it last in the first of these headers that is there; None when that is none.
+
+    What comes before the last comma the client may have made up.
+    """
+    for name in ('X-Forwarded-For', 'X-Real-IP', 'Forwarded'):
+        if name in headers:
+            last = headers.get_all(name)[-1].rpartition(',')[2]
+            last = re.sub(r'(?i)^(?:.*;)?\s*for=|;.*', '', last)  # RFC 7239: for="[2001:db8::1]:4711";proto=https
+            try:
+                return canonical(split_host_port(last.strip(' \t"'))[0]).partition('%')[0]
+            except ValueError:
+                return None
+    return None
+
+
+def overflow_user():
+    """The id that stands for users of other namespaces, and so for nobody: proc_sys_kernel(5)."""
+    try:
+        with open('/proc/sys/kernel/overflowuid') as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 65534
+
+
 def connection_user(sock):
     """The id of the user whose is the other end of a loopback connection; None when the kernel does not tell.
 
@@ -10356,7 +10411,8 @@ def connection_user(sock):
                 for line in table:
                     fields = line.split()
                     if fields[1:4] == wanted:
-                        return int(fields[7])
+                        user = int(fields[7])
+                        return None if user == overflow_user() else user
         except (OSError, ValueError, IndexError):
             pass
     return None
@@ -10496,7 +10552,8 @@ OPTIONS = (
            'file whose first line is the token that browsers need where a token is needed (default: a new one at each '
            'start)'),
     Option('http_names', ['--http_name'], 'NAME', _host, [],
-           'a further name under which browsers reach the page, for a proxy or tunnel in front; can be given again'),
+           'a further name under which browsers reach the page, for a proxy or tunnel in front; everybody needs the token '
+           'then; can be given again'),
     Option('info_port', ['--info_port'], 'PORT', _whole(0, 65535), None,
            'port at which nodes announce themselves, held all the time (default: %d and, for nodes before dispy 4.15, %d, '
            'shared in turns with dispy clients of this machine; 0: none, nodes are only asked)'

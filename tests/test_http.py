@@ -1,8 +1,12 @@
 """The HTTP interface: shapes, bad input, access, and that no client holds another up. Fake nodes: what nodes do is
 tested elsewhere."""
 
+import base64
 import concurrent.futures
 import gzip
+import hashlib
+import http.client
+import http.server
 import json
 import math
 import os
@@ -542,6 +546,15 @@ class Access(HttpTest):
                              ('localhost@evil.example', 421)):
             for path in ('/', '/api/nodes'):
                 self.assertEqual(admin.request('GET', path, headers={'Host': host}).status, status, (host, path))
+            # a whole URL counts instead of Host
+            for own in ('evil.example', 'localhost'):
+                answer = admin.request('GET', 'http://%s/api/nodes' % host, headers={'Host': own})
+                self.assertEqual(answer.status, status, (host, own))
+                answer = admin.request('POST', 'HTTPS://%s/api/scan?x' % host, {}, {'Host': own, 'Origin': 'http://' + own})
+                self.assertEqual(answer.status, 421 if status == 421 else 200 if own == host.lower() else 403, (host, own))
+        for path in ('http://localhost', 'http://localhost?x=1', 'http://localhost:%d/' % port, 'http://[::1]//'):
+            answer = admin.request('GET', path, headers={'Host': 'cluster.example'})
+            self.assertEqual((answer.status, 'dispyadmin' in answer.text), (200, True), path)
         answer = self.raw(admin, b'GET /api/nodes HTTP/1.1\r\nConnection: close\r\n\r\n')
         self.assertIn(int(answer.split()[1]), (400, 421))
         self.assertIn('error', admin.request('GET', '/api/nodes', headers={'Host': 'evil.example'}).json)
@@ -673,13 +686,19 @@ class Server(HttpTest):
         self.assertEqual(re.findall(r'(?:src|href|action)="(?:/|https?:)[^"]*"', page.text), [])
         self.assertEqual([url for url in re.findall(r'https?://[^\s"\'<>)]*', everything)
                           if not url.startswith('http://www.w3.org/')], [])
-        self.assertNotIn('<script>', page.text)
+        script, = re.findall('<script>(.*?)</script>', page.text, re.DOTALL)      # one, and no other may run
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        self.assertIn("script-src 'self' 'sha256-%s';" % digest, page.headers['Content-Security-Policy'])
+        self.assertEqual(page.text.count('<script'), 2)
         self.assertNotRegex(page.text, r'\son[a-z]+="')
         self.assertNotIn('innerHTML', everything)
 
     def test_head(self):
-        admin, _ = self.shown()
-        for path in ('/', '/api/nodes', '/page.js'):
+        """As GET on everything that can be got, without the body."""
+        admin, node = self.shown('--http_token', self.write('token-of-head'), '--poll_interval', 600)
+        paths = [path for path, methods in dispyadmin.ROUTES.items() if 'GET' in methods]
+        self.assertGreater(len(paths), 10)
+        for path in paths + ['/api/nodes/' + node.id, '/no', '/api/cpus', '/?token=token-of-head', '/?token=wrong']:
             whole, head = admin.request('GET', path), admin.request('HEAD', path)
             self.assertEqual((head.status, head.body), (200, b''))
             self.assertEqual(head.headers['Content-Type'], whole.headers['Content-Type'])
