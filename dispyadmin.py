@@ -124,6 +124,7 @@ QUICK_TIME = 0.5               # seconds after which an exchange counts as slow
 # many of them, within these bounds, and at most half the poll interval.
 TICK_POLLS = 50
 LEAST_TICK, LONGEST_TICK = 0.25, 1.0  # seconds
+LATE_TIME = 60.0               # seconds, or three poll intervals, by which a poll may be late on a busy machine
 STARVED_TIME = 0.2             # seconds without new exchanges when the system has no more file descriptors
 FIRST_PAUSE = 2.0              # seconds until a silent node is asked again; doubled each time ...
 LONGEST_PAUSE = 60.0           # ... up to this
@@ -1066,6 +1067,10 @@ class Worker:
         """Ask the thread to end."""
         self.stopping.set()
         self.wake()
+
+    def is_alive(self):
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
 
     def join(self, deadline):
         """Wait until the thread has ended, or until this monotonic time: it may hang in a look-up of a name."""
@@ -2944,11 +2949,23 @@ class Schedule:
         taken = []
         while heap and len(taken) < room and heap[0][0] <= now:
             turn = heapq.heappop(heap)
-            entry = self._nodes.get(turn[2])
-            if entry is not None and entry.turn is turn:
+            if self._counts(turn):
+                entry = self._nodes[turn[2]]
                 entry.turn, entry.asking, entry.again = None, True, False
                 taken.append(turn[2])
         return taken
+
+    def _counts(self, turn):
+        """Whether a heap entry is not stale.  Lock held."""
+        entry = self._nodes.get(turn[2])
+        return entry is not None and entry.turn is turn
+
+    def lateness(self):
+        """For how many seconds the node that is most overdue has waited; failing ones, and those being asked, are not."""
+        with self._lock:
+            while self._well and not self._counts(self._well[0]):
+                heapq.heappop(self._well)
+            return max(0.0, self._clock() - self._well[0][0]) if self._well else 0.0
 
     def next_look(self):
         """When to take again (monotonic time), unless earlier() is called before."""
@@ -3930,6 +3947,11 @@ class Admin:
             meeting = bool(self._meeting)
         return meeting or not self.seeker.has_looked or any(
             published.view['reason'] == NOT_YET for published in self.snapshot().nodes)
+
+    def is_well(self):
+        """Whether all threads run, and no poll is far behind."""
+        return (all(worker.is_alive() for worker in self._workers)
+                and self.schedule.lateness() <= max(3 * self.schedule.interval, LATE_TIME))
 
     def about(self):
         """What this program listens on and asks, as a dict."""
@@ -9998,12 +10020,16 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         methods = ROUTES.get(path)
         if methods is None and path.startswith('/api/nodes/'):
             argument, methods = urllib.parse.unquote(path[len('/api/nodes/'):]), NODE_ROUTES
+        if path == '*' and self.command == 'OPTIONS':
+            methods = {'GET', 'POST', 'DELETE'}
         if methods is None:
             raise HttpError(404, 'There is nothing at this address')
+        allowed = ', '.join(sorted({'OPTIONS'}.union(methods, {'HEAD'} if 'GET' in methods else ())))
+        if self.command == 'OPTIONS':
+            return RequestHandler.send_options, allowed
         action = methods.get('GET' if self.command == 'HEAD' else self.command)
         if action is None:
-            raise HttpError(405, '%s does not go with this address' % printable(self.command)[:20],
-                            Allow=', '.join(sorted(methods)))
+            raise HttpError(405, '%s does not go with this address' % printable(self.command)[:20], Allow=allowed)
         return action, argument
 
     def _read_body(self):
@@ -10075,6 +10101,15 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def send_get_about(self, *_):
         self._send_json(self.server.admin.about())
 
+    def send_get_health(self, *_):
+        """Whether all goes well, and nothing else: anybody may ask."""
+        ok = self.server.is_alive() and self.server.admin.is_well()
+        self._send_json({'ok': ok}, 200 if ok else 503)
+
+    def send_options(self, allowed, _):
+        """The methods that go with an address; no other site is allowed any."""
+        self._send(204, None, b'', {'Allow': allowed})
+
     def send_get_metrics(self, *_):
         with self.server.scraping:
             body = write_metrics(self.server.admin).encode('utf-8', 'replace')
@@ -10088,8 +10123,8 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     # --- answers ---
 
-    def _send_json(self, value):
-        self._send(200, JSON, encode_json(value).encode('ascii'))
+    def _send_json(self, value, status=200):
+        self._send(status, JSON, encode_json(value).encode('ascii'))
 
     def _send_error(self, status, sentence, headers=None):
         if status == 401 and self.command in ('GET', 'HEAD') and self._target()[1] in PAGES:
@@ -10121,11 +10156,12 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in itertools.chain(HEADERS, (headers or {}).items()):
             self.send_header(name, value)
-        self.send_header('Content-Type', kind)
+        if status != 204:  # which has no content
+            self.send_header('Content-Type', kind)
+            self.send_header('Content-Length', str(len(body)))
         self.send_header('Vary', 'Accept-Encoding')
         if packed:
             self.send_header('Content-Encoding', 'gzip')
-        self.send_header('Content-Length', str(len(body)))
         if self.close_connection:
             self.send_header('Connection', 'close')
         self.end_headers()
@@ -10342,6 +10378,7 @@ ROUTES = {
     '/page.js': _static('text/javascript; charset=utf-8', PAGE_JS),
     '/api/nodes': {'GET': RequestHandler.send_get_nodes, 'POST': post_nodes},
     '/api/about': {'GET': RequestHandler.send_get_about},
+    '/api/health': {'GET': RequestHandler.send_get_health},
     '/api/diagnose': {'POST': post_diagnose},
     '/api/secret': {'POST': post_secret},
     '/api/poll': {'POST': post_poll},
