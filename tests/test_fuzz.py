@@ -310,7 +310,7 @@ PATHS = ['/', '/page.js', '/page.css', '/admin.html', '/api/nodes', '/api/nodes?
          '/api/cpus',
          '/api/clients', '/api/service_time', '/api/poll', '/api/secret', '/api/scan', '/api/nodes/%00', '/no', '*',
          'http://localhost/']
-STATUSES = {100, 200, 303, 400, 401, 403, 404, 405, 408, 411, 413, 414, 415, 417, 421, 431, 501, 505}
+STATUSES = {100, 200, 204, 303, 400, 401, 403, 404, 405, 408, 411, 413, 414, 415, 417, 421, 431, 501, 505}
 
 
 def http_request(rand, node_id):

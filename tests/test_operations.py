@@ -160,7 +160,7 @@ class Outcomes(OperationsTest):
         answer = self.post(admin, 'cpus', [first, second, other], cpus=1)
         event = self.events(admin, 'action')[0]
         self.assertEqual((event['action'], event['asked'], event['operation']), ('cpus', {'cpus': 1}, answer['operation']))
-        self.assertEqual(event['by'], {'address': '127.0.0.1', 'user': getpass.getuser()})
+        self.assertEqual(event['by'], {'address': '127.0.0.1', 'user': getpass.getuser(), 'via': None})
         self.assertEqual(event['outcomes'], {'done': 2, 'locked': 1})
         changes = {change['id']: change for change in event['changes']}
         self.assertEqual((changes[first.id]['before'], changes[first.id]['after']), (machine, 1))
