@@ -55,6 +55,7 @@ import math
 import operator
 import os
 import pickle  # to write requests only: what comes in is read by read_value(), as even a strict find_class is not safe
+import queue
 import random
 import re
 import secrets
@@ -97,6 +98,7 @@ DISPY_RELEASES = ('4.11.0', '4.11.1', '4.12.0', '4.12.1', '4.12.2', '4.12.3', '4
 
 # (info port, node port): dispy 4.15, then dispy 4.11 to 4.14.
 PORT_PAIRS = ((9700, 9701), (61590, 61591))
+REPLY_PORT = 9707              # TCP, where nodes answer searches.  dispy uses 9700 to 9702, pycos 9705
 
 GROUP_V4 = '239.255.61.59'
 GROUP_V6 = 'ff05::b409:3171:9705:5134:6159'
@@ -127,8 +129,8 @@ STARVED_TIME = 0.2             # seconds without new exchanges when the system h
 FIRST_PAUSE = 2.0              # seconds until a silent node is asked again; doubled each time ...
 LONGEST_PAUSE = 60.0           # ... up to this
 
-# The info port is shared with dispy clients, which try to take it every 5 s and must have it within 30 s: a client
-# that starts just after the port was taken waits 16 s, then at most 5 s more for its own next try, which falls into
+# The info port is shared with dispy clients (JobCluster), which try to take it every 5 s and must have it within 30 s: a
+# client that starts just after the port was taken waits 16 s, then at most 5 s more for its own next try, which falls into
 # the 7 s in which the port is free.
 HOLD_TIME = 16.0               # seconds
 REST_TIME = 7.0                # seconds
@@ -148,6 +150,7 @@ ALERT_TIME = 30.0              # seconds that a program of --on_event may run
 GATHER_TIME = 1.0              # seconds for which what happens is gathered before that program is run ...
 ALERT_PAUSE = 10.0             # ... and seconds between two of its runs for the same kind of event
 WATCH_INTERVAL = 10.0          # seconds between looks at this machine's addresses
+MAX_OWN = 256                  # addresses of this machine that are heard at: each has two sockets
 
 # A full reply has 13 fields, one of which has four.  With the longest name that is shown (MAX_TEXT characters of 4 bytes),
 # numbers of 9 bytes and field names it stays below 2 KiB; eight times that leaves room for fields of later releases.
@@ -167,7 +170,7 @@ MAX_RELEASES = 32              # releases asked for: the twelve known ones, and 
 MAX_WAITING = 8192             # announced addresses that wait to be asked: 8192 * 600 bytes = 5 MB
 MAX_MEETINGS = 64              # of them from one address in a minute: dispynodes on one machine, one for each port
 MAX_NODES = 50000              # rows: at about 8 KB each, lists packed for readers included, 400 MB
-MAX_MISMATCHED = 64            # rows of what announces itself but cannot be understood
+MAX_UNASKED = 64               # rows of what announces itself but cannot be asked
 MAX_STATE = 64 * 1024 * 1024   # bytes of a state file: 50,000 nodes have 40 MB
 MAX_EVENTS = 1000              # kept to look at, each with ...
 MAX_EVENT_NODES = 100          # ... so many ids at most: 1000 * 100 * 60 bytes = 6 MB
@@ -210,6 +213,10 @@ class WireError(Error):
 
 class NodeError(Error):
     """A node could not be asked, or its answer makes no sense."""
+
+
+class RefusedError(NodeError):
+    """The machine is there, and nothing listens at the port."""
 
 
 class MismatchError(NodeError):
@@ -639,6 +646,9 @@ NO_INFO = Info(*[None] * len(Info._fields))
 Announcement = collections.namedtuple('Announcement', 'tag ip_addr port sign version')
 
 _TOO_MUCH = 2 ** 62
+MAX_CPUS = 65536               # of one machine; what a node may tell is what can be set, so that all can be restored
+MAX_CLIENTS = 2 ** 31 - 1
+MAX_TIME = 253402214400        # Unix time of the last day of the year 9999, the last that can be shown in any zone
 
 
 def _integer(value, low=0, high=2 ** 31):
@@ -657,9 +667,10 @@ def _text(value, most=MAX_TEXT):
 # What numbers a node may tell, in the order of TOLD from its fourth on, and of AVAILABLE: types, least, most.  Others are
 # None, as is NaN, which fails both comparisons.
 _NUMBER = (int, float)
-_TIME = (_NUMBER, 0, _TOO_MUCH)
+_TIME = (_NUMBER, 1, MAX_TIME)  # 0 is no time
 _COUNT = ((int,), 0, _TOO_MUCH)
-_NUMBERS = (((int,), 0, 2 ** 31), ((int,), 0, 2 ** 31), ((int,), -1, 2 ** 31), _COUNT, _COUNT, _TIME, _TIME, _TIME, _TIME)
+_CPUS = ((int,), 0, MAX_CPUS)
+_NUMBERS = (_CPUS, _CPUS, ((int,), -1, MAX_CLIENTS), _COUNT, _COUNT, (_NUMBER, 0, _TOO_MUCH), _TIME, _TIME, _TIME)
 _AVAIL_NUMBERS = ((_NUMBER, 0, 100), _COUNT, _COUNT, (_NUMBER, 0, 100))
 
 
@@ -679,8 +690,8 @@ def read_info(reply):
         if SIGN.match(sign):
             return sign
     told, available = read_reply(reply) or _read_any_reply(reply)
-    numbers, free = _numbers(told[3:], _NUMBERS), _integer(told[2], -2 ** 31)
-    cpus = None if free is None or numbers[0] is None else max(0, free + numbers[0])
+    numbers, free = _numbers(told[3:], _NUMBERS), _integer(told[2], -MAX_CPUS, MAX_CPUS)
+    cpus = None if free is None or numbers[0] is None else _integer(max(0, free + numbers[0]), 0, MAX_CPUS)
     return Info(_text(told[0]), _text(told[1]) or None,
                 available and tuple(_numbers(available, _AVAIL_NUMBERS)), cpus, *numbers)
 
@@ -713,9 +724,9 @@ def read_control(reply):
         return REFUSED
     if not isinstance(value, dict):
         raise WireError('a reply that answers no control')
-    kept = {'cpus': _integer(value.get('cpus', 0)), 'serve': _integer(value.get('serve', 0), -1)}
-    kept.update((key, _real(value.get(key))) for key in ('service_start', 'service_stop', 'service_end'))
-    return {key: kept[key] for key in kept if key in value and (kept[key] is not None or value[key] is None)}
+    kept = {'cpus': _integer(value.get('cpus'), 0, MAX_CPUS), 'serve': _integer(value.get('serve'), -1, MAX_CLIENTS)}
+    kept.update((key, _real(value.get(key), 1, MAX_TIME)) for key in ('service_start', 'service_stop', 'service_end'))
+    return {key: kept[key] for key in kept if key in value and (kept[key] is not None or value[key] in (None, 0))}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -880,6 +891,11 @@ def interfaces():
     return result
 
 
+def network_of(interface):
+    """The network that an Interface is in, as ipaddress has it."""
+    return ipaddress.ip_network('%s/%d' % (interface.address.partition('%')[0], interface.prefix), strict=False)
+
+
 def _broadcast_address(family, address, prefix, flags, found):
     """Where a datagram for all of a network goes: what the kernel says, else the network's last address, else None."""
     if family != socket.AF_INET or not flags & (_HAS_BROADCAST | _LOOPBACK):
@@ -890,8 +906,9 @@ def _broadcast_address(family, address, prefix, flags, found):
     return str(network.broadcast_address) if prefix <= 30 else None
 
 
-# One place from which nodes are asked: the address that goes into the datagram, and where the datagram is sent.
-Source = collections.namedtuple('Source', 'address index targets')
+# One place from which nodes are asked: the address that goes into the datagram, where the datagram is sent, and at which
+# broadcast addresses and multicast groups nodes of that network announce themselves.
+Source = collections.namedtuple('Source', 'address index targets shared')
 
 
 def list_interfaces():
@@ -902,13 +919,18 @@ def list_interfaces():
         return []
 
 
-def local_sources(hosts, multicast):
-    """Where discovery is sent from: Source records for `hosts` (addresses), or for every interface when there are none.
+def own_hearing(hosts, known):
+    """The addresses of this machine at which announcements may come in: `hosts`, else those of the `known` interfaces."""
+    return list(hosts or [i.address for i in known or _default_interfaces()])[:MAX_OWN]
+
+
+def local_sources(hosts, multicast, known):
+    """Where discovery is sent from: Source records for `hosts` (addresses), or for every one of the `known` interfaces when
+    there are none.
 
     Without a network it is the loopback interface; where the standard library cannot list interfaces, it is the address
     of the default host name.
     """
-    known = list_interfaces()
     if hosts:
         return [_source_of(address, known, multicast) for address in hosts]
     sources, linked = [], set()
@@ -920,17 +942,15 @@ def local_sources(hosts, multicast):
                 continue  # one IPv6 address for each interface: the group is the same for all
             linked.add(interface.index)
         sources.append(_source(interface, multicast))
-    return sources or [Source('127.0.0.1', 0, ('127.255.255.255', BROADCAST))]
+    return sources or [_source(Interface('', 0, '127.0.0.1', 8, '127.255.255.255', True), multicast=False)]
 
 
 def _source(interface, multicast):
     if ':' in interface.address:
-        targets = (GROUP_V6,)
-    elif multicast:
-        targets = (GROUP_V4,)
-    else:  # nodes with netifaces listen at the interface's broadcast address alone, those without at the general one
-        targets = tuple(target for target in (interface.broadcast, BROADCAST) if target)
-    return Source(interface.address, interface.index, targets)
+        return Source(interface.address, interface.index, (GROUP_V6,), (GROUP_V6,))
+    # Nodes with netifaces use the interface's broadcast address alone, those without use the general one.
+    broadcasts = tuple(target for target in (interface.broadcast, BROADCAST) if target)
+    return Source(interface.address, interface.index, (GROUP_V4,) if multicast else broadcasts, broadcasts + (GROUP_V4,))
 
 
 def _source_of(address, known, multicast):
@@ -957,20 +977,22 @@ def _default_interfaces():
     return [Interface('', 0, address, 32, None, False) for address in addresses]
 
 
-def open_socket(kind, address, port, family=None):
+def open_socket(kind, address, port, shared=False):
     """A bound, non-blocking socket that listens (TCP) or hears (UDP).
 
-    TCP: SO_REUSEADDR, so that connections of an earlier run do not stand in the way.  UDP: without, so that a dispy
-    client sees the port taken.
+    TCP: SO_REUSEADDR, so that connections of an earlier run do not stand in the way.  UDP: only where it is `shared` with
+    programs that have both reuse options too, as dispyscheduler and dispynetrelay have; a dispy client has none.
     """
-    family = family_of(address) if family is None else family
+    family = family_of(address)
     sock = socket.socket(family, kind)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_STREAM:
+        if kind == socket.SOCK_STREAM or shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if kind == socket.SOCK_DGRAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # a thousand nodes may start at once
         sock.bind(socket_address(address, port))
         if kind == socket.SOCK_STREAM:
@@ -1119,6 +1141,7 @@ FOREIGN_REASON = ('It shows the same sign as %s: it is that node under a second 
 RELEASE_REASON = ' It announces dispy %s, which this dispyadmin was not made for.'
 NOT_YET = 'It has not answered yet.'
 ELSEWHERE_REASON = ' It showed itself at %s too: forget this row to have it asked there.'
+ANNOUNCES_REASON = ' The dispynode that announces itself from here listens at %s: add %s, here or with --node.'
 
 
 class Known(collections.namedtuple('Known', 'sign secret tried admin code')):
@@ -1240,7 +1263,7 @@ class Group:
 class Node:
     """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
 
-    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error',
+    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'announces',
                  'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'zone',
                  'added', 'wanted', 'drain', 'groups', '_grouped')
 
@@ -1256,6 +1279,7 @@ class Node:
         self.info = None         # Info: the last full reply; stays when the node is lost
         self.version = None      # dispy release, from its announcements: a reply does not have it
         self.error = NOT_YET     # one sentence, while unreachable; else None
+        self.announces = None    # the id that its announcements name instead of this one, where nothing listens
         self.said_end = None     # Unix time at which it announced its end
         self.ending_until = 0.0  # monotonic time until which that is believed although it answers
         self.first_seen = now    # Unix time
@@ -1273,6 +1297,7 @@ class Node:
         if self.error:
             strange = self.version and self.version not in DISPY_RELEASES and self.update_time is None
             return UNREACHABLE, (self.error + (ELSEWHERE_REASON % ', '.join(self.aliases) if self.aliases else '') +
+                                 (ANNOUNCES_REASON % (self.announces, self.announces) if self.announces else '') +
                                  (RELEASE_REASON % self.version if strange else ''))
         if self.foreign:
             return LOCKED, FOREIGN_REASON % self.foreign
@@ -1291,7 +1316,7 @@ class Node:
             reason = ' '.join(filter(None, (reason, NO_ADMIN_REASON)))
         return Published(sequence, state, self.info or NO_INFO, (
             self.id, self.address, self.port, self.version, controllable, reason, self.first_seen, self.update_time,
-            self.aliases), self._drift(now) if self.wanted else (), self.wanted, self.drain, self.groups)
+            self.aliases, self.announces), self._drift(now) if self.wanted else (), self.wanted, self.drain, self.groups)
 
     def _group(self, groups):
         name = self.info.name if self.info else None
@@ -1357,7 +1382,7 @@ class Published:
     def view(self):
         """The node as the HTTP interface shows it (see README, HTTP interface)."""
         if self._view is None:
-            node_id, address, port, version, controllable, reason, first_seen, update_time, aliases = self._rest
+            node_id, address, port, version, controllable, reason, first_seen, update_time, aliases, announces = self._rest
             info = self.info
             self._view = {
                 'id': node_id, 'ip_addr': address, 'port': port, 'name': info.name, 'version': version,
@@ -1367,7 +1392,8 @@ class Published:
                 'clients_done': info.clients_done, 'jobs_done': info.jobs_done, 'cpu_time': info.cpu_time,
                 'serve': info.serve, 'scheduler_ip': info.scheduler_ip, 'service_start': info.service_start,
                 'service_stop': info.service_stop, 'service_end': info.service_end, 'first_seen': first_seen,
-                'update_time': update_time, 'addresses': [node_id] + list(aliases), 'groups': list(self.groups),
+                'update_time': update_time, 'addresses': [node_id] + list(aliases), 'announces': announces,
+                'groups': list(self.groups),
                 'wanted': {key: wanted.asked for key, wanted in self.wanted.items()} if self.wanted else None,
                 'drift': list(self.drift) or None, 'drain': self.drain.json(info) if self.drain else None}
         return self._view
@@ -1420,6 +1446,7 @@ class NodeTable:
         self._owners = {}                        # sign -> id of the one address that auth codes for it may go to
         self._claims = {}                        # id -> signs that it owns: the row's own, and those of a conversation
         self._aliases = {}                       # id of another address -> id of its node
+        self._announced = {}                     # id that a row's node announces itself as -> id of that row
         self._kept = 0                           # changes of what is kept of nodes
         self._minded = set()                     # ids of the nodes of which something is kept
         self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
@@ -1538,7 +1565,14 @@ class NodeTable:
             if node.said_end and self._monotonic() > node.ending_until:
                 node.said_end = None
             self._changed(node)
+            self._drop_announcer(node_id)
             return event
+
+    def _drop_announcer(self, node_id):
+        """A node answers: the row of the address that it announces itself from, where nothing listens, goes.  Lock held."""
+        row = self._nodes.get(self._announced.get(node_id))
+        if row is not None and row.update_time is None:
+            self._remove(row.id)
 
     @staticmethod
     def _event(node, known, owner):
@@ -1564,6 +1598,8 @@ class NodeTable:
         node.known = known
         node.foreign = owner if owner not in (None, node.id) else None
         node.error = None
+        self._announced.pop(node.announces, None)
+        node.announces = None
 
     def _alias(self, node_id, owner):
         """This address shows the sign of `owner`: it is no row of its own (any more).  Lock held."""
@@ -1614,18 +1650,30 @@ class NodeTable:
         for alias in self._expected.pop(node_id, ()):
             self._aliases.pop(alias, None)
 
-    def heard(self, node_id, announcement):
-        """An announcement from this very address.  Returns (NEW, SAME or CHANGED, id of the row that it concerns)."""
+    def heard(self, node_id, announcement, named=None, connected=False):
+        """An announcement from this very address, by a connection or a datagram; `named` is the id that it names.  Returns
+        (NEW, SAME or CHANGED, id of the row that it concerns).
+
+        A node at a second address of its machine announces itself from the first, where nothing listens.  When its row is
+        there and has its sign, it is that one's; what anybody could say in its place is not believed, though: that it ends.
+        """
         with self._lock:
             row = self._aliases.get(node_id, node_id)
+            is_own = row in self._nodes
+            if not is_own and named and self._owners.get(announcement.sign) == named:
+                row = named
             node = self._nodes.get(row)
             if node is None:
                 return NEW, node_id
+            if connected and node.error and named not in (None, row, node.announces):
+                self._announced.pop(node.announces, None)
+                self._announced[named], node.announces = row, named
+                self._changed(node)
             same = node.known.sign == announcement.sign
             if same and announcement.version and node.version != announcement.version:
                 node.version = announcement.version
                 self._changed(node)
-            if same and announcement.tag == 'TERMINATED':
+            if same and announcement.tag == 'TERMINATED' and is_own:
                 node.said_end, node.ending_until = self._clock(), self._monotonic() + ENDING_TIME
                 return CHANGED, row
             return (SAME if same and not node.error else CHANGED), row
@@ -1717,9 +1765,11 @@ class NodeTable:
     # --- inside, lock held ---
 
     def _changed(self, node):
+        # Made before anything is touched: whatever goes wrong in it leaves the old truth in place.
+        now = node.publish(self._sequence + 1, self._clock(), self._groups)
         self._sequence += 1
         before = self._published.pop(node.id, NOTHING)
-        self._published[node.id] = now = node.publish(self._sequence, self._clock(), self._groups)
+        self._published[node.id] = now
         self._count(before, now)
 
     def _count(self, before, now):
@@ -1741,10 +1791,11 @@ class NodeTable:
             self._kept += 1
         self._sequence += 1
         self._removed.append((self._sequence, node_id))
-        self._count(self._published.pop(node_id), NOTHING)
+        self._count(self._published.pop(node_id, NOTHING), NOTHING)
         self._release(node_id)
         for alias in node.aliases:
             self._aliases.pop(alias, None)
+        self._announced.pop(node.announces, None)
 
 
 def count(totals, before, now):
@@ -1882,7 +1933,7 @@ class Talk:
     """One conversation with one address.  At its end `done(result, error)` is called, with None for one of them, on the
     poller's thread."""
 
-    __slots__ = ('address', 'port', 'steps', 'done', 'slow', 'request', 'exchange')
+    __slots__ = ('address', 'port', 'steps', 'done', 'slow', 'trial', 'request', 'exchange')
 
     def __init__(self, address, port, steps, done):
         self.address = address
@@ -1890,6 +1941,7 @@ class Talk:
         self.steps = steps
         self.done = done
         self.slow = False     # whether its next exchange will likely not be answered; poller's thread, from here on
+        self.trial = False    # whether its next exchange gives way to those that wait: its address is new and untried
         self.request = None   # what is sent, or waits to be sent, now
         self.exchange = None  # the one under way
 
@@ -2036,8 +2088,9 @@ def connection_error(error):
 
 def exchange_error(error):
     """The NodeError for an OSError of an exchange."""
-    mismatch = isinstance(error, ssl.SSLError) or error.errno in (errno.ECONNRESET, errno.EPIPE)
-    return (MismatchError if mismatch else NodeError)(connection_error(error))
+    if isinstance(error, ssl.SSLError) or error.errno in (errno.ECONNRESET, errno.EPIPE):
+        return MismatchError(connection_error(error))
+    return (RefusedError if error.errno == errno.ECONNREFUSED else NodeError)(connection_error(error))
 
 
 NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a firewall drops the port.' % EXCHANGE_TIME
@@ -2117,7 +2170,9 @@ class Poller(Worker):
     Conversations wait in lanes: what an administrator asked for, polls that are due, and addresses that are new.  Of the
     places, one quarter is kept for quick exchanges.  The others are also for slow ones: those with nodes that will likely
     not answer, and those that last longer than QUICK_TIME.  One for which there is no such place any more is set aside,
-    which says nothing about its node, and begun again when there is.
+    which says nothing about its node, and begun again when there is.  A new address that has not answered by then gives
+    way to those that wait, and has its whole time when all have been tried: 3,000 forged announcements whose addresses
+    swallow connections keep a node from the table for 3000 / 384 * 0.5 = 4 s.
 
     A turn goes in phases, each for all exchanges that can go on: a processor is faster at one kind of thing done many times
     than at changing between the kernel and the reading of replies.
@@ -2137,10 +2192,11 @@ class Poller(Worker):
         # Talks that wait; any thread appends.
         self._urgent, self._urgent_slow, self._likely, self._unlikely = (collections.deque() for _ in range(4))
         self._aside = collections.deque()          # talks whose exchange took long when there was no place for that
+        self._tried = collections.deque()          # talks with new addresses that gave way to untried ones
         # The rest is this thread's alone.
         self._ready, self._ready_slow = [], []     # talks whose next exchange begins in this turn
         # Exchange -> None, in the order of their deadlines (within QUICK_TIME).
-        self._quick, self._slow = collections.OrderedDict(), collections.OrderedDict()
+        self._quick, self._slow, self._trials = (collections.OrderedDict() for _ in range(3))
         self._limit = places                       # lower than `places` while the system has no more descriptors
         self._starved_until = 0.0                  # monotonic time until which none is asked for
         self._look_at = 0.0                        # monotonic time at which to look for polls that are due
@@ -2158,19 +2214,15 @@ class Poller(Worker):
 
     def submit_new(self, talk, likely):
         """Run a conversation with an address that is new; `likely` when it has just connected to us."""
-        talk.slow = not likely
+        talk.slow = talk.trial = not likely
         (self._likely if likely else self._unlikely).append(talk)
         self.wake()
-
-    def waiting(self):
-        """How many new addresses wait."""
-        return len(self._likely) + len(self._unlikely)
 
     def load(self):
         """({lane: how many conversations wait in it}, {kind: how many exchanges are open})."""
         return ({'asked': len(self._urgent), 'asked_slow': len(self._urgent_slow), 'new': len(self._likely),
-                 'new_slow': len(self._unlikely), 'aside': len(self._aside)},
-                {'quick': len(self._quick), 'slow': len(self._slow)})
+                 'new_slow': len(self._unlikely) + len(self._tried), 'aside': len(self._aside)},
+                {'quick': len(self._quick), 'slow': len(self._slow) + len(self._trials)})
 
     def wake(self):
         self._wakeup.set()
@@ -2189,15 +2241,16 @@ class Poller(Worker):
         self._advance_all(moving)
         late = self._clock() - now - patience
         if late > 1.0:  # this program was stopped, or starved: that says nothing about the nodes
-            for exchange in itertools.chain(self._quick, self._slow):
+            for exchange in itertools.chain(self._quick, self._trials, self._slow):
                 exchange.expires += late
         self._expire(self._clock())
 
     def _patience(self, now):
         """Seconds until something is to be done that no socket tells."""
         then = now if self._ready or self._ready_slow else now + 60.0
-        if self._quick:
-            then = min(then, self._ages(next(iter(self._quick))))
+        for young in self._quick, self._trials:
+            if young:
+                then = min(then, self._ages(next(iter(young))))
         if self._slow:
             then = min(then, next(iter(self._slow)).expires)
         if now < self._starved_until:
@@ -2215,7 +2268,7 @@ class Poller(Worker):
         """How many exchanges may begin now, or how many slow ones."""
         if now < self._starved_until:
             return 0
-        slow_ones = len(self._slow) + len(self._ready_slow)
+        slow_ones = len(self._slow) + len(self._trials) + len(self._ready_slow)
         room = self._limit - len(self._quick) - len(self._ready) - slow_ones
         return max(0, min(room, self._limit - self._limit // 4 - slow_ones) if slow else room)
 
@@ -2225,7 +2278,7 @@ class Poller(Worker):
                 self._start_some(lane, now, slow)
         if now >= self._look_at:
             self._start_due(now)
-        for lane, slow in ((self._likely, False), (self._unlikely, True)):
+        for lane, slow in ((self._likely, False), (self._unlikely, True), (self._tried, True)):
             if lane:
                 self._start_some(lane, now, slow)
 
@@ -2311,13 +2364,14 @@ class Poller(Worker):
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 (self._urgent_slow if talk.slow else self._urgent).appendleft(talk)
-                self._limit, self._starved_until = max(1, len(self._quick) + len(self._slow)), now + STARVED_TIME
+                open_ = len(self._quick) + len(self._trials) + len(self._slow)
+                self._limit, self._starved_until = max(1, open_), now + STARVED_TIME
             else:
                 self._step(talk, talk.steps.throw, NodeError(connection_error(error)))
         except NodeError as error:
             self._step(talk, talk.steps.throw, error)
         else:
-            (self._slow if talk.slow else self._quick)[exchange] = None
+            (self._trials if talk.trial else self._slow if talk.slow else self._quick)[exchange] = None
 
     def _advance_all(self, exchanges):
         """Let these exchanges go on, and land those that are over then."""
@@ -2353,7 +2407,7 @@ class Poller(Worker):
             if exchange.error is None:
                 self.answered += 1
                 self.answered_seconds += end - exchange.expires
-                talk.slow = False
+                talk.slow = talk.trial = False
                 self._tell(talk, talk.steps.send, exchange.message)
             else:  # the conversation may know what to do
                 self.failed += 1
@@ -2361,8 +2415,8 @@ class Poller(Worker):
 
     def _land(self, exchange):
         """Give the place of an exchange back.  Raises nothing: its conversation has to be told next."""
-        self._quick.pop(exchange, None)
-        self._slow.pop(exchange, None)
+        for open_ in self._quick, self._trials, self._slow:
+            open_.pop(exchange, None)
         exchange.talk.exchange = None
         try:
             self._watch.forget(exchange)
@@ -2388,9 +2442,20 @@ class Poller(Worker):
             else:
                 self._land(exchange)
                 self._aside.append(exchange.talk)
+        while self._trials:
+            exchange = next(iter(self._trials))
+            if self._ages(exchange) > now:
+                break
+            exchange.talk.trial = False
+            if self._unlikely:
+                self._land(exchange)
+                self._tried.append(exchange.talk)
+            else:
+                del self._trials[exchange]
+                self._slow[exchange] = None
 
     def finish(self):
-        for exchange in itertools.chain(list(self._quick), list(self._slow)):
+        for exchange in itertools.chain(list(self._quick), list(self._trials), list(self._slow)):
             self._land(exchange)
             exchange.talk.steps.close()
         self._watch.close()
@@ -2401,66 +2466,108 @@ class Poller(Worker):
 # Discovery: listener and announcer
 # ---------------------------------------------------------------------------------------------------------------------
 
-class InfoPort:
-    """One info port, UDP and TCP: both are held or none is, UDP is taken first, and both are given up together.
+# Where a UDP socket at one address hears what is sent to that address alone, so that nothing at the wildcard is needed.  On
+# macOS and BSD a dispy client binds the wildcard, and on Windows its own address: there, all of the port goes in turns.
+HEARS_APART = sys.platform.startswith('linux')
 
-    A dispy client takes UDP first too, and tries again for ever; its TCP port it tries to take once.  So a client that
-    has got UDP must find TCP free.  Run by the listener's thread alone.
+
+class InfoPort:
+    """One info port: what is heard there all the time, and what is taken in turns with dispy clients of this machine.
+
+    A dispy client takes UDP at a broadcast address first, and tries again for ever; TCP it tries to take once.  So the
+    places that are taken in turns are all held or none is, UDP before TCP.  On Linux they are broadcast addresses and
+    groups, which dispyscheduler and dispynetrelay share with us and a client does not; no program binds UDP at an
+    interface's own address, so that is kept.  Run by the listener's thread alone.
     """
 
-    def __init__(self, port, addresses, shared, take_up, give_up):
+    def __init__(self, port, take_up, give_up):
         self.port = port
         self.state = 'off'           # 'held', 'resting' (free for a while), 'left to a client'
-        self._addresses = addresses  # where TCP is bound; UDP has to be bound to the wildcard to keep clients off
-        self._shared = shared        # taken in turns with clients; else it is held all the time
-        self._take_up, self._give_up = take_up, give_up  # called with (socket) when it begins and ends to be used
-        self._sockets = []
         self.next_turn = 0.0         # monotonic time of the next change
+        self._take_up, self._give_up = take_up, give_up  # called with (socket) when it begins and ends to be used
+        self._own = {}               # address -> its socket
+        self._places = ()            # (kind, address) that are taken in turns ...
+        self._sockets = {}           # ... and their sockets while they are held
+
+    def hear_at(self, addresses):
+        """Hear at these addresses of this machine, and no others, whatever is taken in turns."""
+        for address in set(self._own) - set(addresses):
+            self._drop(self._own.pop(address))
+        for address in set(addresses) - set(self._own):
+            try:
+                self._own[address] = self._take(open_socket(socket.SOCK_DGRAM, address, self.port))
+            except (OSError, NodeError) as error:  # it is tried again in WATCH_INTERVAL
+                logger.debug('info port %d is not heard at %s: %s', self.port, address, error)
+
+    def share(self, places):
+        """Take these places in turns; at once where others are held."""
+        if places != self._places:
+            self._places = places
+            if self.state == 'held':
+                self.close('off', 0.0)
 
     def turn(self, now):
         """Change what is to be changed by now; True when the port has just been taken."""
-        if now < self.next_turn:
+        if now < self.next_turn or not self._places:
             return False
         if self.state == 'held':
-            if self._shared:
-                self.close('resting', now + REST_TIME)
-            else:
-                self.next_turn = float('inf')
+            self.close('resting', now + REST_TIME)
             return False
         try:
-            self.open()
+            self.open(HEARS_APART)
         except OSError as error:
-            self.state, self.next_turn = 'left to a client', now + RETRY_TIME
+            self.close('left to a client', now + RETRY_TIME)
             logger.debug('info port %d is left to another program: %s', self.port, error)
             return False
         self.state, self.next_turn = 'held', now + HOLD_TIME
         return True
 
-    def open(self):
-        """Take the port; OSError when any part of it is taken."""
-        sockets = []
+    def hold(self, places):
+        """Take these places and keep them.  OSError."""
+        self._places = places
+        self.open()
+        self.state, self.next_turn = 'held', math.inf
+
+    def open(self, shared=False):
+        """Take all places; OSError when one is taken by another program."""
+        sockets = {}
         try:
-            for kind, addresses in ((socket.SOCK_DGRAM, wildcards()), (socket.SOCK_STREAM, self._addresses)):
-                for address in addresses:
-                    sockets.append(open_socket(kind, address, self.port))
+            for kind, address in self._places:
+                try:
+                    sockets[kind, address] = open_socket(kind, address, self.port, shared)
+                except OSError as error:
+                    if not shared or error.errno != errno.EADDRNOTAVAIL:  # its interface has just gone
+                        raise
         except OSError:
-            for sock in sockets:
+            for sock in sockets.values():
                 sock.close()
             raise
-        self._sockets = sockets
-        for sock in sockets:
-            self._take_up(sock)
+        self._sockets = {place: self._take(sock) for place, sock in sockets.items()}
 
-    def datagram_sockets(self):
-        return [sock for sock in self._sockets if hears_datagrams(sock)]
+    def group_sockets(self, group):
+        """The sockets that hear this multicast group once they have joined it."""
+        return [sock for (kind, address), sock in self._sockets.items()
+                if kind == socket.SOCK_DGRAM and address in (group, '::' if ':' in group else '0.0.0.0')]
 
-    def close(self, state='off', next_turn=float('inf')):
-        """Give the port up, TCP first."""
-        for sock in reversed(self._sockets):
-            self._give_up(sock)
-            sock.close()
-        self._sockets = []
+    def close(self, state='off', next_turn=math.inf):
+        """Give up what is taken in turns, TCP first."""
+        for sock in reversed(list(self._sockets.values())):
+            self._drop(sock)
+        self._sockets = {}
         self.state, self.next_turn = state, next_turn
+
+    def finish(self):
+        """Give everything up."""
+        self.close()
+        self.hear_at(())
+
+    def _take(self, sock):
+        self._take_up(sock)
+        return sock
+
+    def _drop(self, sock):
+        self._give_up(sock)
+        sock.close()
 
 
 def hears_datagrams(sock):
@@ -2500,7 +2607,7 @@ class Inbound(Channel):
 
 
 class Listener(Worker):
-    """Hears nodes: datagrams on the info ports, and connections on these and on a port of its own.
+    """Hears nodes: datagrams on the info ports, and connections on the reply port.
 
     `hear(address, announcement, connected)` is called for each announcement, on this thread; `port_taken()` when an
     info port has been taken, so that what was missed can be asked for.
@@ -2508,11 +2615,13 @@ class Listener(Worker):
 
     name = 'listener'
 
-    def __init__(self, hosts, info_ports, shared, places, tls=None, clock=time.monotonic):
+    def __init__(self, hosts, info_port, reply_port, places, tls=None, clock=time.monotonic):
+        """`hosts` are addresses, or none for all; `info_port` is None for the usual ones in turns with dispy clients, else a
+        port to hold, or 0 for none; `reply_port` is None for the usual one.  StartError."""
         super().__init__()
         self.hear = lambda address, announcement, connected: None  # set by Admin
         self.port_taken = lambda: None                             # set by Admin
-        self._shared = shared      # info ports are taken in turns with dispy clients
+        self._shared = info_port is None
         self._places = places      # connections at one time
         self._tls = tls
         self._clock = clock
@@ -2520,61 +2629,79 @@ class Listener(Worker):
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup.clear)
         self._inbound = collections.OrderedDict()  # Inbound -> None, by deadline
-        self._groups = set()                       # (group, address, index) to be joined; replaced whole by hear_groups()
+        self._network = self._followed = ((), ())  # (own addresses, Sources): replaced whole by follow(); what was taken up
         self._joined = {}                          # socket -> groups that it has joined
         self._complained = set()                   # addresses whose bad messages were logged, this hour
         self._complained_since = clock()
-        addresses = hosts or wildcards()
-        self.info_ports = [InfoPort(port, addresses, shared, self._take_up, self._give_up) for port in info_ports]
-        self._own = []             # listening sockets of our own, all with one port
+        self._addresses = tuple(hosts or wildcards())
+        ports = [info for info, _ in PORT_PAIRS] if self._shared else [info_port] if info_port else []
+        self.info_ports = [InfoPort(port, self._take_up, self._give_up) for port in ports]
+        self._replies = []         # listening sockets of the reply port, unless it is an info port
         try:
-            self._open_own(addresses)
-            for info_port in () if shared else self.info_ports:
-                self._hold(info_port)
+            self.reply_port = self._open_reply_port(info_port or None, reply_port)
+            for port in () if self._shared else self.info_ports:
+                self._hold(port)
         except StartError:
             self.finish()
             raise
-        self.own_port = self._own[0].getsockname()[1]
 
-    def _open_own(self, addresses):
-        """Listen on one free port at all these addresses."""
-        for attempt in range(20):
+    def _open_reply_port(self, info_port, wanted):
+        """Listen where nodes are told to answer; the port.  The usual one may be another dispyadmin's: then any will do."""
+        if info_port and wanted in (None, info_port):
+            return info_port
+        for port in (REPLY_PORT, 0) if wanted is None else (wanted,):
             try:
-                for address in addresses:
-                    port = self._own[0].getsockname()[1] if self._own else 0
-                    self._own.append(open_socket(socket.SOCK_STREAM, address, port))
+                self._replies = self._listen(port)
                 break
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or attempt == 19:  # free at one address, the port may be taken at another
-                    raise StartError('--host %s: cannot listen there: %s' % (', '.join(addresses), error.strerror))
-                while self._own:
-                    self._own.pop().close()
-        for sock in self._own:
+                if not port or wanted is not None or error.errno != errno.EADDRINUSE:
+                    raise StartError('%s: cannot listen at %s: %s' % (
+                        '--host' if wanted is None else '--reply_port %d' % wanted, ', '.join(self._addresses),
+                        error.strerror))
+        for sock in self._replies:
             self._take_up(sock)
+        port = self._replies[0].getsockname()[1]
+        if wanted is None and port != REPLY_PORT:
+            logger.info('reply port %d is taken; nodes answer searches at TCP port %d: let it through the firewall',
+                        REPLY_PORT, port)
+        return port
+
+    def _listen(self, port):
+        """Sockets that listen at all our addresses, at this port, or all at one that is free (0).  OSError."""
+        for attempt in range(20):
+            sockets, number = [], port
+            try:
+                for address in self._addresses:
+                    sockets.append(open_socket(socket.SOCK_STREAM, address, number))
+                    number = sockets[0].getsockname()[1]
+                return sockets
+            except OSError as error:
+                for sock in sockets:
+                    sock.close()
+                if error.errno != errno.EADDRINUSE or port or attempt == 19:  # free at one address, taken at another
+                    raise
 
     def _hold(self, info_port):
         try:
-            info_port.open()
+            info_port.hold(self._whole_port())
         except OSError as error:
             raise StartError('--info_port %d: %s; give another port, or none (then it is shared with dispy clients)'
                              % (info_port.port, error.strerror))
-        info_port.state, info_port.next_turn = 'held', float('inf')
+
+    def _whole_port(self):
+        """What is bound to have all of a port: UDP at the wildcard, which hears broadcasts and groups as well, and TCP."""
+        return tuple([(socket.SOCK_DGRAM, address) for address in wildcards()] +
+                     [(socket.SOCK_STREAM, address) for address in self._addresses])
 
     # --- any thread ---
-
-    def reply_port(self, node_port):
-        """Where nodes are to answer: the info port that belongs to their node port while it is held, else our own."""
-        pair = dict((node, info) for info, node in PORT_PAIRS).get(node_port)
-        held = [p.port for p in self.info_ports if p.state == 'held']
-        return pair if pair in held else held[0] if held and not self._shared else self.own_port
 
     def deaf(self):
         """Whether announcements are missed now."""
         return not self.info_ports or any(p.state != 'held' for p in self.info_ports)
 
-    def hear_groups(self, groups):
-        """Hear these multicast groups: a set of (group, address, interface index)."""
-        self._groups = groups
+    def follow(self, own, sources):
+        """Hear at these `own` addresses of this machine, and what is announced to all in the networks of these Sources."""
+        self._network = own, sources
         self.wake()
 
     def wake(self):
@@ -2584,14 +2711,26 @@ class Listener(Worker):
 
     def turn(self):
         now = self._clock()
+        if self._followed is not self._network:
+            self._followed = self._network
+            self._follow(*self._followed)
         for info_port in self.info_ports:
             if info_port.turn(now):
                 self._join_groups()
                 self.port_taken()
         for key, _ in self._selector.select(self._patience(now)):
             key.data()
-        self._join_groups()
         self._expire(self._clock())
+
+    def _follow(self, own, sources):
+        shared = collections.OrderedDict.fromkeys(address for source in sources for address in source.shared)
+        for info_port in self.info_ports if self._shared else ():
+            if HEARS_APART:
+                info_port.hear_at(own)
+                info_port.share(tuple((socket.SOCK_DGRAM, address) for address in shared))
+            else:
+                info_port.share(self._whole_port())
+        self._join_groups()
 
     def _patience(self, now):
         times = [60.0] + [p.next_turn - now for p in self.info_ports]
@@ -2684,14 +2823,17 @@ class Listener(Worker):
             logger.warning('%s sends what no dispynode sends (said once an hour): %s', address, error)
 
     def _join_groups(self):
+        """Let each socket of a group be a member on the interfaces that there are now."""
+        groups = {(group, source.address, source.index) for source in self._followed[1] for group in source.shared
+                  if group in (GROUP_V4, GROUP_V6)}
         for info_port in self.info_ports:
-            for sock in info_port.datagram_sockets():
-                wanted = {g for g in self._groups if family_of(g[0]) == sock.family}
-                joined = self._joined.setdefault(sock, set())
-                for group in joined - wanted:
-                    self._membership(sock, group, False)
-                    joined.discard(group)
-                joined |= {group for group in wanted - joined if self._membership(sock, group, True)}
+            for name in (GROUP_V4, GROUP_V6):
+                for sock in info_port.group_sockets(name):
+                    wanted, joined = {group for group in groups if group[0] == name}, self._joined.setdefault(sock, set())
+                    for group in joined - wanted:
+                        self._membership(sock, group, False)
+                        joined.discard(group)
+                    joined |= {group for group in wanted - joined if self._membership(sock, group, True)}
 
     @staticmethod
     def _membership(sock, group, join):
@@ -2712,10 +2854,10 @@ class Listener(Worker):
 
     def finish(self):
         for info_port in self.info_ports:
-            info_port.close()
+            info_port.finish()
         for inbound in list(self._inbound):
             self._drop(inbound)
-        for sock in self._own:
+        for sock in self._replies:
             sock.close()
         self._selector.close()
         self._wakeup.close()
@@ -2742,7 +2884,7 @@ class Announcer(Worker):
         self._all = False                          # ask those too that have been asked before; any thread sets it
         self._lock = threading.Lock()              # guards _releases, which the listener's thread adds to
         self._releases = list(DISPY_RELEASES)
-        self.sources = local_sources(hosts, multicast)  # replaced whole, by this thread
+        self.sources = local_sources(hosts, multicast, list_interfaces())  # replaced whole, by this thread
         self._last = float('-inf')                 # monotonic time of the last asking
         self._times = 0                            # how often it was asked
         self._failed = {}                          # (address, target) -> the error that was logged
@@ -2775,10 +2917,9 @@ class Announcer(Worker):
     # --- this thread ---
 
     def turn(self):
-        before = self.sources
-        self.sources = local_sources(self._hosts, self._multicast)
-        self._listener.hear_groups({(GROUP_V6 if ':' in source.address else GROUP_V4, source.address, source.index)
-                                    for source in self.sources})
+        before, known = self.sources, list_interfaces()
+        self.sources = local_sources(self._hosts, self._multicast, known)
+        self._listener.follow(own_hearing(self._hosts, known), self.sources)
         if self._wanted.is_set() or self._clock() >= self._due() or set(self.sources) - set(before):
             self._wanted.clear()
             self._last, self._times = self._clock(), self._times + 1
@@ -2800,9 +2941,8 @@ class Announcer(Worker):
         for target in source.targets:
             try:
                 with self._open(source) as sock:
+                    ask = {'ip_addr': source.address.partition('%')[0], 'sign': sign, 'port': self._listener.reply_port}
                     for node_port in self._node_ports:
-                        ask = {'ip_addr': source.address.partition('%')[0], 'sign': sign,
-                               'port': self._listener.reply_port(node_port)}
                         for release in releases:
                             message = write_message(b'NODE_INFO:', dict(ask, version=release))
                             sock.sendto(message, socket_address(target, node_port))
@@ -3253,7 +3393,7 @@ class SetCpus(Control):
 
     def __init__(self, cpus):
         if cpus != 'all':
-            check_whole('cpus', cpus, -65536, 65536, 'CPUs, or "all"')
+            check_whole('cpus', cpus, -MAX_CPUS, MAX_CPUS, 'CPUs, or "all"')
         super().__init__(cpus=cpus)
         self.cpus = cpus
 
@@ -3332,7 +3472,7 @@ class SetClients(Control):
     action, key = 'clients', 'serve'
 
     def __init__(self, clients):
-        check_whole('clients', clients, -1, 2 ** 31 - 1, 'clients; -1 is without limit')
+        check_whole('clients', clients, -1, MAX_CLIENTS, 'clients; -1 is without limit')
         super().__init__(clients=clients)
         self.clients = clients
 
@@ -3843,10 +3983,8 @@ class Admin:
         self.schedule = Schedule(settings.poll_interval)
         self.journal = Journal()
         self.alerts = Alerts(settings.on_event, settings.events) if settings.on_event else None
-        shared = settings.info_port is None
-        info_ports = [info for info, _ in PORT_PAIRS] if shared else [settings.info_port] if settings.info_port else []
         hosts = own_addresses(settings.hosts)
-        self.listener = Listener(hosts, info_ports, shared, max(16, min(512, files // 8)), server_tls)
+        self.listener = Listener(hosts, settings.info_port, settings.reply_port, max(16, min(512, files // 8)), server_tls)
         self.poller = Poller(max(16, min(1024, files // 2)), client_tls)
         self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
@@ -3867,8 +4005,8 @@ class Admin:
         self._met_each = collections.Counter()  # how many there were at each address, of each id, in the present minute
         self._minute = 0.0             # monotonic time at which that began
         self._changed_aliases = {}     # id -> other addresses of that node which announced another sign
-        self._mismatched = set()       # ids that announce themselves and are not understood; poller's thread changes it
-        self._own = (0.0, frozenset())  # (monotonic time, addresses of this machine)
+        self._unasked = set()          # ids that announce themselves and cannot be asked; poller's thread alone
+        self._own = (-math.inf, frozenset(), ())  # (monotonic time, addresses and networks of this machine)
         self.poller.take_due, self.poller.next_look = self._due_talks, self.schedule.next_look
         self.schedule.earlier = self.poller.wake
         self.listener.hear, self.listener.port_taken = self._heard, self.announcer.scan
@@ -3923,7 +4061,7 @@ class Admin:
         """What this program listens on and asks, as a dict."""
         return {'version': __version__, 'hosts': self.settings.hosts, 'node_ports': self.node_ports,
                 'info_ports': [{'port': p.port, 'state': p.state} for p in self.listener.info_ports],
-                'own_port': self.listener.own_port,
+                'reply_port': self.listener.reply_port, 'own_port': self.listener.reply_port,  # as it was called in 1.0.0
                 'asks': [{'address': source.address, 'to': target}
                          for source in self.announcer.sources for target in source.targets],
                 'poll_interval': self.schedule.interval, 'ping_interval': self.settings.ping_interval,
@@ -3975,6 +4113,11 @@ class Admin:
                              [r['id'] for r in results if r['ok']],
                              {'host': host, 'port': port})
         return [r for r in results if r['ok']] or results[:1] or [failure(host, 'unreachable', LATE)]
+
+    def add_row(self, address, port, **known):
+        """A row for an address that has not answered yet, which is asked at once and from now on."""
+        self.table.add(address, port, **known)
+        self.schedule.add(self.table.row(format_id(address, port)))
 
     def _add_place(self, place, latch):
         node_id = format_id(*place)
@@ -4397,21 +4540,18 @@ class Admin:
     def _heard(self, address, announcement, connected):
         """An announcement came from this address.  Listener's thread."""
         address = self._speaker(address, announcement.ip_addr)
-        node_id = format_id(address, announcement.port)
+        node_id, named = format_id(address, announcement.port), named_id(announcement)
         logger.debug('%s from %s', announcement.tag, node_id)
         if announcement.sign == self.sign:
             return
-        verdict, row = self.table.heard(node_id, announcement)
+        verdict, row = self.table.heard(node_id, announcement, named, connected)
         if verdict == SAME:
             self._release_heard(announcement)
         elif verdict == CHANGED:
-            if row != node_id:
+            if row not in (node_id, named):
                 with self._lock:
                     self._changed_aliases.setdefault(row, set()).add(node_id)
-            if row in self._mismatched:
-                self._meet(address, announcement.port, connected, announcement)
-            else:
-                self.schedule.ask_soon(row)
+            self.schedule.ask_soon(row)
         elif verdict == NEW and announcement.tag != 'TERMINATED':
             self._meet(address, announcement.port, connected, announcement)
 
@@ -4433,12 +4573,20 @@ class Admin:
         return claimed if claimed != address and self._is_own(address) and self._is_own(claimed) else address
 
     def _is_own(self, address):
-        if is_loopback(address):
-            return True
+        return is_loopback(address) or address in self._own_network()[0]
+
+    def reaches(self, address):
+        """Whether a search reaches this address."""
+        networks, plain = self._own_network()[1], ipaddress.ip_address(address.partition('%')[0])
+        return not networks or self._is_own(address) or plain.is_link_local or any(plain in network for network in networks)
+
+    def _own_network(self):
+        """(addresses, networks) of this machine, as of a few seconds ago: asking the kernel takes a millisecond."""
         now = time.monotonic()
         if now - self._own[0] > WATCH_INTERVAL:
-            self._own = now, frozenset(i.address for i in list_interfaces())
-        return address in self._own[1]
+            known = list_interfaces()
+            self._own = now, frozenset(i.address for i in known), tuple(map(network_of, known))
+        return self._own[1:]
 
     def _meet(self, address, port, connected=False, announcement=None):
         """Ask an address that is not in the table what it is, in due time.
@@ -4463,28 +4611,34 @@ class Admin:
                 logger.debug('%s announced itself but cannot be asked: %s', node_id, error)
                 self._lost(node_id, error)
                 if announcement:
-                    self._list_mismatched(node_id, announcement, error)
+                    self._list_unasked(node_id, announcement, error, connected)
                 return
-            self._mismatched.discard(node_id)
             self._answered(node_id, answer, create=True)
             if announcement and self.table.heard(node_id, announcement)[0] == SAME:
                 self._release_heard(announcement)
+                if not self.reaches(address):
+                    self.table.keep(node_id, added=True)  # no search reaches it, and it may not announce itself again
         self.poller.submit_new(self._talk(node_id, self._info_steps(node_id), done), connected)
 
-    def _list_mismatched(self, node_id, announcement, error):
-        """What announces itself and answers, but is not understood for want of TLS or for its release, gets a row.
+    def _list_unasked(self, node_id, announcement, error, connected):
+        """What announces itself and cannot be asked gets a row where an administrator can help: where its TLS, its release
+        or its address is not as it is here.
 
-        Only some do, as anybody can announce anything.  They are asked again when they announce themselves, but not polled.
-        Poller's thread.
+        Only some do, as anybody can announce anything: what names another address must have connected to us, and nothing is
+        asked there.  Poller's thread.
         """
+        named = named_id(announcement)
+        elsewhere = connected and isinstance(error, RefusedError) and named not in (None, node_id)
         strange = announcement.version and announcement.version not in DISPY_RELEASES
-        if not isinstance(error, MismatchError) and not (strange and isinstance(error, WireError)):
+        if not (elsewhere or isinstance(error, MismatchError) or strange and isinstance(error, WireError)):
             return
-        self._mismatched = {known for known in self._mismatched if known in self.table}
-        if len(self._mismatched) < MAX_MISMATCHED:
-            self._mismatched.add(node_id)
-            self.table.add(*split_id(node_id), version=announcement.version)
+        self._unasked = {known for known in self._unasked for published in [self.table.get(known)]
+                         if published and published.view['update_time'] is None}
+        if len(self._unasked) < MAX_UNASKED:
+            self._unasked.add(node_id)
+            self.add_row(*split_id(node_id), version=announcement.version)
             self.table.failed(node_id, as_sentence(error))
+            self.table.heard(node_id, announcement, named, elsewhere)
 
     def _meet_changed_aliases(self, node_id):
         """Ask those addresses of a node what they are that announced another sign than it.  It has just been asked, so
@@ -4500,6 +4654,14 @@ class Admin:
         for alias in self.table.drop_aliases(node_id):
             address, port = split_id(alias)
             self._meet(address, port)
+
+
+def named_id(announcement):
+    """The id that an announcement names as its own, or None: the address is what the sender says."""
+    try:
+        return format_id(check_host(canonical(announcement.ip_addr)), announcement.port)
+    except ValueError:
+        return None
 
 
 def success(node_id, message, **values):
@@ -4567,10 +4729,21 @@ def is_bindable(address):
         return False
 
 
-class Seeker(Worker):
-    """Looks for the nodes of --node until each has answered once; from then on they are polled like all others.
+def is_address(host):
+    """Whether a host is given by its IP address, not by a name."""
+    try:
+        return bool(canonical(host))
+    except ValueError:
+        return False
 
-    A thread of its own, as names may take long to resolve.
+
+SEEK_THREADS = 64  # hosts that are looked for at one time: names may take long to resolve
+
+
+class Seeker(Worker):
+    """Looks for the nodes of --node until each has answered once; all are in the table, and polled, from the beginning.
+
+    A thread of its own, with some for the hosts, so that one whose name or answer takes long delays no other.
     """
 
     name = 'seeker'
@@ -4584,41 +4757,51 @@ class Seeker(Worker):
         self._said = set()
 
     def turn(self):
-        self._missing = [place for place in self._missing if not self._is_forgotten(*place) and not self._seek(*place)]
+        missing = [place for place in self._missing if not self._is_forgotten(*place)]
+        for place in missing:
+            if is_address(place[0]):
+                self._list(*place, [place[0]])  # at once: no look-up of a name is waited for
+        found = run_parallel(self._seek, missing, threads=SEEK_THREADS)
+        self._missing = [place for place, is_found in zip(missing, found) if not is_found]
         self.has_looked = True
         self.stopping.wait(LONGEST_PAUSE / 2 if self._missing else None)
 
     def _is_forgotten(self, host, port):
         """Whether an administrator has forgotten it: only what shows itself comes back."""
         ports = [port] if port else self._admin.node_ports
-        try:
-            return any(format_id(canonical(host), number) in self._admin.forgotten for number in ports)
-        except ValueError:
-            return False  # a name: what it stands for may change
+        return is_address(host) and any(format_id(canonical(host), number) in self._admin.forgotten for number in ports)
 
-    def _seek(self, host, port):
-        """Whether there is nothing more to be done for this host."""
-        admin = self._admin
-        if (host, port) not in self._rows:
-            try:
-                addresses = resolve(host)
-            except NodeError as error:
-                if host not in self._said:
-                    self._said.add(host)
-                    logger.warning('--node %s: %s It is tried again every %d seconds.', host, error, LONGEST_PAUSE / 2)
-                return False
-            first = addresses[0], port or admin.node_ports[0]
-            self._rows[host, port] = node_id = format_id(*first)
-            admin.table.add(*first)
-            if port and len(addresses) == 1:
-                admin.schedule.add(node_id)
-                return True
-        results = admin.add(host, port)
-        found = {r['id'] for r in results if r['ok']}
-        row = self._rows[host, port]
+    def _seek(self, place):
+        """Whether there is nothing more to be done for this host.  What goes wrong here is this host's alone."""
+        try:
+            return self._look(*place)
+        except Exception as error:
+            self.report(error)
+            return False
+
+    def _look(self, host, port):
+        try:
+            addresses = resolve(host)
+        except NodeError as error:
+            if host not in self._said:
+                self._said.add(host)
+                logger.warning('--node %s: %s It is tried again every %d seconds.', host, error, LONGEST_PAUSE / 2)
+            return False
+        row = self._list(host, port, addresses)
+        if port and len(addresses) == 1:
+            return True  # it is in the table, and polled, whatever it is
+        found = {r['id'] for r in self._admin.add(host, port) if r['ok']}
         if found and row not in found:
-            admin.table.forget(row)  # it stood for a port at which nothing is
+            self._admin.table.forget(row)  # it stood for a port at which nothing is
         return bool(found)
+
+    def _list(self, host, port, addresses):
+        """The id of the row that stands for this host, at the first of its addresses, until one has answered."""
+        first = canonical(addresses[0]), port or self._admin.node_ports[0]
+        if (host, port) not in self._rows:
+            self._rows[host, port] = format_id(*first)
+            self._admin.add_row(*first)
+        return self._rows[host, port]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -4637,6 +4820,7 @@ CONTACT_TIME = 3.0             # seconds for one connection, from connect to wha
 NUDGE_TIME = 1.0               # seconds until what says nothing is sent two ends of line, which many programs wait for
 RELEASE_TIME = 1.5             # seconds in which a node tells its release
 SECRET_TIME = 8.0              # seconds in which it is tried which secret opens it
+SEARCH_TIME = 2.5              # seconds in which a node that is searched for announces itself
 MAX_DIAGNOSED = 4              # addresses of one name
 MAX_DIAGNOSES = 4              # at one time: each has up to 4 addresses * 3 ports = 12 threads for some seconds
 LOOPBACKS = ('127.0.0.1', '127.0.1.1')  # where dispynode listens when the machine's own name stands for one of them
@@ -4694,19 +4878,27 @@ def knock(message):
         pass
 
 
-def at_once(call, items, seconds=None):
-    """[call(item) for each item], each on a thread of its own.  None for those that are not done in `seconds`."""
-    results = [(None, None)] * len(items)
+def run_parallel(call, items, seconds=None, threads=math.inf):
+    """[call(item) for each item], on threads of their own, so many at one time.  None for those that are not done when so
+    many seconds are over for each thread.  What a call raises is raised here, at the end."""
+    results, waiting = [(None, None)] * len(items), queue.Queue()
+    for number in range(len(items)):
+        waiting.put(number)
 
-    def run(number):
+    def run():
         try:
-            results[number] = call(items[number]), None
-        except Exception as error:
-            results[number] = None, error
-    threads = [threading.Thread(target=run, args=(number,), name='diagnosis', daemon=True) for number in range(len(items))]
-    for thread in threads:
+            while True:
+                number = waiting.get_nowait()
+                try:
+                    results[number] = call(items[number]), None
+                except Exception as error:
+                    results[number] = None, error
+        except queue.Empty:
+            pass
+    running = [threading.Thread(target=run, name='parallel', daemon=True) for _ in range(min(len(items), threads))]
+    for thread in running:
         thread.start()
-    for thread in threads:
+    for thread in running:
         thread.join(seconds)
     for _, error in results:
         if error is not None:
@@ -5009,7 +5201,7 @@ class Diagnosis:
     def run(self):
         """The diagnosis as the HTTP interface shows it."""
         places = [(address, port) for address in self._reach() for port in self._ports]
-        visits = at_once(Visit.meet, [Visit(self._admin, *place) for place in places])
+        visits = run_parallel(Visit.meet, [Visit(self._admin, *place) for place in places])
         nodes = collections.OrderedDict()  # sign -> Visit: another one with its sign is the same node under another address
         for visit in visits:
             if visit.sign:
@@ -5047,7 +5239,7 @@ class Diagnosis:
     def _reach(self):
         """The addresses to which there is a way."""
         try:
-            found, = at_once(resolve, [self.host], RESOLVE_TIME)
+            found, = run_parallel(resolve, [self.host], RESOLVE_TIME)
         except NodeError as error:
             self._say('name', FAILED, str(error), 'Give an IP address instead of %s, or enter the name in DNS or /etc/hosts '
                       'of this machine.' % self.host)
@@ -5104,14 +5296,26 @@ class Diagnosis:
     def _is_tls_trouble(self):
         return any(finding.step == 'tls' and finding.state == FAILED for finding in self.findings)
 
-    @staticmethod
-    def _connect_cure(visits):
+    def _connect_cure(self, visits):
         for visit in visits:
             if visit.contact.is_refused:
-                return REFUSED_CURE % visit.id
+                return self._admin.reaches(visit.address) and self._named_cure(visit.id) or REFUSED_CURE % visit.id
         first = visits[0]
         cure = SILENT_CURE if first.contact.is_silent else ROUTE_CURE
         return cure % (first.address, first.port)
+
+    def _named_cure(self, node_id):
+        """What helps when a node listens at another address of this machine and announces itself from here; or None."""
+        admin, deadline = self._admin, time.monotonic() + SEARCH_TIME
+        admin.announcer.scan(all_nodes=True)
+        while time.monotonic() < deadline:
+            published = admin.table.get(node_id)
+            if published and published.view['announces']:
+                named = published.view['announces']
+                self._say('elsewhere', WARNING, 'The dispynode that announces itself from here listens at %s.' % named)
+                return ADD_CURE % (named, named)
+            time.sleep(0.05)
+        return None
 
     def _search(self):
         """Look for a dispynode at other ports, and at the loopback addresses if this is the machine.  A cure, or None."""
@@ -5120,7 +5324,7 @@ class Diagnosis:
         own = [address for address in self._addresses if is_own_address(address)]
         places += [(address, port) for address in LOOPBACKS if own and address not in self._addresses
                    for port in sorted(usual | set(self._ports))]
-        found = [visit for visit in at_once(Visit.meet, [Visit(self._admin, *place) for place in places]) if visit.sign]
+        found = [visit for visit in run_parallel(Visit.meet, [Visit(self._admin, *place) for place in places]) if visit.sign]
         if not found:
             where = ['port %d' % port for port in sorted(usual - set(self._ports))] + list(LOOPBACKS if own else ())
             self._say('elsewhere', SKIPPED, 'No dispynode answers at %s either.' % ' or '.join(where) if where else
@@ -5172,8 +5376,7 @@ def is_near(address, source):
         return True
     plain = ipaddress.ip_address(address.partition('%')[0])
     return any(interface.address == source and
-               plain in ipaddress.ip_network('%s/%d' % (source.partition('%')[0], interface.prefix), strict=False)
-               for interface in list_interfaces())
+               plain in network_of(interface) for interface in list_interfaces())
 
 
 _diagnoses = threading.BoundedSemaphore(MAX_DIAGNOSES)
@@ -5315,9 +5518,8 @@ class Keeper(Worker):
         nodes, forgotten = self._state_file.read()
         self._admin.forgotten.update(forgotten)
         for node_id, kept in nodes.items():
-            self._admin.table.add(*split_id(node_id))
+            self._admin.add_row(*split_id(node_id))
             self._admin.table.keep(node_id, **kept)
-            self._admin.schedule.add(node_id)
         self._saved = self._state()
         try:
             self._state_file.write(*self._saved[1:])  # a place where that cannot be is told now, not when it matters
@@ -10493,9 +10695,12 @@ OPTIONS = (
     Option('http_names', ['--http_name'], 'NAME', _host, [],
            'a further name under which browsers reach the page, for a proxy or tunnel in front; can be given again'),
     Option('info_port', ['--info_port'], 'PORT', _whole(0, 65535), None,
-           'port at which nodes announce themselves, held all the time (default: %d and, for nodes before dispy 4.15, %d, '
-           'shared in turns with dispy clients of this machine; 0: none, nodes are only asked)'
+           'port at which nodes announce themselves, UDP and TCP, held all the time (default: %d and, for nodes before '
+           'dispy 4.15, %d, UDP, shared with the other programs of dispy on this machine; 0: none, nodes are only asked)'
            % (PORT_PAIRS[0][0], PORT_PAIRS[1][0])),
+    Option('reply_port', ['--reply_port'], 'PORT', _whole(0, 65535), None,
+           'TCP port to which nodes answer searches, for a firewall to let through (default: %d, or --info_port where that '
+           'is given; 0: any that is free)' % REPLY_PORT),
     Option('node_port', ['--node_port'], 'PORT', _whole(1, 65535), None,
            'port of the nodes (default: %d and, for nodes before dispy 4.15, %d)' % (PORT_PAIRS[0][1], PORT_PAIRS[1][1])),
     Option('poll_interval', ['--poll_interval'], 'SEC', _seconds, POLL_INTERVAL,
@@ -10533,8 +10738,8 @@ KEYS.update(group=KEYS['groups'], host=KEYS['hosts'], ip_addrs=KEYS['hosts'], no
 # a port that is dispy's own was not asked for, and a secret stands for itself.
 UPSTREAM_KEYS = {'secret', 'http_host', 'http_port', 'info_port', 'node_port', 'poll_interval', 'ping_interval',
                  'certfile', 'keyfile'}
-OWN_KEYS = {'host', 'node', 'http_token', 'http_name', 'http_names', 'group', 'groups', 'state', 'keep', 'on_event', 'event',
-            'events'}
+OWN_KEYS = {'host', 'node', 'reply_port', 'http_token', 'http_name', 'http_names', 'group', 'groups', 'state', 'keep',
+            'on_event', 'event', 'events'}
 DISPY_PORTS = set(itertools.chain(*PORT_PAIRS))
 
 
@@ -11123,6 +11328,12 @@ def bystander(settings):
     The info port is left to whom it belongs to: nodes that are asked answer to any.  Nothing is kept, set, or told.
     """
     vars(settings).update(info_port=0, state='', keep=False, on_event='', events=[], poll_interval=MOST_INTERVAL)
+    try:
+        return Admin(settings)
+    except StartError:
+        if not settings.reply_port:
+            raise
+    settings.reply_port = None  # the one that runs has it
     return Admin(settings)
 
 
@@ -11250,16 +11461,19 @@ def serve(settings):
 def tell_diagnosis(settings):
     """Diagnose a host and print what is found.  The exit status: 0 when there is nothing to cure, else 3."""
     admin = bystander(settings)
-    admin.poller.start()
+    workers = admin.poller, admin.listener, admin.announcer
+    for worker in workers:
+        worker.start()
     try:
         found = diagnose(admin, *settings.diagnose, has_table=False)
     except KeyboardInterrupt:
         tell('Interrupted: nothing is known yet.')
         return 3
     finally:
-        admin.poller.end()
-        admin.poller.join(time.monotonic() + END_TIME)
-        admin.listener.finish()
+        for worker in workers:
+            worker.end()
+        for worker in workers:
+            worker.join(time.monotonic() + END_TIME)
     for step in found['steps']:
         tell('%s %-9s %-9s %s' % (MARKS[step['state']], step['state'], step['step'], step['message']))
     tell('Cure: %s' % found['cure'] if found['cure'] else 'Nothing is wrong with it.')
