@@ -100,7 +100,8 @@ class Site:
             for node in self.nodes:
                 state = shown.get(node.id, {}).get('state')
                 if state != 'ready':
-                    self.missing.append('%s was %s, %.1f s after the start' % (node.id, state, time.monotonic() - self.began))
+                    age = time.monotonic() - self.began
+                    self.missing.append('%s was %s, %.1f s after the start' % (node.id, state, age))
             time.sleep(0.1)
             return predicate()
         return lab.wait_for(look, timeout, what)
@@ -404,7 +405,7 @@ class Sockets(BesideTest):
 
 def admitted():
     """({(protocol, port)} that dispyadmin needs admitted on the head node, what programs of dispy there need beside that),
-    as the README's table tells."""
+    as the README's table tells: rows that speak of clients are for these."""
     with open(os.path.join(environment.ROOT, 'README.rst'), encoding='utf-8') as file:
         table = file.read().partition('What it needs of the network')[2].split('=\n')[2]
     own, others = set(), set()
@@ -414,10 +415,8 @@ def admitted():
             ports = {(protocol, int(port)) for protocol in cells[1].lower().split(', ')
                      for port in re.findall(r'\d+', cells[0])}
             (others if 'client' in cells[3] else own).update(ports)
-    if ('tcp', REPLY_PORT) in own:
-        return own, others
-    return ({('udp', CLIENT_PORT), ('udp', OLD_CLIENT_PORT), ('tcp', REPLY_PORT)},      # until the README tells
-            {('tcp', CLIENT_PORT), ('tcp', OLD_CLIENT_PORT)})
+    # Until the README has a row for them.
+    return own, others or {('tcp', CLIENT_PORT), ('tcp', OLD_CLIENT_PORT)}
 
 
 FIREWALL = '''
