@@ -16,13 +16,20 @@ def compute(seconds):
         pass
     return seconds
 
+def sleep(seconds):
+    import time
+    time.sleep(seconds)
+    return seconds
+
 if __name__ == '__main__':
     given = json.loads(sys.argv[1])
     dispy.config.DispyPort = given['port']
     kind, options = dispy.JobCluster, {'host': given['host'], 'ping_interval': given['ping_interval']}
     if given['scheduler']:
-        kind, options = dispy.SharedJobCluster, {'ip_addr': given['host'], 'scheduler_host': given['host'], 'client_port': 0}
-    cluster = kind(compute, nodes=given['nodes'], secret=given['secret'], reentrant=True, **options)
+        kind = dispy.SharedJobCluster
+        options = {'ip_addr': given['host'], 'scheduler_host': given['host'], 'client_port': 0}
+    work = sleep if given['asleep'] else compute
+    cluster = kind(work, nodes=given['nodes'], secret=given['secret'], reentrant=True, **options)
     print('started', flush=True)
     unused = set(given['until'])
     while True:
@@ -44,7 +51,7 @@ class JobsTest(lab.LabTest):
         """A program that submits jobs and waits for them; in a folder of its own, where it may leave its files.
 
         `scheduler`: through the dispyscheduler of the same host. `until`: addresses; jobs are submitted again until each
-        has computed one. `stay`: seconds before it ends, after the last job.
+        has computed one. `stay`: seconds before it ends, after the last job. `asleep`: jobs take time, but no CPU.
         """
         packages = environment.node_packages('4.15.2')
         library = environment.require(packages)
@@ -53,7 +60,8 @@ class JobsTest(lab.LabTest):
         with open(path, 'w') as file:
             file.write(CLIENT)
         given = dict({'port': port, 'host': host, 'jobs': jobs, 'seconds': seconds, 'nodes': nodes or ['*'],
-                      'secret': secret, 'ping_interval': 5, 'scheduler': False, 'until': (), 'stay': 0}, **given)
+                      'secret': secret, 'ping_interval': 5, 'scheduler': False, 'until': (), 'stay': 0,
+                      'asleep': False}, **given)
         command = [packages.python, '-W', 'ignore', path, json.dumps(given)]
         return self.start(lab.Process, command, namespace, dict(os.environ, PYTHONPATH=library, PYTHONUNBUFFERED='1'),
                           folder)
