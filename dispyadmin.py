@@ -5942,7 +5942,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
       <p id="node-name" class="node-name"></p>
       <span id="node-state" class="state"><svg aria-hidden="true"><use/></svg><span></span></span>
     </div>
-    <div id="node-notice" class="notice" hidden><strong></strong> <span></span> <button type="button" id="node-why" aria-controls="node-diagnosis" hidden>Why?</button></div>
+    <div id="node-notice" class="notice" hidden><strong></strong> <span></span> <button type="button" id="node-why" aria-controls="node-diagnosis" hidden>Why?</button> <button type="button" id="node-add" hidden></button></div>
     <div id="node-diagnosis" class="panel diagnosis" role="region" aria-label="Diagnosis" hidden></div>
     <p id="node-drain" class="notice draining" hidden></p>
     <form id="drift-form" class="notice drifted" novalidate hidden>
@@ -6156,7 +6156,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
     <td role="cell" class="c-select"><label class="hit"><input type="checkbox"></label></td>
     <th role="rowheader" scope="row" class="c-address" data-col="address"><a></a></th>
     <td role="cell" class="c-name" data-col="name"></td>
-    <td role="cell" class="c-state"><span class="state"><svg aria-hidden="true"><use/></svg><span></span></span><span class="why" hidden><span class="mark" hidden><svg aria-hidden="true"><use href="#shape-drifted"/></svg>drifted</span><span></span></span></td>
+    <td role="cell" class="c-state"><span class="state"><svg aria-hidden="true"><use/></svg><span></span></span><span class="why" hidden><span class="mark" hidden><svg aria-hidden="true"><use href="#shape-drifted"/></svg>drifted</span><button type="button" class="quiet add" hidden></button><span></span></span></td>
     <td role="cell" class="c-fact num" data-col="cpus" data-label="CPUs"></td>
     <td role="cell" class="c-fact num" data-col="busy" data-label="Busy"></td>
     <td role="cell" class="c-fact num meter" data-col="cpu" data-label="CPU free"></td>
@@ -6415,6 +6415,7 @@ form > * + .hint, form > .error:not(:empty) { margin-top: .375rem; }
 .mark { display: inline-flex; align-items: center; gap: .3125rem; white-space: nowrap; color: var(--locked); font-weight: 500; }
 .mark svg { width: .875rem; height: .875rem; flex: none; }
 .why .mark { margin-right: .5rem; vertical-align: bottom; }
+.why .add { min-height: 0; margin-right: .5rem; padding: 0; font-weight: 500; }
 
 /* ======== Tools above the table ======== */
 
@@ -7413,7 +7414,8 @@ PAGE_JS = r'''/* dispyadmin's page.
   function makeRow() {
     const tr = els.row.content.firstElementChild.cloneNode(true);
     const row = {tr: tr, cells: {}, node: null, box: tr.querySelector('input'), link: tr.querySelector('a'),
-      state: tr.querySelector('.state'), why: tr.querySelector('.why'), mark: tr.querySelector('.why > .mark')};
+      state: tr.querySelector('.state'), why: tr.querySelector('.why'), mark: tr.querySelector('.why > .mark'),
+      add: tr.querySelector('.why > .add')};
     Array.from(tr.querySelectorAll('[data-col]')).forEach(function (cell) { row.cells[cell.dataset.col] = cell; });
     return row;
   }
@@ -7446,8 +7448,15 @@ PAGE_JS = r'''/* dispyadmin's page.
     const why = hasWhy(node) ? whyOf(node) : '';
     setHidden(row.why, !why && !node.drift);
     setHidden(row.mark, !node.drift);
+    paintAdd(row.add, node);
     setText(row.why.lastElementChild, why);
     setAttr(row.why, 'title', why);
+  }
+
+  // A node that announces itself from an address where nothing listens names the one where it does.
+  function paintAdd(button, node) {
+    setHidden(button, !node.announces);
+    setText(button, node.announces ? 'Add ' + node.announces : '');
   }
 
   function isFirst(value, at, all) {
@@ -7873,6 +7882,7 @@ PAGE_JS = r'''/* dispyadmin's page.
   function updateNotice(node) {
     const reason = reasonOf(node);
     setHidden(els['node-why'], node.state !== 'unreachable' && node.state !== 'locked');
+    paintAdd(els['node-add'], node);
     setHidden(els['node-notice'], !reason);
     els['node-notice'].dataset.state = node.state;
     setText(els['node-notice'].firstElementChild, node.controllable ? '' : node.state === 'unreachable' ? 'It cannot be controlled now.' : 'It cannot be controlled.');
@@ -8869,11 +8879,20 @@ PAGE_JS = r'''/* dispyadmin's page.
     const form = els['add-form'];
     const where = readPlace();
     if (!where) return undefined;
-    const reply = await act(form, 'Add ' + where.host, function () {
-      return request('POST', 'api/nodes', where);
-    });
+    const reply = await addPlace(form, where);
     if (reply && (reply.results || []).some(function (result) { return result.ok; })) form.reset();
     return undefined;
+  }
+
+  function addPlace(form, where) {
+    return act(form, 'Add ' + where.host, function () {
+      return request('POST', 'api/nodes', where);
+    });
+  }
+
+  function addAnnounced(id) {
+    const node = store.nodes.get(id);
+    if (node && node.node.announces) addPlace(els['add-form'], {host: node.node.announces});
   }
 
   // ---- diagnosis
@@ -9593,7 +9612,10 @@ PAGE_JS = r'''/* dispyadmin's page.
     on('accept-all', 'click', function () { accept(els['drifted-form'], shownDrifted()); });
     on('filter-clear', 'click', showAll);
     on('select-all', 'change', onSelectAll);
-    on('rows', 'click', function (event) { if (event.target.type === 'checkbox') onSelectClick(event); });
+    on('rows', 'click', function (event) {
+      if (event.target.type === 'checkbox') onSelectClick(event);
+      else if (event.target.classList.contains('add')) addAnnounced(event.target.closest('tr').dataset.id);
+    });
     on('totals', 'click', function (event) {
       const button = event.target.closest('button');
       if (button) showState(button.dataset.state);
@@ -9631,6 +9653,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     onSubmit('add-form', addNode);
     on('diagnose', 'click', diagnoseTyped);
     on('node-why', 'click', diagnoseNode);
+    on('node-add', 'click', function () { addAnnounced(els['node-title'].textContent); });
     onSubmit('secret-form', setSecret);
     on('secret-show', 'change', showSecret);
     updateServiceHint();
