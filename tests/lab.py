@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import glob
 import http.client
+import itertools
 import json
 import os
 import random
@@ -628,9 +629,12 @@ class Namespace:
 class Segment:
     """Hosts on one bridge. The bridge has a namespace of its own, so nothing of this touches the machine's network."""
 
+    # No two segments of one run have the same network or the same names: a router stands between any two of them.
+    _numbers = itertools.cycle(random.SystemRandom().sample(range(1, 255), 254))
+
     def __init__(self, hosts, prefix=24):
-        number = random.SystemRandom().randrange(1, 255)
-        tag = 'da%d-%x' % (os.getpid() % 100000, random.SystemRandom().randrange(4096))
+        number = next(self._numbers)
+        tag = 'da%d-%x' % (os.getpid() % 100000, number)
         self.network, self.prefix_length, self.spaces, self.hosts = '10.77.%d.' % number, prefix, [], []
         self.network6 = 'fd77:%x::' % number
         try:
