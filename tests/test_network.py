@@ -67,9 +67,8 @@ class Broadcast(NetworkTest):
     def test_terminated_with_distant_poll(self):
         head, one = self.segment(2).hosts
         node = self.host_node(one)
-        admin = self.start(lab.Admin, '--secret', 'open', '--poll_interval', 600, namespace=head)
+        admin = self.start(lab.Admin, '--secret', 'open', '--poll_interval', 600, '--info_port', PORT, namespace=head)
         admin.wait_node(node, state='ready')
-        # not in dispyadmin's turn with the clients' port, perhaps: it learns then that it missed something
         node.signal(signal.SIGTERM)
         node.wait()
         admin.wait_node(node, timeout=45, state='unreachable', reason=lambda text: 'ended' in (text or ''))
