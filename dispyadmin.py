@@ -12,7 +12,8 @@ then open http://localhost:8181/.  It needs Python 3.6 or newer and nothing else
 
 Ports (of dispy 4.15; releases before use 61590 and 61591, and both pairs are served):
 
-    9700  UDP and TCP  nodes announce themselves here and answer discovery; shared in turns with dispy clients
+    9700  UDP          nodes announce themselves here; on Linux heard at our own addresses, and left to dispy's other programs
+    9707  TCP          nodes answer discovery here
     9701  UDP and TCP  nodes listen here; discovery and every question and control go there
     8181  TCP          the web page, on localhost unless told otherwise
 
@@ -32,6 +33,7 @@ The module reads from top to bottom: facts, values, state, threads, surface, ent
 """
 import argparse
 import ast
+import base64
 import collections
 import configparser
 import copy
@@ -128,6 +130,7 @@ QUICK_TIME = 0.5               # seconds after which an exchange counts as slow
 # many of them, within these bounds, and at most half the poll interval.
 TICK_POLLS = 50
 LEAST_TICK, LONGEST_TICK = 0.25, 1.0  # seconds
+LATE_TIME = 60.0               # seconds, or three poll intervals, by which a poll may be late on a busy machine
 STARVED_TIME = 0.2             # seconds without new exchanges when the system has no more file descriptors
 FIRST_PAUSE = 2.0              # seconds until a silent node is asked again; doubled each time ...
 LONGEST_PAUSE = 60.0           # ... up to this
@@ -138,7 +141,7 @@ LONGEST_PAUSE = 60.0           # ... up to this
 HOLD_TIME = 16.0               # seconds
 REST_TIME = 7.0                # seconds
 RETRY_TIME = 5.0               # seconds between tries while a client has the port
-DEAF_PING_INTERVAL = 30.0      # seconds between discoveries while the port is not ours
+DEAF_PING_INTERVAL = 10.0      # seconds between discoveries while announcements to all are not heard
 EARLY_PINGS = {1: 3.0, 2: 6.0}  # seconds after the first and the second discovery: datagrams get lost
 # --list asks for nodes itself for so long, in seconds: until none has been found for LIST_QUIET, LIST_TIME at most when all
 # that are known of have been asked, and in any case LIST_LONGEST.
@@ -913,9 +916,8 @@ def _broadcast_address(family, address, prefix, flags, found):
     return str(network.broadcast_address) if prefix <= 30 else None
 
 
-# One place from which nodes are asked: the address that goes into the datagram, where the datagram is sent, and at which
-# broadcast addresses and multicast groups nodes of that network announce themselves.
-Source = collections.namedtuple('Source', 'address index targets shared')
+# One place from which nodes are asked: the address that goes into the datagram, and where the datagram is sent.
+Source = collections.namedtuple('Source', 'address index targets')
 
 
 def list_interfaces():
@@ -954,10 +956,12 @@ def local_sources(hosts, multicast, known):
 
 def _source(interface, multicast):
     if ':' in interface.address:
-        return Source(interface.address, interface.index, (GROUP_V6,), (GROUP_V6,))
-    # Nodes with netifaces use the interface's broadcast address alone, those without use the general one.
-    broadcasts = tuple(target for target in (interface.broadcast, BROADCAST) if target)
-    return Source(interface.address, interface.index, (GROUP_V4,) if multicast else broadcasts, broadcasts + (GROUP_V4,))
+        targets = (GROUP_V6,)
+    elif multicast:
+        targets = (GROUP_V4,)
+    else:  # nodes with netifaces listen at the interface's broadcast address alone, those without at the general one
+        targets = tuple(target for target in (interface.broadcast, BROADCAST) if target)
+    return Source(interface.address, interface.index, targets)
 
 
 def _source_of(address, known, multicast):
@@ -984,22 +988,20 @@ def _default_interfaces():
     return [Interface('', 0, address, 32, None, False) for address in addresses]
 
 
-def open_socket(kind, address, port, shared=False):
+def open_socket(kind, address, port):
     """A bound, non-blocking socket that listens (TCP) or hears (UDP).
 
-    TCP: SO_REUSEADDR, so that connections of an earlier run do not stand in the way.  UDP: only where it is `shared` with
-    programs that have both reuse options too, as dispyscheduler and dispynetrelay have; a dispy client has none.
+    TCP: SO_REUSEADDR, so that connections of an earlier run do not stand in the way.  UDP: without, so that a dispy
+    client sees the port taken.
     """
     family = family_of(address)
     sock = socket.socket(family, kind)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_STREAM or shared:
+        if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if kind == socket.SOCK_DGRAM:
+        else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # a thousand nodes may start at once
         sock.bind(socket_address(address, port))
         if kind == socket.SOCK_STREAM:
@@ -1094,6 +1096,10 @@ class Worker:
         """Ask the thread to end."""
         self.stopping.set()
         self.wake()
+
+    def is_alive(self):
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
 
     def join(self, deadline):
         """Wait until the thread has ended, or until this monotonic time: it may hang in a look-up of a name."""
@@ -2971,23 +2977,23 @@ class Poller(Worker):
 # Discovery: listener and announcer
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Where a UDP socket at one address hears what is sent to that address alone, so that nothing at the wildcard is needed.  On
-# macOS and BSD a dispy client binds the wildcard, and on Windows its own address: there, all of the port goes in turns.
+# On Linux a UDP socket at one of our addresses is in the way of no program of dispy: they bind broadcast addresses and groups.
+# These are left to them: a client (JobCluster) that finds them taken asks for nodes all the same, once, and hears no answer
+# (seen: with turns of 16 s held and 7 s free, 14 of 20 clients hung for ever).  On macOS and BSD a client binds the wildcard,
+# and on Windows its own address: there, all of the port goes in turns.
 HEARS_APART = sys.platform.startswith('linux')
 
 
 class InfoPort:
-    """One info port: what is heard there all the time, and what is taken in turns with dispy clients of this machine.
+    """One info port: held whole, taken whole in turns with dispy clients, or heard only at addresses of this machine.
 
-    A dispy client takes UDP at a broadcast address first, and tries again for ever; TCP it tries to take once.  So the
-    places that are taken in turns are all held or none is, UDP before TCP.  On Linux they are broadcast addresses and
-    groups, which dispyscheduler and dispynetrelay share with us and a client does not; no program binds UDP at an
-    interface's own address, so that is kept.  Run by the listener's thread alone.
+    A dispy client takes UDP first, and tries again for ever; TCP it tries to take once.  So the places that are taken in
+    turns are all held or none is, UDP before TCP.  Run by the listener's thread alone.
     """
 
     def __init__(self, port, take_up, give_up):
         self.port = port
-        self.state = 'off'           # 'held', 'resting' (free for a while), 'left to a client'
+        self.state = 'off'           # 'held', 'resting' (free for a while), 'left to a client', 'own addresses'
         self.next_turn = 0.0         # monotonic time of the next change
         self._take_up, self._give_up = take_up, give_up  # called with (socket) when it begins and ends to be used
         self._own = {}               # address -> its socket
@@ -2995,7 +3001,8 @@ class InfoPort:
         self._sockets = {}           # ... and their sockets while they are held
 
     def hear_at(self, addresses):
-        """Hear at these addresses of this machine, and no others, whatever is taken in turns."""
+        """Hear what is sent to these addresses of this machine, and to no others."""
+        self.state = 'own addresses'
         for address in set(self._own) - set(addresses):
             self._drop(self._own.pop(address))
         for address in set(addresses) - set(self._own):
@@ -3005,11 +3012,8 @@ class InfoPort:
                 logger.debug('info port %d is not heard at %s: %s', self.port, address, error)
 
     def share(self, places):
-        """Take these places in turns; at once where others are held."""
-        if places != self._places:
-            self._places = places
-            if self.state == 'held':
-                self.close('off', 0.0)
+        """Take these places in turns from now on."""
+        self._places = places
 
     def turn(self, now):
         """Change what is to be changed by now; True when the port has just been taken."""
@@ -3019,7 +3023,7 @@ class InfoPort:
             self.close('resting', now + REST_TIME)
             return False
         try:
-            self.open(HEARS_APART)
+            self.open()
         except OSError as error:
             self.close('left to a client', now + RETRY_TIME)
             logger.debug('info port %d is left to another program: %s', self.port, error)
@@ -3033,26 +3037,21 @@ class InfoPort:
         self.open()
         self.state, self.next_turn = 'held', math.inf
 
-    def open(self, shared=False):
+    def open(self):
         """Take all places; OSError when one is taken by another program."""
         sockets = {}
         try:
             for kind, address in self._places:
-                try:
-                    sockets[kind, address] = open_socket(kind, address, self.port, shared)
-                except OSError as error:
-                    if not shared or error.errno != errno.EADDRNOTAVAIL:  # its interface has just gone
-                        raise
+                sockets[kind, address] = open_socket(kind, address, self.port)
         except OSError:
             for sock in sockets.values():
                 sock.close()
             raise
         self._sockets = {place: self._take(sock) for place, sock in sockets.items()}
 
-    def group_sockets(self, group):
-        """The sockets that hear this multicast group once they have joined it."""
-        return [sock for (kind, address), sock in self._sockets.items()
-                if kind == socket.SOCK_DGRAM and address in (group, '::' if ':' in group else '0.0.0.0')]
+    def datagram_sockets(self):
+        """The sockets at the wildcard, which hear groups once they have joined them."""
+        return [sock for (kind, _), sock in self._sockets.items() if kind == socket.SOCK_DGRAM]
 
     def close(self, state='off', next_turn=math.inf):
         """Give up what is taken in turns, TCP first."""
@@ -3063,8 +3062,8 @@ class InfoPort:
 
     def finish(self):
         """Give everything up."""
-        self.close()
         self.hear_at(())
+        self.close()
 
     def _take(self, sock):
         self._take_up(sock)
@@ -3205,7 +3204,7 @@ class Listener(Worker):
         return not self.info_ports or any(p.state != 'held' for p in self.info_ports)
 
     def follow(self, own, sources):
-        """Hear at these `own` addresses of this machine, and what is announced to all in the networks of these Sources."""
+        """Hear at these `own` addresses of this machine, and the groups in the networks of these Sources."""
         self._network = own, sources
         self.wake()
 
@@ -3218,7 +3217,7 @@ class Listener(Worker):
         now = self._clock()
         if self._followed is not self._network:
             self._followed = self._network
-            self._follow(*self._followed)
+            self._follow(self._followed[0])
         for info_port in self.info_ports:
             if info_port.turn(now):
                 self._join_groups()
@@ -3227,18 +3226,16 @@ class Listener(Worker):
             key.data()
         self._expire(self._clock())
 
-    def _follow(self, own, sources):
-        shared = collections.OrderedDict.fromkeys(address for source in sources for address in source.shared)
+    def _follow(self, own):
         for info_port in self.info_ports if self._shared else ():
             if HEARS_APART:
                 info_port.hear_at(own)
-                info_port.share(tuple((socket.SOCK_DGRAM, address) for address in shared))
             else:
                 info_port.share(self._whole_port())
         self._join_groups()
 
     def _patience(self, now):
-        times = [60.0] + [p.next_turn - now for p in self.info_ports]
+        times = [60.0] + [p.next_turn - now for p in self.info_ports if p.state != 'own addresses']
         if self._inbound:
             times.append(next(iter(self._inbound)).expires - now)
         return max(0.0, min(times))
@@ -3328,17 +3325,16 @@ class Listener(Worker):
             logger.warning('%s sends what no dispynode sends (said once an hour): %s', address, error)
 
     def _join_groups(self):
-        """Let each socket of a group be a member on the interfaces that there are now."""
-        groups = {(group, source.address, source.index) for source in self._followed[1] for group in source.shared
-                  if group in (GROUP_V4, GROUP_V6)}
-        for info_port in self.info_ports:
-            for name in (GROUP_V4, GROUP_V6):
-                for sock in info_port.group_sockets(name):
-                    wanted, joined = {group for group in groups if group[0] == name}, self._joined.setdefault(sock, set())
-                    for group in joined - wanted:
-                        self._membership(sock, group, False)
-                        joined.discard(group)
-                    joined |= {group for group in wanted - joined if self._membership(sock, group, True)}
+        """Let each socket be a member of the groups on the interfaces that there are now."""
+        groups = {(GROUP_V6 if ':' in source.address else GROUP_V4, source.address, source.index)
+                  for source in self._followed[1]}
+        for sock in [sock for info_port in self.info_ports for sock in info_port.datagram_sockets()]:
+            wanted = {group for group in groups if family_of(group[0]) == sock.family}
+            joined = self._joined.setdefault(sock, set())
+            for group in joined - wanted:
+                self._membership(sock, group, False)
+                joined.discard(group)
+            joined |= {group for group in wanted - joined if self._membership(sock, group, True)}
 
     @staticmethod
     def _membership(sock, group, join):
@@ -3416,6 +3412,11 @@ class Announcer(Worker):
         with self._lock:
             return list(self._releases)
 
+    @property
+    def interval(self):
+        """Seconds between two searches: few while announcements to all are not heard."""
+        return min(self._ping_interval, DEAF_PING_INTERVAL) if self._listener.deaf() else self._ping_interval
+
     def wake(self):
         self._wanted.set()
 
@@ -3438,8 +3439,7 @@ class Announcer(Worker):
 
     def _due(self):
         """When nodes are to be asked for next (monotonic time)."""
-        interval = min(self._ping_interval, DEAF_PING_INTERVAL) if self._listener.deaf() else self._ping_interval
-        return self._last + min(interval, EARLY_PINGS.get(self._times, interval))
+        return self._last + min(self.interval, EARLY_PINGS.get(self._times, self.interval))
 
     def _ask_from(self, source, sign):
         releases = self.releases()
@@ -3588,11 +3588,23 @@ class Schedule:
         taken = []
         while heap and len(taken) < room and heap[0][0] <= now:
             turn = heapq.heappop(heap)
-            entry = self._nodes.get(turn[2])
-            if entry is not None and entry.turn is turn:
+            if self._counts(turn):
+                entry = self._nodes[turn[2]]
                 entry.turn, entry.asking, entry.again = None, True, False
                 taken.append(turn[2])
         return taken
+
+    def _counts(self, turn):
+        """Whether a heap entry is not stale.  Lock held."""
+        entry = self._nodes.get(turn[2])
+        return entry is not None and entry.turn is turn
+
+    def lateness(self):
+        """For how many seconds the node that is most overdue has waited; failing ones, and those being asked, are not."""
+        with self._lock:
+            while self._well and not self._counts(self._well[0]):
+                heapq.heappop(self._well)
+            return max(0.0, self._clock() - self._well[0][0]) if self._well else 0.0
 
     def next_look(self):
         """When to take again (monotonic time), unless earlier() is called before."""
@@ -4133,9 +4145,20 @@ def merged(desired, edit):
     return {key: value for key, value in after.items() if value is not None}
 
 
-# Who acts: an address, or "console"; the user's name where the kernel tells it; the proxy between, where there is one.
-Actor = collections.namedtuple('Actor', 'address user via')
-SYSTEM = Actor('dispyadmin', None, None)  # what dispyadmin does by itself, as it was told to before
+class Actor(collections.namedtuple('Actor', 'address user via')):
+    """Who acts: an address, or "console"; the user's name where the kernel tells it; the address of the proxy that tells the
+    client's, or None."""
+
+    __slots__ = ()
+
+    def __new__(cls, address, user=None, via=None):
+        return super().__new__(cls, address, user, via)
+
+    def __str__(self):
+        return (self.user or self.address) + (' (via %s)' % self.via if self.via else '')
+
+
+SYSTEM = Actor('dispyadmin')  # what dispyadmin does by itself, as it was told to before
 
 # One node's part in a plan that has run.  `before` and `after` are values of the node; `undo` is what gives it back, or None.
 Change = collections.namedtuple('Change', 'id outcome before after message undo')
@@ -4309,9 +4332,7 @@ class Journal:
 
 def log_action(action, asked, by, nodes, outcomes):
     """One line for each thing that somebody did, whose end is JSON."""
-    line = collections.OrderedDict(action=action, by=by.address, user=by.user)
-    if by.via:
-        line['via'] = by.via
+    line = collections.OrderedDict(action=action, by=by.address, user=by.user, via=by.via)
     line.update(asked=asked, nodes=list(nodes)[:20], count=len(nodes), **outcomes)
     logger.info('action %s', json.dumps(line))
 
@@ -4676,6 +4697,11 @@ class Admin:
         return meeting or not self.seeker.has_looked or any(
             published.view['reason'] == NOT_YET for published in self.snapshot().nodes)
 
+    def is_well(self):
+        """Whether all threads run, and no poll is far behind."""
+        return (all(worker.is_alive() for worker in self._workers)
+                and self.schedule.lateness() <= max(3 * self.schedule.interval, LATE_TIME))
+
     def about(self):
         """What this program listens on and asks, as a dict."""
         return {'version': __version__, 'hosts': self.settings.hosts, 'node_ports': self.node_ports,
@@ -4684,6 +4710,7 @@ class Admin:
                 'asks': [{'address': source.address, 'to': target}
                          for source in self.announcer.sources for target in source.targets],
                 'poll_interval': self.schedule.interval, 'ping_interval': self.settings.ping_interval,
+                'search_interval': self.announcer.interval,
                 'secrets': len(self._secrets) - 1, 'tls': self.server_tls is not None,
                 'multicast': self.settings.ipv4_udp_multicast}
 
@@ -4842,8 +4869,7 @@ class Admin:
 
     def plan_drain(self, ids, by, label=None, then=STAY, note=None):
         """A Plan that takes nodes out of service."""
-        who = by.user or by.address
-        plan = self.plan('drain', ids, lambda node, number: DrainStep(node, number, then, note, who), 'Drain',
+        plan = self.plan('drain', ids, lambda node, number: DrainStep(node, number, then, note, str(by)), 'Drain',
                          {'then': then, 'note': note}, by, label, 'cpus')
         plan.needs_state = True
         if not self.reconciler.keeps_state:
@@ -6662,7 +6688,7 @@ def _own_metrics(admin):
             ('waiting_conversations', 'gauge', 'Conversations with nodes that wait for a place.',
              [(labelled(lane=lane), number) for lane, number in waiting.items()]),
             ('poll_interval_seconds', 'gauge', 'Seconds between two polls of a node.', [('', admin.schedule.interval)]),
-            ('info_port_held', 'gauge', 'Whether announcements of nodes are heard at this port now.',
+            ('info_port_held', 'gauge', 'Whether announcements to all are heard at this port now.',
              [(labelled(port=port.port), int(port.state == 'held')) for port in admin.listener.info_ports]),
             ('events_total', 'counter', 'How often nodes were found, lost, back, and so on.',
              [(labelled(kind=kind), number) for kind, number in sorted(events.items())]),
@@ -6699,7 +6725,8 @@ def _process_metrics():
 # The page: HTML, CSS and JavaScript, served as they stand
 # ---------------------------------------------------------------------------------------------------------------------
 
-DENIED_HTML = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>dispyadmin</title><h1>dispyadmin</h1><p>'
+DENIED_HTML = ('<!DOCTYPE html><html lang="en"><meta charset="utf-8"><link rel="icon" href="data:,">'
+               '<title>dispyadmin</title><h1>dispyadmin</h1><p>')
 
 PAGE_HTML = r'''<!DOCTYPE html>
 <html lang="en">
@@ -6710,8 +6737,11 @@ PAGE_HTML = r'''<!DOCTYPE html>
 <meta name="referrer" content="no-referrer">
 <title>dispyadmin</title>
 <link rel="icon" href="data:image/svg+xml,%3Csvg%20xmlns='http://www.w3.org/2000/svg'%20viewBox='0%200%2016%2016'%3E%3Crect%20width='16'%20height='16'%20rx='3.5'%20fill='%233f51b5'/%3E%3Cg%20fill='%23fff'%3E%3Crect%20x='3.5'%20y='3.5'%20width='4'%20height='4'%20rx='1'/%3E%3Crect%20x='8.5'%20y='8.5'%20width='4'%20height='4'%20rx='1'/%3E%3Crect%20x='3.5'%20y='8.5'%20width='4'%20height='4'%20rx='1'%20opacity='.55'/%3E%3Crect%20x='8.5'%20y='3.5'%20width='4'%20height='4'%20rx='1'%20opacity='.55'/%3E%3C/g%3E%3C/svg%3E">
-<link rel="stylesheet" href="page.css">
-<script src="page.js" defer></script>
+<script>
+// Below a path of a proxy without its last slash, what the page is made of would be looked for elsewhere.
+if (/\/(admin(_node)?\.html)?$/.test(location.pathname)) document.write('<link rel="stylesheet" href="page.css"><script src="page.js" defer><\/script>');
+else location.replace('./' + location.pathname.replace(/.*\//, '') + '/' + location.search + location.hash);
+</script>
 </head>
 <body>
 
@@ -6956,7 +6986,7 @@ PAGE_HTML = r'''<!DOCTYPE html>
       <form id="secret-form" novalidate autocomplete="off">
         <div class="line">
           <label class="field grow"><span class="unseen">Admin secret</span>
-            <input id="secret" type="password" autocomplete="off" autocapitalize="none" spellcheck="false" aria-describedby="secret-hint secret-error"></label>
+            <input id="secret" class="masked" type="text" autocomplete="off" autocapitalize="none" spellcheck="false" data-1p-ignore data-lpignore="true" data-bwignore data-form-type="other" aria-describedby="secret-hint secret-error"></label>
           <button id="secret-set">Set</button>
         </div>
         <label class="check"><input id="secret-show" type="checkbox"> Show</label>
@@ -7246,6 +7276,7 @@ input[type="text"], input[type="search"], input[type="number"], input[type="pass
   border-radius: .375rem;
 }
 input::placeholder { color: var(--muted); opacity: 1; }
+.masked { -webkit-text-security: disc; }
 input[aria-invalid] { border-color: var(--unreachable); box-shadow: 0 0 0 1px var(--unreachable); }
 input[type="checkbox"] { width: 1rem; height: 1rem; margin: 0; accent-color: var(--accent); }
 
@@ -8639,6 +8670,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     held: 'listening now',
     resting: 'given up for a moment, so that a dispy client on this machine can start',
     'left to a client': 'a dispy client on this machine has it; nodes are found by asking instead',
+    'own addresses': 'what is sent to this machine alone is heard; all others are found by asking',
     off: 'not listened on; nodes are found by asking instead',
   };
 
@@ -8647,7 +8679,7 @@ PAGE_JS = r'''/* dispyadmin's page.
       return 'Nodes that announce themselves to port ' + info.port + ': ' + (PORT_STATES[info.state] || info.state) + '.';
     });
     const asks = (about.asks || []).map(function (ask) { return ask.to + ' from ' + ask.address; });
-    const every = about.ping_interval ? ', every ' + asDuration(about.ping_interval) : '';
+    const every = about.search_interval ? ', every ' + asDuration(about.search_interval) : '';
     const to = (about.node_ports || []).join(' and ');
     if (asks.length) ports.push('Asking at ' + asks.join(', ') + ', on node ports ' + to + every + ' and with Scan.');
     return ports;
@@ -9886,8 +9918,11 @@ PAGE_JS = r'''/* dispyadmin's page.
     return undefined;
   }
 
+  // A field of type password would be offered to password managers, which are not asked to keep this.
   function showSecret() {
-    els.secret.type = els['secret-show'].checked ? 'text' : 'password';
+    const masked = !els['secret-show'].checked;
+    els.secret.classList.toggle('masked', masked);
+    els.secret.type = masked && !CSS.supports('-webkit-text-security', 'disc') ? 'password' : 'text';
   }
 
   // ======== Question ========
@@ -9980,10 +10015,11 @@ PAGE_JS = r'''/* dispyadmin's page.
     return new Intl.DateTimeFormat('en-GB', {day: 'numeric', month: 'short'}).format(date) + ', ' + asClock(date);
   }
 
-  // "anna@10.0.0.7"; what nodes did by themselves has nobody.
+  // "anna@127.0.0.1", "10.1.2.3 (via 127.0.0.1)"; what nodes did by themselves has nobody.
   function whoOf(event) {
-    if (!event.by) return '';
-    return event.by.user ? event.by.user + '@' + event.by.address : event.by.address;
+    const by = event.by;
+    if (!by) return '';
+    return (by.user ? by.user + '@' : '') + by.address + (by.via ? ' (via ' + by.via + ')' : '');
   }
 
   // The message is that of the last node, where the same happened to several.
@@ -10315,15 +10351,6 @@ PAGE_JS = r'''/* dispyadmin's page.
     place = location.pathname + location.search;
   }
 
-  // The token of the link has done its work once the page is there; it need not stay in the history.
-  function dropToken() {
-    const params = new URLSearchParams(location.search);
-    if (!params.has('token')) return;
-    params.delete('token');
-    const rest = params.toString();
-    history.replaceState(null, '', location.pathname + (rest ? '?' + rest : '') + location.hash);
-  }
-
   function updateViews() {
     const rec = currentRecord();
     const cluster = view.name === 'cluster';
@@ -10579,7 +10606,6 @@ PAGE_JS = r'''/* dispyadmin's page.
 
   function start() {
     Array.from(document.querySelectorAll('[id]')).forEach(function (element) { els[element.id] = element; });
-    dropToken();
     wireTable();
     wireControls();
     wireRest();
@@ -10587,6 +10613,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     buildHistory();
     place = location.pathname + location.search;
     readLocation();
+    keepAddress();
     showSecret();
     readKeysOn();
     update();
@@ -10732,11 +10759,15 @@ class WebServer(Worker):
         self.port = self._sockets[0].getsockname()[1]
         addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
         self.loopback = all(is_loopback(address) for address in addresses)
-        self.trusts_kernel = self.loopback and os.path.exists('/proc/self/net/tcp') and hasattr(os, 'geteuid')
+        self.proxy_names = {name.lower() for name in settings.http_names}
+        self.names = {'localhost', settings.http_host.lower().strip('[]')} | self.proxy_names
+        # With a name for a proxy, each connection may be the proxy's, whoever is behind it.
+        self.trusts_kernel = (self.loopback and not self.proxy_names and os.path.exists('/proc/self/net/tcp')
+                              and hasattr(os, 'geteuid'))
         self.token = settings.http_token or secrets.token_urlsafe(24)
-        self.names = {'localhost', settings.http_host.lower().strip('[]')} | {n.lower() for n in settings.http_names}
-        self.proxy_names = {name.lower() for name in settings.http_names} - {'localhost'}
-        self.show_token = not settings.http_token and (not self.trusts_kernel or bool(settings.http_names))
+        # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
+        self.cookie = 'dispyadmin-' + hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()[:12]
+        self.show_token = not settings.http_token and not (self.trusts_kernel and os.geteuid() != overflow_user())
         for sock in self._sockets:
             self._selector.register(sock, selectors.EVENT_READ, sock)
 
@@ -10763,7 +10794,8 @@ class WebServer(Worker):
                 sock.close()
             raise StartError('--http_host %s, --http_port %d: %s%s' % (
                 printable(host), port, problem.strerror,
-                '; is dispyadmin running already? Give another port' if problem.errno == errno.EADDRINUSE else ''))
+                "; dispyadmin may run already, or dispy's own web server (dispyscheduler --httpd, dispy.httpd) uses it; "
+                'give another --http_port' if problem.errno == errno.EADDRINUSE else ''))
         return sockets
 
     def url(self, host):
@@ -10777,12 +10809,11 @@ class WebServer(Worker):
                                   '?token=' + self.token if self.show_token else '')
 
     def is_own_name(self, name, local_address):
-        """Whether a Host header names this server; `local_address` is the address that the browser connected to."""
-        name = name.lower()
+        """Whether a host names this server; `local_address` is the address that the browser connected to."""
         if name in self.names:
             return True
         try:
-            address = canonical(name.strip('[]'))
+            address = canonical(name)
         except ValueError:
             return False
         return is_loopback(address) or not self.loopback and address == local_address.partition('%')[0]
@@ -10915,10 +10946,14 @@ class Connection:
             pass  # it is gone
 
 
+# The only script that stands in the page: it loads the others.
+PAGE_LOADER = re.search('<script>(.*?)</script>', PAGE_HTML, re.DOTALL).group(1).encode('utf-8')
+
 # Nothing but this server's own files may be loaded or framed, and nothing is kept by caches.
 HEADERS = (
-    ('Content-Security-Policy', "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-                                "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    ('Content-Security-Policy', "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
+                                "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+                                % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii')),
     ('X-Content-Type-Options', 'nosniff'),
     ('X-Frame-Options', 'DENY'),
     ('Referrer-Policy', 'no-referrer'),
@@ -10926,7 +10961,7 @@ HEADERS = (
     ('Cache-Control', 'no-store'),
 )
 
-PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Real-IP', 'Via')
+PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto', 'X-Real-IP', 'Via')
 
 JSON, HTML = 'application/json', 'text/html; charset=utf-8'
 
@@ -10970,11 +11005,12 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self.server.asked(self.connection_)
         self.connection.settimeout(REQUEST_TIME)
         try:
-            self._check_host()
-            path, query = self._target()
-            if self._log_in(path, query):
-                return
-            self._check_access()
+            authority, path, query = self._target()
+            if path != '/api/health':
+                self._check_host(authority)
+                if self._log_in(path, query):
+                    return
+                self._check_access()
             action, argument = self._route(path)
             if self.command in ('POST', 'DELETE'):
                 self._check_origin()
@@ -10994,24 +11030,32 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             self._send_error(500, UNEXPECTED)
 
     def _target(self):
-        """(path, {field: values of the query}) of the request."""
-        path, _, query = self.path.partition('?')
+        """(authority or None, path, {field: values of the query}) of the request.
+
+        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.
+        """
+        authority, rest = re.match('(?:https?://([^/?]*))?(.*)', self.path, re.IGNORECASE).groups()
+        path, _, query = rest.partition('?')
+        path = re.sub('^/+', '/', path) or '/'
         try:
-            return path, urllib.parse.parse_qs(query, max_num_fields=20)
+            return authority, path, urllib.parse.parse_qs(query, max_num_fields=20)
         except (ValueError, TypeError):  # TypeError: Python 3.6 before 3.6.8 cannot count
-            return path, {}
+            return authority, path, {}
 
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = serve
 
     # --- who may ask ---
 
-    def _check_host(self):
-        """The Host header must name this server: else a foreign site whose name leads here could read everything."""
-        host = self.headers.get_all('Host', [])
-        match = re.match(r'(\[[^\]]*\]|[^:]*)(:[0-9]*)?\Z', host[0].strip()) if len(host) == 1 else None
-        if match is None or not self.server.is_own_name(match.group(1), peer_address(self.connection.getsockname())):
+    def _check_host(self, authority):
+        """The Host header must name this server: else a foreign site whose name leads here could read everything.
+
+        An authority in the request's first line counts instead (RFC 9112, 3.2.2).
+        """
+        hosts = self.headers.get_all('Host', []) if authority is None else [authority]
+        self._authority = hosts[0].strip().lower() if len(hosts) == 1 else ''
+        if not self.server.is_own_name(host_of(self._authority), peer_address(self.connection.getsockname())):
             raise HttpError(421, 'Host: this server is not %s; if a proxy or a name of your own leads here, start '
-                                 'dispyadmin with --http_name NAME' % (printable(host[0])[:80] if host else 'named'))
+                                 'dispyadmin with --http_name NAME' % (printable(hosts[0])[:80] if hosts else 'named'))
 
     def _check_access(self):
         if self._has_token() or self._is_trusted():
@@ -11022,55 +11066,54 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         kind, _, token = self.headers.get('Authorization', '').partition(' ')
         if kind.lower() == 'bearer' and self._is_token(token.strip()):
             return True
-        cookies = re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie_name(), self.headers.get('Cookie', ''))
+        cookies = re.findall(r'(?:^|;\s*)%s=([^;]*)' % self.server.cookie, self.headers.get('Cookie', ''))
         return any(self._is_token(cookie) for cookie in cookies)
 
     def _is_token(self, text):
         return hmac.compare_digest(text.encode('utf-8', 'replace'), self.server.token.encode('utf-8'))
 
-    def _cookie_name(self):
-        return 'dispyadmin-%d' % self.server.port  # cookies do not tell ports apart
-
     def _is_trusted(self):
         if self._trusted is None:
             self._trusted = self.server.trusts_kernel and connection_user(self.connection) in (0, os.geteuid())
-        return self._trusted and not self._is_proxied()
-
-    def _is_proxied(self):
-        """Whether the request comes through a proxy, so that the connection does not tell whose it is."""
-        host = re.sub(r':[0-9]*\Z', '', self.headers['Host'].strip().lower())
-        return host in self.server.proxy_names or any(name in self.headers for name in PROXY_HEADERS)
+        return self._trusted and not any(name in self.headers for name in PROXY_HEADERS)
 
     def _log_in(self, path, query):
-        """A page's address with ?token=: keep the token in a cookie, and lead on to the address without it."""
-        if self.command != 'GET' or 'token' not in query or path not in PAGES:
+        """A page's address with ?token=: keep the token in a cookie, and lead on to the address without it, whatever its
+        path is to the browser."""
+        if self.command not in ('GET', 'HEAD') or 'token' not in query or path not in PAGES:
             return False
         if not self._is_token(query.pop('token')[0]):
             raise HttpError(401, 'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
         rest = urllib.parse.urlencode(query, doseq=True)
-        cookie = '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie_name(), self.server.token,
+        cookie = '%s=%s; HttpOnly; SameSite=Strict%s' % (self.server.cookie, self.server.token,
                                                          '; Secure' if self.server.tls else '')
-        self._send(303, HTML, b'', {'Set-Cookie': cookie,
-                                    'Location': './' + path.lstrip('/') + ('?' + rest if rest else '')})
+        # Some clients take an empty query for none, and would come back.
+        self._send(303, HTML, b'', {'Set-Cookie': cookie, 'Location': '?' + (rest or 'login')})
         return True
 
     def _check_origin(self):
-        """A browser says from which page a request comes: it must be our own."""
+        """A browser says from which page a request comes: it must be our own, or a proxy's that leads here."""
         origin = self.headers.get('Origin')
         if origin is None:
             return
-        try:
-            place = urllib.parse.urlsplit(origin).netloc.lower()
-        except ValueError:
-            place = None
-        if place != self.headers['Host'].strip().lower():
+        scheme, _, authority = origin.lower().partition('://')
+        own = authority == self._authority or host_of(authority) in self.server.proxy_names
+        if scheme not in ('http', 'https') or not own:
             raise HttpError(403, 'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
 
     def by(self):
-        """Who asks (By): the address, and on loopback the user's name where the kernel tells it."""
+        """Who asks (Actor): the address, and on loopback the user's name where the kernel tells it."""
+        by = self._client()
+        if is_loopback(by.address) and not self.server.proxy_names:
+            user = connection_user(self.connection)
+            by = by._replace(user=None if user is None else user_name(user))
+        return by
+
+    def _client(self):
+        """The client's address (Actor), which a proxy tells where one may be in front."""
         address = peer_address(self.client_address)
-        user = connection_user(self.connection) if is_loopback(address) else None
-        return Actor(address, user_name(user) if user is not None else None, None)
+        told = told_address(self.headers) if self.server.proxy_names else None
+        return Actor(told, via=address) if told else Actor(address)
 
     # --- what is asked for ---
 
@@ -11080,12 +11123,16 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         methods = ROUTES.get(path)
         if methods is None and path.startswith('/api/nodes/'):
             argument, methods = urllib.parse.unquote(path[len('/api/nodes/'):]), NODE_ROUTES
+        if path == '*' and self.command == 'OPTIONS':
+            methods = {'GET', 'POST', 'DELETE'}
         if methods is None:
             raise HttpError(404, 'There is nothing at this address')
+        allowed = ', '.join(sorted({'OPTIONS'}.union(methods, {'HEAD'} if 'GET' in methods else ())))
+        if self.command == 'OPTIONS':
+            return RequestHandler.send_options, allowed
         action = methods.get('GET' if self.command == 'HEAD' else self.command)
         if action is None:
-            raise HttpError(405, '%s does not go with this address' % printable(self.command)[:20],
-                            Allow=', '.join(sorted(methods)))
+            raise HttpError(405, '%s does not go with this address' % printable(self.command)[:20], Allow=allowed)
         return action, argument
 
     def _read_body(self):
@@ -11157,6 +11204,15 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def send_get_about(self, *_):
         self._send_json(self.server.admin.about())
 
+    def send_get_health(self, *_):
+        """Whether all goes well, and nothing else: anybody may ask."""
+        ok = self.server.is_alive() and self.server.admin.is_well()
+        self._send_json({'ok': ok}, 200 if ok else 503)
+
+    def send_options(self, allowed, _):
+        """The methods that go with an address; no other site is allowed any."""
+        self._send(204, None, b'', {'Allow': allowed})
+
     def send_get_metrics(self, *_):
         with self.server.scraping:
             body = write_metrics(self.server.admin).encode('utf-8', 'replace')
@@ -11170,11 +11226,11 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     # --- answers ---
 
-    def _send_json(self, value):
-        self._send(200, JSON, encode_json(value).encode('ascii'))
+    def _send_json(self, value, status=200):
+        self._send(status, JSON, encode_json(value).encode('ascii'))
 
     def _send_error(self, status, sentence, headers=None):
-        if status == 401 and self.command == 'GET' and self._target()[0] in PAGES:
+        if status == 401 and self.command in ('GET', 'HEAD') and self._target()[1] in PAGES:
             self._send(status, HTML, (DENIED_HTML + sentence).encode('utf-8'), headers)
         else:
             self._send(status, JSON, json.dumps({'error': sentence}).encode('ascii'), headers)
@@ -11203,11 +11259,12 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in itertools.chain(HEADERS, (headers or {}).items()):
             self.send_header(name, value)
-        self.send_header('Content-Type', kind)
+        if status != 204:  # which has no content
+            self.send_header('Content-Type', kind)
+            self.send_header('Content-Length', str(len(body)))
         self.send_header('Vary', 'Accept-Encoding')
         if packed:
             self.send_header('Content-Encoding', 'gzip')
-        self.send_header('Content-Length', str(len(body)))
         if self.close_connection:
             self.send_header('Connection', 'close')
         self.end_headers()
@@ -11216,8 +11273,9 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format, *args):
         """At debug level only, and without the query: it may hold the token."""
-        logger.debug('http %s %s %s', self.client_address[0], self.command,
-                     (getattr(self, 'path', None) or '').partition('?')[0][:200])
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug('http %s %s %s', self._client(), self.command,
+                         (getattr(self, 'path', None) or '').partition('?')[0][:200])
 
 
 def read_json(data):
@@ -11420,6 +11478,7 @@ ROUTES = {
     '/page.js': _static('text/javascript; charset=utf-8', PAGE_JS),
     '/api/nodes': {'GET': RequestHandler.send_get_nodes, 'POST': post_nodes},
     '/api/about': {'GET': RequestHandler.send_get_about},
+    '/api/health': {'GET': RequestHandler.send_get_health},
     '/api/diagnose': {'POST': post_diagnose},
     '/api/secret': {'POST': post_secret},
     '/api/poll': {'POST': post_poll},
@@ -11444,6 +11503,37 @@ ROUTES.update((path, _static(HTML, PAGE_HTML)) for path in PAGES)
 NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': delete_node}
 
 
+def host_of(authority):
+    """The host of HOST, HOST:PORT or [ADDRESS]:PORT; empty when it is none of them."""
+    match = re.match(r'(?:\[([^\[\]]*)\]|([^:/\[\]]*))(?::[0-9]*)?\Z', authority)
+    return match.group(1) or match.group(2) or '' if match else ''
+
+
+def told_address(headers):
+    """The client's address, as the proxy tells it last in the first of these headers that is there; None when that is none.
+
+    What comes before the last comma the client may have made up.
+    """
+    for name in ('X-Forwarded-For', 'X-Real-IP', 'Forwarded'):
+        if name in headers:
+            last = headers.get_all(name)[-1].rpartition(',')[2]
+            last = re.sub(r'(?i)^(?:.*;)?\s*for=|;.*', '', last)  # RFC 7239: for="[2001:db8::1]:4711";proto=https
+            try:
+                return canonical(split_host_port(last.strip(' \t"'))[0]).partition('%')[0]
+            except ValueError:
+                return None
+    return None
+
+
+def overflow_user():
+    """The id that stands for users of other namespaces, and so for nobody: proc_sys_kernel(5)."""
+    try:
+        with open('/proc/sys/kernel/overflowuid') as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 65534
+
+
 def connection_user(sock):
     """The id of the user whose is the other end of a loopback connection; None when the kernel does not tell.
 
@@ -11460,7 +11550,8 @@ def connection_user(sock):
                 for line in table:
                     fields = line.split()
                     if fields[1:4] == wanted:
-                        return int(fields[7])
+                        user = int(fields[7])
+                        return None if user == overflow_user() else user
         except (OSError, ValueError, IndexError):
             pass
     return None
@@ -11600,7 +11691,8 @@ OPTIONS = (
            'file whose first line is the token that browsers need where a token is needed (default: a new one at each '
            'start)'),
     Option('http_names', ['--http_name'], 'NAME', _host, [],
-           'a further name under which browsers reach the page, for a proxy or tunnel in front; can be given again'),
+           'a further name under which browsers reach the page, for a proxy or tunnel in front; everybody needs the token '
+           'then; can be given again'),
     Option('info_port', ['--info_port'], 'PORT', _whole(0, 65535), None,
            'port at which nodes announce themselves, UDP and TCP, held all the time (default: %d and, for nodes before '
            'dispy 4.15, %d, UDP, shared with the other programs of dispy on this machine; 0: none, nodes are only asked)'
@@ -12103,7 +12195,8 @@ def place_key(node):
 
 # --- from a dispyadmin that runs ---
 
-NO_DISPYADMIN = '--list: what runs at %s is no dispyadmin; give another --http_port'
+NO_DISPYADMIN = ("--list: what runs at %s is no dispyadmin, perhaps dispy's own web server (dispyscheduler --httpd); give "
+                 'another --http_port')
 
 
 class _NotThere(Exception):
@@ -12189,7 +12282,9 @@ def _request_nodes(host, port, context, headers):
     connection = http.client.HTTPConnection(host, port, timeout=LIST_ANSWER_TIME)
     try:
         try:
-            connection.connect()
+            connection.sock = socket.create_connection((host, port), LIST_ANSWER_TIME)
+        except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
+            raise _NotHttp()  # it was connected, and ended at once
         except (OSError, UnicodeError):
             raise _NotThere()
         if context:

@@ -135,10 +135,12 @@ def pip_of(packages):
         return own
     except SetupError:
         folder = os.path.join(FOLDER, 'venv-py%d.%d' % packages.version)
-        python = os.path.join(folder, 'bin', 'python')
-        if not os.path.exists(python):
+        command = [os.path.join(folder, 'bin', 'python'), '-m', 'pip']
+        try:
+            run(command + ['--version'], 'pip', 60)
+        except SetupError:                   # not there yet, or left incomplete
             run([packages.python, '-m', 'venv', '--clear', folder], 'virtual environment')
-        return [python, '-m', 'pip']
+        return command
 
 
 def install(packages):
@@ -193,21 +195,34 @@ def install_npm():
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def prepare():
-    """Install what is missing; the one-line reasons of what could not be."""
+def missing():
+    """What is to be installed: (function, arguments) of each."""
     wanted = (node_matrix() + list(table_packages().values())
               + [SELENIUM, ATHERIS, PROMETHEUS, LINT, OLD_SETUPTOOLS, NEW_SETUPTOOLS])
-    missing = [packages for packages in collections.OrderedDict.fromkeys(wanted) if not os.path.isdir(folder_of(packages))]
-    jobs = [(install, packages) for packages in missing] + ([] if os.path.isdir(NPM_FOLDER) else [(install_npm,)])
+    packages = [each for each in collections.OrderedDict.fromkeys(wanted) if not os.path.isdir(folder_of(each))]
+    return [(install, each) for each in packages] + ([] if os.path.isdir(NPM_FOLDER) else [(install_npm,)])
+
+
+def prepare():
+    """Install what is missing; print the one-line reasons of what could not be."""
+    jobs = missing()
     if not jobs:
-        return []
+        return
     os.makedirs(FOLDER, exist_ok=True)
     print('set-up: %d installations from PyPI and npm into %s' % (len(jobs), os.path.relpath(FOLDER)), flush=True)
-    failures = []
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for future in [pool.submit(*job) for job in jobs]:
             try:
                 future.result()
             except (SetupError, OSError) as error:
-                failures.append('set-up: %s' % error)
-    return failures
+                print('set-up: %s' % error, flush=True)
+
+
+def discard(pid):
+    """Remove what a set-up of this id has left incomplete."""
+    for path in glob.glob(os.path.join(FOLDER, '*.%d' % pid)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+if __name__ == '__main__':
+    prepare()

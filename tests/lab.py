@@ -3,8 +3,11 @@ here ends with it."""
 
 import atexit
 import concurrent.futures
+import contextlib
 import ctypes
+import glob
 import http.client
+import itertools
 import json
 import os
 import random
@@ -25,20 +28,61 @@ START_TIMEOUT = 20               # seconds until a program answers, on a machine
 STATE_TIMEOUT = 15               # seconds until dispyadmin shows what a node did
 
 
+class FairClock:
+    """Monotonic seconds, without those for which other programs have the processors: it stands, or nearly, while a thread
+    of the test or of one of these processes waits for one. So a limit means the same on a machine that is busy."""
+
+    def __init__(self, *pids):
+        self.pids, self.lock, self.waits = (os.getpid(),) + pids, threading.Lock(), {}
+        self.at = self.now = time.monotonic()
+        self()
+
+    def __call__(self):
+        with self.lock:
+            at, before, lost = time.monotonic(), self.waits, 0
+            self.waits = {}
+            for pid in self.pids:
+                waits = self.waits_of(pid)
+                self.waits.update(waits)
+                lost += max([wait - before.get(path, 0) for path, wait in waits.items()], default=0)
+            self.now += max(at - self.at - lost, (at - self.at) / 4)         # never quite: something may hang
+            self.at = at
+            return self.now
+
+    @staticmethod
+    def waits_of(pid):
+        """{thread: seconds that it has waited for a processor}; proc(5) calls it the time spent on a run queue."""
+        waits = {}
+        for path in glob.glob('/proc/%d/task/*/schedstat' % pid):
+            try:
+                with open(path) as file:
+                    waits[path] = int(file.read().split()[1]) / 1e9
+            except OSError:
+                pass
+        return waits
+
+
 def wait_for(predicate, timeout=STATE_TIMEOUT, what='condition'):
-    """Ask until the answer is true, and return it; `what` may be a callable, for what was seen last."""
-    deadline = time.monotonic() + timeout
+    """Ask until the answer is true, and return it; `what` may be a callable, for what was seen last. The time is fair to
+    all programs of the test."""
+    clock = FairClock(*Process.pids)
+    began, deadline = clock.now, time.monotonic() + timeout
     while True:
         value = predicate()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError('not within %d s: %s' % (timeout, what() if callable(what) else what))
+            left = began + timeout - clock()
+            if left <= 0:
+                raise AssertionError('not within %d s: %s' % (timeout, what() if callable(what) else what))
+            deadline = time.monotonic() + left
         time.sleep(0.05)
 
 
 class Process:
     """A program of the test: its output is collected, and it is ended by its id."""
+
+    pids = set()                 # of those that run
 
     def __init__(self, command, namespace=None, env=None, cwd=None):
         self.command = namespace.prefix + command if namespace else command
@@ -47,6 +91,7 @@ class Process:
                                       stderr=subprocess.PIPE,
                                       env=env, cwd=cwd, start_new_session=True)
         self.pid = self.popen.pid
+        self.pids.add(self.pid)
         self.readers = [threading.Thread(target=self.read, args=pair, daemon=True)
                         for pair in ((self.popen.stdout, self.out), (self.popen.stderr, self.err))]
         for reader in self.readers:
@@ -67,6 +112,14 @@ class Process:
     def signal(self, number):
         self.popen.send_signal(number)
 
+    def seconds_to_end(self, number):
+        """Send a signal; the seconds, by a fair clock, until it has ended."""
+        clock = FairClock(self.pid)
+        began = clock.now
+        self.signal(number)
+        wait_for(lambda: clock() and not self.running(), what='the end of %s' % self.command)
+        return clock() - began
+
     def wait(self, timeout=STATE_TIMEOUT):
         """The exit status; all output has been read then."""
         status = self.popen.wait(timeout)
@@ -81,6 +134,7 @@ class Process:
         except ProcessLookupError:
             pass
         self.popen.wait()
+        self.pids.discard(self.pid)
         self.closed = True
 
     def close(self):
@@ -310,16 +364,17 @@ _started = []                    # what still runs
 
 
 def finish(made):
-    if made in _started:
-        _started.remove(made)
     made.close()
+    if made in _started:         # not before: what is interrupted in the middle is finished at the end
+        _started.remove(made)
 
 
 @atexit.register
 def finish_all():
-    """unittest runs no cleanups when it is interrupted."""
-    for made in reversed(list(_started)):
-        finish(made)
+    """unittest runs no cleanups when it is interrupted outside of a test."""
+    while _started:
+        with contextlib.suppress(Exception):     # the others end all the same
+            _started.pop().close()
 
 
 class LabTest(unittest.TestCase):
@@ -401,11 +456,8 @@ class LabTest(unittest.TestCase):
     def run_script(self, *options, timeout=START_TIMEOUT, **kwargs):
         """Run dispyadmin until it ends by itself; (status, stdout, stderr). No lab defaults."""
         process = self.start(Admin, *options, wait=False, **kwargs)
-        try:
-            status = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.fail('still running with %s: %s' % (options, process.output()))
-        return status, '\n'.join(process.out), '\n'.join(process.err)
+        wait_for(lambda: not process.running(), timeout, lambda: 'the end with %s: %s' % (options, process.output()))
+        return process.wait(), '\n'.join(process.out), '\n'.join(process.err)
 
     def info_target(self):
         """Where a node of this test sends its announcements."""
@@ -448,14 +500,14 @@ def threads_of(pid):
 
 
 class Watched(wire.FakeNode):
-    """A fake node that notes when it was asked; `raw` (bytes) is sent instead of an answer."""
+    """A fake node that notes when it was asked, by its clock; `raw` (bytes) is sent instead of an answer."""
 
     def __init__(self, *args, **kwargs):
-        self.times, self.raw = [], None
+        self.times, self.raw, self.clock = [], None, time.monotonic
         super().__init__(*args, **kwargs)
 
     def serve(self, sock):
-        self.times.append(time.monotonic())
+        self.times.append(self.clock())
         raw = self.raw
         if raw is None:
             super().serve(sock)
@@ -470,8 +522,8 @@ class Watched(wire.FakeNode):
                 pass
 
     def longest_gap(self, since):
-        """Seconds between two questions, at most, from a monotonic time until now."""
-        times = [since] + sorted(t for t in self.times if t > since) + [time.monotonic()]
+        """Seconds between two questions, at most, from a time of its clock until now."""
+        times = [since] + sorted(t for t in self.times if t > since) + [self.clock()]
         return max(b - a for a, b in zip(times, times[1:]))
 
 
@@ -479,9 +531,10 @@ class HostileTest(LabTest):
     """dispyadmin in a process of its own, with a good node that has to be seen, polled and controlled after all."""
 
     def watched(self, *options, **kwargs):
-        """(admin, the good node)."""
+        """(admin, the good node, whose clock is fair to both)."""
         node = self.start(Watched, self.address(), self.info_port + 1, 'open', name='good')
         admin = self.admin('--secret', 'open', *options, **kwargs)
+        node.clock = FairClock(admin.pid)
         self.assertTrue(admin.add(node)['ok'])
         admin.wait_node(node, state='ready')
         return admin, node
@@ -503,11 +556,11 @@ class HostileTest(LabTest):
             self.assertLess(memory_of(admin.pid, 'VmHWM') - base, most, 'MiB that it took')
 
     def check_quick(self, admin, quick=QUICK):
-        times = []
+        times, clock = [], FairClock(admin.pid)
         for path in ('/api/nodes', '/', '/api/nodes', '/api/about') * 5:
-            began = time.monotonic()
+            began = clock()
             self.assertEqual(admin.request('GET', path).status, 200)
-            times.append(time.monotonic() - began)
+            times.append(clock() - began)
         self.assertLess(sorted(times)[len(times) // 2], quick)
 
     def check_log(self, admin):
@@ -537,7 +590,11 @@ class Namespace:
         self.prefix = ['ip', 'netns', 'exec', name]
         self.address = self.address6 = None
         ip('netns', 'add', name)
-        self.ip('link', 'set', 'lo', 'up')
+        try:
+            self.ip('link', 'set', 'lo', 'up')
+        except BaseException:
+            self.close()
+            raise
 
     def ip(self, *words):
         return ip('-n', self.name, *words)
@@ -572,9 +629,12 @@ class Namespace:
 class Segment:
     """Hosts on one bridge. The bridge has a namespace of its own, so nothing of this touches the machine's network."""
 
+    # No two segments of one run have the same network or the same names: a router stands between any two of them.
+    _numbers = itertools.cycle(random.SystemRandom().sample(range(1, 255), 254))
+
     def __init__(self, hosts, prefix=24):
-        number = random.SystemRandom().randrange(1, 255)
-        tag = 'da%d-%x' % (os.getpid() % 100000, random.SystemRandom().randrange(4096))
+        number = next(self._numbers)
+        tag = 'da%d-%x' % (os.getpid() % 100000, number)
         self.network, self.prefix_length, self.spaces, self.hosts = '10.77.%d.' % number, prefix, [], []
         self.network6 = 'fd77:%x::' % number
         try:
@@ -621,11 +681,10 @@ def need_namespaces():
         raise unittest.SkipTest('network namespaces need root')
     if not shutil.which('ip'):
         raise unittest.SkipTest('no ip program (iproute2)')
-    name = 'da%d-try' % os.getpid()
-    done = subprocess.run(['ip', 'netns', 'add', name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
-    subprocess.run(['ip', 'netns', 'del', name], stderr=subprocess.DEVNULL, timeout=30)
-    if done.returncode:
-        raise unittest.SkipTest('no network namespaces: %s' % done.stdout.decode().strip())
+    try:
+        Namespace('da%d-try' % os.getpid()).close()
+    except AssertionError as error:
+        raise unittest.SkipTest('no network namespaces: %s' % error)
 
 
 # ---- the browser ------------------------------------------------------------
@@ -647,7 +706,7 @@ class Browser:
             sys.path.insert(0, path)
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
-        self.folder = tempfile.mkdtemp(prefix='dispyadmin-browser-')
+        self.folder = tempfile.mkdtemp(prefix='browser-')       # short: it makes sockets there
         options = webdriver.ChromeOptions()
         options.binary_location = binary
         for word in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu',
@@ -659,7 +718,9 @@ class Browser:
             options.add_argument(word)
         options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
         try:
-            self.driver = webdriver.Chrome(options=options, service=Service(driver))
+            # What it writes to the folder for temporary files stays there when it is killed.
+            service = Service(driver, env=dict(os.environ, TMPDIR=self.folder))
+            self.driver = webdriver.Chrome(options=options, service=service)
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise

@@ -4,7 +4,6 @@ page."""
 import http.server
 import socket
 import threading
-import time
 
 from . import environment, lab, test_page, wire
 
@@ -71,10 +70,11 @@ class DiagnoseTest(lab.LabTest):
 
     def ask(self, admin, host, port=None, seconds=QUICK):
         """The diagnosis that the server makes; every answer has the same shape, shows no secret, and comes in time."""
-        began = time.monotonic()
+        clock = lab.FairClock(admin.pid)
+        began = clock()
         answer = admin.request('POST', '/api/diagnose', {'host': host, 'port': port} if port else {'host': host})
         self.assertEqual(answer.status, 200, answer.text)
-        self.assertLess(time.monotonic() - began, seconds)
+        self.assertLess(clock() - began, seconds)
         self.no_secret(answer.text)
         reply = answer.json
         self.assertEqual(set(reply), {'host', 'port', 'steps', 'cure', 'nodes'})
@@ -87,9 +87,7 @@ class DiagnoseTest(lab.LabTest):
 
     def command(self, where, *options, seconds=QUICK, **kwargs):
         """{step: (state, message)}, the last line, and the exit status of --diagnose."""
-        began = time.monotonic()
-        status, out, err = self.run_script('--diagnose', where, *options, **kwargs)
-        self.assertLess(time.monotonic() - began, seconds)
+        status, out, err = self.run_script('--diagnose', where, *options, timeout=seconds, **kwargs)
         self.assertEqual(err, '')
         self.no_secret(out)
         lines = out.splitlines()
@@ -332,10 +330,8 @@ class Places(DiagnoseTest):
 
     def test_no_answer(self):
         """An address that swallows packets: bounded time, and the firewall is named."""
-        began = time.monotonic()
         reply = self.ask(self.admin(), '192.0.2.1', seconds=2 * QUICK)
         self.check(reply, 'firewall', '192.0.2.1', str(self.port))
-        self.assertLess(time.monotonic() - began, 2 * QUICK)
 
     def test_unknown_name(self):
         reply = self.ask(self.admin(), 'no-such-host.invalid', seconds=15)
@@ -369,10 +365,11 @@ class Requests(DiagnoseTest):
                    for _ in range(6)]
         for thread in threads:
             thread.start()
-        began = time.monotonic()
+        clock = lab.FairClock(admin.pid)
+        began = clock()
         for _ in range(10):
             self.assertEqual(admin.request('GET', '/api/nodes').status, 200)
-        self.assertLess(time.monotonic() - began, 2)
+        self.assertLess(clock() - began, 2)
         for thread in threads:
             thread.join(40)
         self.assertLessEqual({answer.status for answer in answers}, {200, 400})

@@ -109,14 +109,14 @@ class Bytes(NetworkTest):
         admin, node = self.watched()
         growth = memory_before(admin), GROWTH
         for what, bomb in bombs(trace).items():
-            began, said = time.monotonic(), len(admin.err)
+            began, said = node.clock(), len(admin.err)
             for tag in (b'PING:', b'NODE_INFO:', b'TERMINATED:', b'PULSE:', b'', b'\x80:'):
                 self.send(tag + bomb)
                 self.send(tag + bomb, node.address)
                 self.tell(struct.pack('>I', len(tag + bomb)) + tag + bomb)
             admin.get('/api/nodes')
             with self.subTest(what):
-                self.assertLess(time.monotonic() - began, 3)
+                self.assertLess(node.clock() - began, 3)
                 self.assertFalse(os.path.exists(trace))
                 self.assertNotIn('Traceback', '\n'.join(admin.err[said:]))
         self.check_alive(admin, node, growth=growth)
@@ -128,10 +128,8 @@ class Bytes(NetworkTest):
             for number in range(20):
                 self.send(b'PING:' + bomb, '127.0.0.1')
         late = self.bad(secret='open')
-        began = time.monotonic()
         late.ping(self.info_target())
-        admin.wait_node(late, state='ready')
-        self.assertLess(time.monotonic() - began, 5)
+        admin.wait_node(late, timeout=5, state='ready')
         self.check_alive(admin, node)
 
     def test_bombs_as_answers(self):
@@ -149,12 +147,12 @@ class Bytes(NetworkTest):
         for what, answer in answers.items():
             with self.subTest(what):
                 bad.raw = struct.pack('>I', len(answer)) + answer
-                began = time.monotonic()
+                began = node.clock()
                 for path, body in (('/api/poll', {'now': True, 'nodes': [bad.id]}),
                                    ('/api/cpus', {'cpus': 1, 'nodes': [bad.id]})):
                     result = admin.post(path, body)['results'][0]
                     self.assertFalse(result['ok'], result)
-                self.assertLess(time.monotonic() - began, 3)
+                self.assertLess(node.clock() - began, 3)
                 self.assertFalse(os.path.exists(trace))
         bad.raw = None
         self.check_alive(admin, node, growth=growth)
@@ -191,13 +189,13 @@ class Bytes(NetworkTest):
         socks = [socket.create_connection(self.info_target(), 5) for _ in range(400)]
         for sock in socks:
             self.addCleanup(sock.close)
-        began, at = time.monotonic(), 0
+        began, at = node.clock(), 0
         late = self.bad()
         with socket.create_connection(self.info_target(), 5, (late.address, 0)) as sock:
             wire.send_message(sock, wire.encode(b'NODE_INFO:', wire.announcement(late.address, late.port, late.sign)))
         admin.wait_node(late, timeout=3, state='ready')
         while socks:
-            if time.monotonic() - began > 9:
+            if node.clock() - began > 9:
                 self.fail('%d connections are held after 9 s' % len(socks))
             for sock in list(socks):
                 try:
@@ -212,7 +210,7 @@ class Bytes(NetworkTest):
                     socks.remove(sock)
             at += 1
             time.sleep(0.3)
-        self.assertGreater(time.monotonic() - began, 2)          # a slow but honest node has time
+        self.assertGreater(node.clock() - began, 2)              # a slow but honest node has time
         lab.wait_for(lambda: lab.open_files_of(admin.pid) < files + 10, 5, 'the connections are closed')
         self.check_alive(admin, node)
 
@@ -225,10 +223,10 @@ class Bytes(NetworkTest):
         slow[0].mode = 'slow'                                # a byte each half second
         for other in slow[1:]:
             other.mode = 'slow'
-        since = time.monotonic()
+        since = node.clock()
         for other in slow:
             admin.wait_node(other, timeout=12, state='unreachable')
-        self.assertLess(time.monotonic() - since, 10)
+        self.assertLess(node.clock() - since, 10)
         self.assertLess(node.longest_gap(since), 2.2)
         self.check_alive(admin, node)
 
@@ -306,7 +304,7 @@ class Many(NetworkTest):
         self.assertTrue(admin.add(bad)['ok'])
         bad.mode = 'new_sign'
         lab.wait_for(lambda: admin.node(bad)['state'] != 'ready', what='it does not count as a good node')
-        since, before = time.monotonic(), bad.connections
+        since, before = node.clock(), bad.connections
         self.keep_sending(self.info_target(), bad.address,
                           [ping(ip_addr=bad.address, port=bad.port) for _ in range(2000)])
         self.assertLess(bad.connections - before, ASKED)
@@ -520,12 +518,14 @@ class Neighbours(NetworkTest):
             other.ping(self.info_target())
         lab.wait_for(lambda: admin.get('/api/nodes')['totals']['ready'] == 304, 30,
                      lambda: 'all are ready: %s' % admin.get('/api/nodes')['totals'])
-        since = time.monotonic()
+        for other in others:
+            other.clock = node.clock
+        since = node.clock()
         for number, other in enumerate(bad):
             other.mode = modes[number % len(modes)]
         lab.wait_for(lambda: admin.get('/api/nodes')['totals']['ready'] == 4, 30, 'the bad ones are known')
         self.check_alive(admin, node)
-        time.sleep(max(0, since + 10 - time.monotonic()))
+        time.sleep(max(0, since + 10 - node.clock()))
         for good in [node] + others:     # judged from their side; each is due every second
             self.assertLess(good.longest_gap(since), 2.2)
             self.assertEqual(admin.node(good)['state'], 'ready')
@@ -540,19 +540,26 @@ class Neighbours(NetworkTest):
         cluster = self.start(Simulated, 500, port, self.info_port, 'open')
         admin = self.admin('--secret', 'open', '--poll_interval', 5,
                            before=['sh', '-c', 'ulimit -n 256; exec "$@"', 'sh'])
-        cluster.say('announce %s 1' % self.admin_address)
-        lab.wait_for(lambda: admin.get('/api/nodes')['totals']['ready'] == 500, 60,
-                     lambda: 'all are ready: %s; %s' % (admin.get('/api/nodes')['totals'], admin.err[-3:]))
+        ready, announced = [0], []
+
+        def all_ready():
+            """As real nodes do, these announce themselves again and again: who is not heard once is heard later."""
+            if not announced or time.monotonic() - announced[-1] > 10:
+                announced.append(time.monotonic())
+                cluster.say('announce %s 1' % self.admin_address)
+            ready[0] = admin.get('/api/nodes')['totals']['ready']
+            return ready[0] == 500
+        lab.wait_for(all_ready, 60, lambda: 'all are ready: %d; %s' % (ready[0], admin.err[-3:]))
         idle = [socket.create_connection((admin.host, admin.port), 5) for _ in range(150)]
         for sock in idle:
             self.addCleanup(sock.close)
         cluster.log()
-        began = time.monotonic()
         asked = set()
-        while len(asked) < 500 and time.monotonic() - began < 25:
-            time.sleep(1)
-            asked |= {name for name, _ in cluster.log()}
-        self.assertEqual(len(asked), 500)
+
+        def all_asked(first, count):
+            asked.update(name for name, _ in cluster.log() if name >= first)
+            return len(asked) == count
+        lab.wait_for(lambda: all_asked('', 500), 25, lambda: 'all are asked: %d' % len(asked))
         self.check_quick(admin)
         ids = sorted(admin.nodes())
         results = admin.control('cpus', ids, cpus=3)
@@ -561,11 +568,8 @@ class Neighbours(NetworkTest):
         lab.wait_for(lambda: admin.get('/api/nodes')['totals']['unreachable'] >= 300, 60,
                      lambda: 'they are seen to be silent: %s' % admin.get('/api/nodes')['totals'])
         cluster.log()
-        began, asked = time.monotonic(), set()
-        while len(asked) < 100 and time.monotonic() - began < 25:
-            time.sleep(1)
-            asked |= {name for name, _ in cluster.log() if name >= 'sim00400'}
-        self.assertEqual(len(asked), 100)
+        asked.clear()
+        lab.wait_for(lambda: all_asked('sim00400', 100), 25, lambda: 'those that answer are asked: %d' % len(asked))
         self.assertLessEqual(lab.open_files_of(admin.pid), 256)
         self.check_log(admin)
         self.assertLess(len(admin.err), 2500)
@@ -763,12 +767,13 @@ class Hosts(NetworkTest):
         head, one, two, attacker = self.start(lab.Segment, 4).hosts
         head.ip('route', 'add', '10.78.0.0/16', 'via', attacker.address)     # where it forwards nothing
         admin, node = self.host_admin(head), self.host_fake(one, name='good')
+        node.clock = lab.FairClock(admin.pid)
         self.assertTrue(admin.add(node)['ok'])
         growth = memory_before(admin), GROWTH
         raw = attacker.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
         self.addCleanup(raw.close)
         flooding = threading.Thread(target=self.flood, args=(raw, head.address, 50000))
-        since = time.monotonic()
+        since = node.clock()
         flooding.start()
         self.addCleanup(flooding.join)
         self.check_alive(admin, node, quick=0.2)             # in the middle of it

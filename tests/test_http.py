@@ -1,8 +1,13 @@
 """The HTTP interface: shapes, bad input, access, and that no client holds another up. Fake nodes: what nodes do is
 tested elsewhere."""
 
+import base64
 import concurrent.futures
+import contextlib
 import gzip
+import hashlib
+import http.client
+import http.server
 import json
 import math
 import os
@@ -12,6 +17,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 import unittest
 
@@ -340,9 +346,10 @@ class Controls(HttpTest):
         dead = nodes[::50]
         for node in dead:
             node.mode = 'silent'
-        began = time.monotonic()
+        clock = lab.FairClock(admin.pid)
+        began = clock()
         results = admin.control('cpus', nodes, cpus=3)
-        took = time.monotonic() - began
+        took = clock() - began
         self.assertEqual({key for key, result in results.items() if not result['ok']}, {node.id for node in dead})
         self.assertEqual({node.info['cpus'] for node in nodes if node not in dead}, {3})
         self.assertLess(took, 20)
@@ -484,12 +491,11 @@ class BadInput(HttpTest):
                                      ('GET', '/api/nodes/1.2.3.4:5', 404), ('GET', '/api/', 404),
                                      ('GET', '/api/cpus', 405), ('DELETE', '/api/nodes', 405),
                                      ('PUT', '/api/nodes', 405), ('POST', '/', 405), ('GET', '/api/scan', 405),
-                                     ('PATCH', '/api/cpus', 405),
-                                     ('OPTIONS', '/api/cpus', 405)):
+                                     ('PATCH', '/api/cpus', 405), ('OPTIONS', '/api/no', 404), ('GET', '*', 404),
+                                     ('POST', '/api/health', 405)):
             answer = self.server.request(method, path, {} if method == 'POST' else None)
             self.assertEqual(answer.status, status, (method, path))
-            if method != 'OPTIONS':
-                self.assertEqual(set(answer.json), {'error'})
+            self.assertEqual(set(answer.json), {'error'})
             if status == 405:
                 self.assertTrue(answer.headers['Allow'])
 
@@ -542,6 +548,15 @@ class Access(HttpTest):
                              ('localhost@evil.example', 421)):
             for path in ('/', '/api/nodes'):
                 self.assertEqual(admin.request('GET', path, headers={'Host': host}).status, status, (host, path))
+            # a whole URL counts instead of Host
+            for own in ('evil.example', 'localhost'):
+                answer = admin.request('GET', 'http://%s/api/nodes' % host, headers={'Host': own})
+                self.assertEqual(answer.status, status, (host, own))
+                answer = admin.request('POST', 'HTTPS://%s/api/scan?x' % host, {}, {'Host': own, 'Origin': 'http://' + own})
+                self.assertEqual(answer.status, 421 if status == 421 else 200 if own == host.lower() else 403, (host, own))
+        for path in ('http://localhost', 'http://localhost?x=1', 'http://localhost:%d/' % port, 'http://[::1]//'):
+            answer = admin.request('GET', path, headers={'Host': 'cluster.example'})
+            self.assertEqual((answer.status, 'dispyadmin' in answer.text), (200, True), path)
         answer = self.raw(admin, b'GET /api/nodes HTTP/1.1\r\nConnection: close\r\n\r\n')
         self.assertIn(int(answer.split()[1]), (400, 421))
         self.assertIn('error', admin.request('GET', '/api/nodes', headers={'Host': 'evil.example'}).json)
@@ -673,16 +688,51 @@ class Server(HttpTest):
         self.assertEqual(re.findall(r'(?:src|href|action)="(?:/|https?:)[^"]*"', page.text), [])
         self.assertEqual([url for url in re.findall(r'https?://[^\s"\'<>)]*', everything)
                           if not url.startswith('http://www.w3.org/')], [])
-        self.assertNotIn('<script>', page.text)
+        script, = re.findall('<script>(.*?)</script>', page.text, re.DOTALL)      # one, and no other may run
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        self.assertIn("script-src 'self' 'sha256-%s';" % digest, page.headers['Content-Security-Policy'])
+        self.assertEqual(page.text.count('<script'), 2)
         self.assertNotRegex(page.text, r'\son[a-z]+="')
         self.assertNotIn('innerHTML', everything)
 
     def test_head(self):
-        admin, _ = self.shown()
-        for path in ('/', '/api/nodes', '/page.js'):
+        """As GET on everything that can be got, without the body."""
+        admin, node = self.shown('--http_token', self.write('token-of-head'), '--poll_interval', 600)
+        paths = [path for path, methods in dispyadmin.ROUTES.items() if 'GET' in methods]
+        self.assertGreater(len(paths), 10)
+        for path in paths + ['/api/nodes/' + node.id, '/no', '/api/cpus', '/?token=token-of-head', '/?token=wrong']:
             whole, head = admin.request('GET', path), admin.request('HEAD', path)
-            self.assertEqual((head.status, head.body), (200, b''))
-            self.assertEqual(head.headers['Content-Type'], whole.headers['Content-Type'])
+            self.assertEqual((head.status, head.body), (whole.status, b''), path)
+            for name in ('Content-Type', 'Location', 'Set-Cookie', 'Allow'):
+                self.assertEqual(head.headers[name], whole.headers[name], path)
+            self.assertEqual('Content-Length' in head.headers, 'Content-Length' in whole.headers)
+
+    def test_options(self):
+        """What goes with an address, for those who may ask; no other site is told that it may."""
+        admin = self.admin('--http_name', 'cluster.example')
+        for path, allowed in (('/', 'GET, HEAD, OPTIONS'), ('/page.js', 'GET, HEAD, OPTIONS'),
+                              ('/api/cpus', 'OPTIONS, POST'), ('/api/nodes', 'GET, HEAD, OPTIONS, POST'),
+                              ('/api/nodes/x', 'DELETE, GET, HEAD, OPTIONS'),
+                              ('//api/scan?x', 'OPTIONS, POST'), ('*', 'DELETE, GET, HEAD, OPTIONS, POST')):
+            preflight = {'Origin': 'http://evil.example', 'Access-Control-Request-Method': 'POST',
+                         'Access-Control-Request-Headers': 'content-type'}
+            for headers in ({}, preflight, dict(preflight, Origin='http://cluster.example')):
+                answer = admin.request('OPTIONS', path, headers=headers)
+                self.assertEqual((answer.status, answer.headers['Allow'], answer.body), (204, allowed, b''), path)
+                self.assertEqual([name for name in answer.headers if name.lower().startswith('access-control')
+                                  or name.lower() in ('content-length', 'content-type')], [])      # RFC 9110, 8.6
+            self.assertEqual(admin.request('OPTIONS', path, headers={'Authorization': 'Bearer x'}).status, 401)
+            self.assertEqual(admin.request('OPTIONS', path, headers={'Host': 'evil.example'}).status, 421)
+
+    def test_port_that_is_taken(self):
+        """One line that says by whom it may be, here by what dispy's own web server does."""
+        web = http.server.HTTPServer(('', 0), http.server.BaseHTTPRequestHandler)
+        self.addCleanup(web.server_close)
+        status, out, err = self.run_script('--http_port', web.server_port)
+        self.assertEqual((status, out, len(err.splitlines())), (1, '', 1))
+        for word in ('--http_port %d' % web.server_port, 'another --http_port', 'dispyadmin may run already',
+                     'dispyscheduler --httpd'):
+            self.assertIn(word, err)
 
     def test_keep_alive(self):
         admin, _ = self.shown()
@@ -733,10 +783,8 @@ class Server(HttpTest):
             for _ in range(6):
                 pool.submit(admin.request, 'POST', '/api/nodes', {'host': silent.address, 'port': silent.port})
             lab.wait_for(lambda: silent.connections, what='the dead node is asked')
-            began = time.monotonic()
-            admin.signal(signal.SIGTERM)
+            self.assertLess(admin.seconds_to_end(signal.SIGTERM), 1.5)
             self.assertEqual(admin.wait(), 0)
-            self.assertLess(time.monotonic() - began, 1.5)
 
     def test_clients_do_not_hold_each_other_up(self):
         """A hundred half-open requests, slow bodies and actions on dead nodes; another client is served meanwhile."""
@@ -753,11 +801,11 @@ class Server(HttpTest):
             waiting = [pool.submit(admin.request, 'POST', '/api/nodes', {'host': silent.address, 'port': silent.port})
                        for _ in range(30)]
             lab.wait_for(lambda: silent.connections, what='the dead node is asked')
-            times = []
+            times, clock = [], lab.FairClock(admin.pid)
             for _ in range(20):
-                began = time.monotonic()
+                began = clock()
                 self.assertEqual(admin.get('/api/nodes')['totals']['ready'], 1)
-                times.append(time.monotonic() - began)
+                times.append(clock() - began)
             self.assertLess(sorted(times)[10], 0.1)
             self.assertLess(max(times), 1)
             self.assertTrue(admin.control('cpus', [node], cpus=2)[node.id]['ok'])
@@ -785,3 +833,75 @@ class Server(HttpTest):
         admin.signal(15)
         self.assertEqual(admin.wait(), 0)
         self.assertEqual([line for line in admin.err if 'Warning' in line], [])
+
+
+class Health(HttpTest):
+    def test_anybody_may_ask(self):
+        """By any name, without the token; and is told nothing else."""
+        admin = self.admin('--http_host', '0.0.0.0', '--http_name', 'cluster.example')
+        admin.host, token, admin.token = '127.0.0.1', admin.token, None
+        for headers in ({}, {'Host': 'evil.example'}, {'Host': ''}, {'X-Forwarded-For': '10.1.2.3'}, {'Origin': 'null'}):
+            for path in ('/api/health', '//api/health', '/api/health?token=' + token, 'http://evil.example/api/health'):
+                answer = admin.request('GET', path, headers=headers)
+                self.assertEqual((answer.status, answer.json), (200, {'ok': True}), (headers, path))
+                self.assertNotIn('Set-Cookie', answer.headers)
+            self.assertEqual(admin.request('HEAD', '/api/health', headers=headers).status, 200)
+        self.assertEqual(admin.request('GET', '/api/health/').status, 401)
+
+    @contextlib.contextmanager
+    def running(self, prepare, *options):
+        """A function that asks for the health of a dispyadmin in this process, whose threads were prepared by another."""
+        settings = dispyadmin.read_settings(
+            ['-i', self.admin_address, '--info_port', '0', '--http_port', '0', '--http_host', '127.0.0.1', '--on_event',
+             'true'] + [str(option) for option in options], {})
+        admin = dispyadmin.Admin(settings)
+        server = dispyadmin.WebServer(admin, settings, 16)
+        workers = list(admin._workers) + [server]
+        prepare(admin, workers)
+        for part in (admin, server):
+            part.start()
+        connection = http.client.HTTPConnection('127.0.0.1', server.port, timeout=10)
+
+        def ask():
+            connection.request('GET', '/api/health')
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read().decode())
+        try:
+            yield ask
+        finally:
+            connection.close()
+            dead = [worker for worker in workers if not worker.is_alive()]
+            for worker in workers:
+                worker.end()
+            for worker in workers:
+                worker.join(time.monotonic() + 5)
+            for worker in dead:
+                worker.finish()
+
+    def test_dead_threads(self):
+        """Each of them: an error that is no Exception ends it."""
+        names = []
+        for number in range(8):
+            def prepare(_, workers, number=number):
+                worker = workers[number]
+                turns = iter([worker.turn] * (worker.name == 'http'))     # which has to accept the one who asks
+                names.append(worker.name)
+                worker.turn = lambda: next(turns, sys.exit)()
+                self.assertEqual(len(workers), 8)
+            with self.running(prepare) as ask:
+                lab.wait_for(lambda: ask() == (503, {'ok': False}), what=names[-1] + ' has died')
+        self.assertEqual(sorted(names), ['alerts', 'announcer', 'history', 'http', 'keeper', 'listener', 'poller', 'seeker'])
+
+    def test_late_polls(self):
+        """None is taken any more: after a minute, or three intervals if that is more."""
+        for interval, limit in ((1, 60), (20, 60), (30, 90)):
+            def prepare(admin, _):
+                self.schedule = admin.schedule
+                self.schedule.take = lambda now, room, slow_room: ([], [])
+                self.schedule.add('127.0.0.1:1')
+            with self.running(prepare, '--poll_interval', interval) as ask:
+                for late, status in ((0, 200), (limit - 5, 200), (limit + 1, 503)):
+                    self.schedule._clock = lambda late=late: time.monotonic() + late
+                    self.assertEqual(ask(), (status, {'ok': status == 200}), (interval, late))
+                self.schedule.remove('127.0.0.1:1')
+                self.assertEqual(ask(), (200, {'ok': True}))

@@ -1,12 +1,12 @@
-"""A real dispy client that computes real jobs, while dispyadmin looks on and while both share the head node's port."""
+"""A real dispy client that computes real jobs, while dispyadmin looks on."""
 
+import json
 import os
-import time
 
 from . import environment, lab
 
 CLIENT = '''
-import sys, time
+import json, sys, time
 import dispy, dispy.config
 
 def compute(seconds):
@@ -16,32 +16,53 @@ def compute(seconds):
         pass
     return seconds
 
+def sleep(seconds):
+    import time
+    time.sleep(seconds)
+    return seconds
+
 if __name__ == '__main__':
-    port, host, secret, jobs, seconds = sys.argv[1:6]
-    seconds, nodes = float(seconds), sys.argv[6:] or ['*']
-    dispy.config.DispyPort = int(port)
-    cluster = dispy.JobCluster(compute, nodes=nodes, host=host, secret=secret, ping_interval=5, reentrant=True)
+    given = json.loads(sys.argv[1])
+    dispy.config.DispyPort = given['port']
+    kind, options = dispy.JobCluster, {'host': given['host'], 'ping_interval': given['ping_interval']}
+    if given['scheduler']:
+        kind = dispy.SharedJobCluster
+        options = {'ip_addr': given['host'], 'scheduler_host': given['host'], 'client_port': 0}
+    work = sleep if given['asleep'] else compute
+    cluster = kind(work, nodes=given['nodes'], secret=given['secret'], reentrant=True, **options)
     print('started', flush=True)
-    done = [cluster.submit(seconds) for _ in range(int(jobs))]
-    for job in done:
-        assert job() == seconds, job.exception
-        print('done %s' % job.ip_addr, flush=True)
+    unused = set(given['until'])
+    while True:
+        jobs = [cluster.submit(given['seconds']) for _ in range(given['jobs'])]
+        for job in jobs:
+            assert job() == given['seconds'], job.exception
+            unused.discard(job.ip_addr)
+            print('done %s' % job.ip_addr, flush=True)
+        if not unused:
+            break
+    time.sleep(given['stay'])
     cluster.close()
     print('closed', flush=True)
 '''
 
 
 class JobsTest(lab.LabTest):
-    def client(self, host, port, jobs, seconds, *nodes, secret='', namespace=None):
-        """A program that submits jobs and waits for them; in a folder of its own, where it may leave its files."""
+    def client(self, host, port, jobs, seconds, *nodes, secret='', namespace=None, **given):
+        """A program that submits jobs and waits for them; in a folder of its own, where it may leave its files.
+
+        `scheduler`: through the dispyscheduler of the same host. `until`: addresses; jobs are submitted again until each
+        has computed one. `stay`: seconds before it ends, after the last job. `asleep`: jobs take time, but no CPU.
+        """
         packages = environment.node_packages('4.15.2')
         library = environment.require(packages)
         folder = self.folder()
         path = os.path.join(folder, 'client.py')
         with open(path, 'w') as file:
             file.write(CLIENT)
-        command = [packages.python, '-W', 'ignore', path, str(port), host, secret, str(jobs),
-                   str(seconds)] + list(nodes)
+        given = dict({'port': port, 'host': host, 'jobs': jobs, 'seconds': seconds, 'nodes': nodes or ['*'],
+                      'secret': secret, 'ping_interval': 5, 'scheduler': False, 'until': (), 'stay': 0,
+                      'asleep': False}, **given)
+        command = [packages.python, '-W', 'ignore', path, json.dumps(given)]
         return self.start(lab.Process, command, namespace, dict(os.environ, PYTHONPATH=library, PYTHONUNBUFFERED='1'),
                           folder)
 
@@ -107,64 +128,3 @@ class Jobs(JobsTest):
         lab.wait_for(self.has_printed(client, 'closed'), 60, lambda: 'the client is done: ' + client.output())
         lab.wait_for(lambda: not node.running(), 30, 'the node ends')
         admin.wait_node(node, state='unreachable', clients_done=lambda value: value is not None)
-
-
-class HeadNode(JobsTest):
-    """dispyadmin and clients on one host, both with the default port: a client has it within 30 s, and every node
-    stays shown."""
-
-    def setUp(self):
-        super().setUp()
-        lab.need_namespaces()
-        segment = self.start(lab.Segment, 3)
-        self.head, hosts = segment.hosts[0], segment.hosts[1:]
-        self.targets = self.together(*[lambda host=host: self.node('open', address=host.address, namespace=host,
-                                                                   info_port=9700)
-                                       for host in hosts])
-        self.server = self.start(lab.Admin, '--secret', 'open', '--poll_interval', 1, '--ping_interval', 5,
-                                 namespace=self.head)
-        for node in self.targets:
-            self.server.wait_node(node, state='ready')
-
-    def compute(self, seconds):
-        client = self.client(self.head.address, 9700, 4, seconds, namespace=self.head)
-        began, lost = time.monotonic(), []
-
-        def look():
-            states = {node['id']: node['state'] for node in self.server.get('/api/nodes')['nodes']}
-            lost.extend(node.id for node in self.targets if states.get(node.id) != 'ready')
-            return self.has_printed(client, 'done')() or not client.running()
-        lab.wait_for(look, 60, lambda: 'a first job is done: ' + client.output())
-        took = time.monotonic() - began
-        lab.wait_for(self.has_printed(client, 'closed'), 60, lambda: 'the client is done: ' + client.output())
-        self.assertEqual(lost, [])
-        self.assertLess(took, 30 + 10)             # 30 s for the port, then its own start and the job
-        return client
-
-    def test_client_computes(self):
-        """Whatever moment of dispyadmin's turn a client meets: at once, and again a while later."""
-        for done in (4, 8):
-            self.compute(0.5)
-            lab.wait_for(lambda: self.server.get('/api/nodes')['totals']['jobs_done'] == done, 15,
-                         lambda: 'all jobs are counted: %s' % self.server.get('/api/nodes')['totals'])
-
-    def test_admin_starts_while_client_runs(self):
-        """The client keeps its port; dispyadmin finds the nodes by asking, busy ones too."""
-        self.server.close()
-        client = self.client(self.head.address, 9700, 4, 12, namespace=self.head)
-        lab.wait_for(lambda: sum(node.info()['busy'] for node in self.targets) == 4, 30,
-                     lambda: 'jobs run: ' + client.output())
-        server = self.start(lab.Admin, '--secret', 'open', '--poll_interval', 1, '--ping_interval', 5,
-                            namespace=self.head)
-        for node in self.targets:
-            server.wait_node(node, state='ready', busy=2)
-        lab.wait_for(self.has_printed(client, 'closed'), 90, lambda: 'the client is done: ' + client.output())
-        lab.wait_for(lambda: server.get('/api/nodes')['totals']['jobs_done'] == 4, 15, 'all jobs are counted')
-
-    def test_two_admins(self):
-        """A second one on the same host does not take the first one's nodes away."""
-        second = self.start(lab.Admin, '--secret', 'open', '--poll_interval', 1, '--ping_interval', 5,
-                            namespace=self.head)
-        for node in self.targets:
-            second.wait_node(node, state='ready')
-            self.server.wait_node(node, state='ready')

@@ -1,14 +1,19 @@
 """--list: the table of a dispyadmin that runs, or of what is found without one; each form and each exit status."""
 
 import csv
+import errno
 import http.server
 import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
+from unittest import mock
+
+import dispyadmin
 
 from . import environment, lab
 
@@ -202,6 +207,40 @@ class Access(ListTest):
                 status, out, err = self.list('--http_host', '127.0.0.1', '--http_port', node.port)
                 self.assertEqual((status, out), (CANNOT, ''), err)
                 self.assertIn('--http_port', err)
+
+    def test_reset_at_once(self):
+        """Whatever ends a connection that was made is not "nothing runs there", however early it comes."""
+        node = self.fake('open', address='127.0.0.1', port=0, mode='reset')
+        settings = dispyadmin.read_settings(['--list', '--http_host', '127.0.0.1', '--http_port', str(node.port)], {})
+        before = node.connections
+        for _ in range(100):                     # in more than half of these, connect() itself says it
+            with self.assertRaisesRegex(dispyadmin.StartError, 'is no dispyadmin'):
+                dispyadmin.ask_running(settings)
+        self.assertGreaterEqual(node.connections - before, 100)
+
+        class Refusing(socket.socket):
+            def setsockopt(self, level, *rest):  # as macOS does when the connection is over
+                if level == socket.IPPROTO_TCP:
+                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+                super().setsockopt(level, *rest)
+        with mock.patch('socket.socket', Refusing), self.assertRaisesRegex(dispyadmin.StartError, 'is no dispyadmin'):
+            dispyadmin.ask_running(settings)
+
+    def test_how_connecting_fails(self):
+        """Refused or out of reach: nothing runs there. Ended: something does."""
+        settings = dispyadmin.read_settings(['--list', '--http_host', '127.0.0.1', '--http_port', '9'], {})
+        for number in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EADDRNOTAVAIL,
+                       errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE):
+            with self.subTest(errno.errorcode[number]), mock.patch(
+                    'socket.create_connection', side_effect=OSError(number, os.strerror(number))):
+                if number in (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE):
+                    with self.assertRaisesRegex(dispyadmin.StartError, 'is no dispyadmin'):
+                        dispyadmin.ask_running(settings)
+                else:
+                    self.assertEqual(dispyadmin.ask_running(settings), ('127.0.0.1:9', None))
+        for error in (socket.timeout('timed out'), socket.gaierror(socket.EAI_NONAME, 'not known')):
+            with self.subTest(error), mock.patch('socket.create_connection', side_effect=error):
+                self.assertEqual(dispyadmin.ask_running(settings), ('127.0.0.1:9', None))
 
     def test_options_that_do_not_go_together(self):
         for options, word in ((('--json', '--csv'), 'one form'), (('--http_port', 'x'), 'http_port')):

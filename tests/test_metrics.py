@@ -243,12 +243,12 @@ class Many(unittest.TestCase):
                                    None, None, None)
             known = dispyadmin.Known('%040x' % number, 'x', admin=True)
             admin.table.answered(node_id, dispyadmin.Answer(known, info), create=True)
-        times = []
+        times, clock = [], lab.FairClock()
         for _ in range(3):
-            began = time.monotonic()
+            began = clock()
             text = dispyadmin.write_metrics(admin)
             packed = dispyadmin.gzipped(text.encode('utf-8'))
-            times.append(time.monotonic() - began)
+            times.append(clock() - began)
         print('%d nodes: %.0f ms, %.1f MB, packed %.2f MB' % (self.COUNT, 1000 * min(times), len(text) / 1e6,
                                                               len(packed) / 1e6))
         self.assertLess(min(times), 0.9)

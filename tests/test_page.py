@@ -291,15 +291,38 @@ class Controls(PageTest):
         admin.wait_node(node, state='locked')
         self.open(admin)
         self.type('secret', 'typed-in-the-page')
-        self.assertEqual(self.element('secret').get_attribute('type'), 'password')
+        self.check_secret(masked=True)
         self.click('secret-show')
-        self.assertEqual(self.element('secret').get_attribute('type'), 'text')
+        self.check_secret(masked=False)
         self.click('secret-set')
         self.outcome(node.id)
         self.assertEqual(admin.node(node)['state'], 'ready')
         self.assertEqual(self.element('secret').get_attribute('value'), '')
         stored = self.js('JSON.stringify([localStorage, sessionStorage]) + document.cookie + document.body.outerHTML')
         self.assertNotIn('typed-in-the-page', stored)
+
+    def check_secret(self, masked, kind='text'):
+        """Whether the secret is readable; and that no password manager keeps it."""
+        field = self.element('secret')
+        shown_as = field.get_attribute('type')
+        is_masked = shown_as == 'password' or field.value_of_css_property('-webkit-text-security') == 'disc'
+        self.assertEqual((is_masked, shown_as), (masked, kind))
+        for name, value in (('autocomplete', 'off'), ('autocapitalize', 'none'), ('spellcheck', 'false'),
+                            ('data-1p-ignore', ''), ('data-lpignore', 'true'), ('data-bwignore', ''),
+                            ('data-form-type', 'other')):
+            self.assertEqual(self.js('arguments[0].getAttribute(arguments[1])', field, name), value, name)
+
+    def test_secret_in_old_browsers(self):
+        """Those that cannot mask a text have a field for passwords."""
+        command = 'Page.%sScriptToEvaluateOnNewDocument'
+        script = self.driver.execute_cdp_cmd(command % 'add', {'source': 'CSS.supports = () => false'})
+        self.addCleanup(self.driver.execute_cdp_cmd, command % 'remove', script)
+        self.open(self.admin())
+        self.check_secret(masked=True, kind='password')
+        self.click('secret-show')
+        self.check_secret(masked=False)
+        self.click('secret-show')
+        self.check_secret(masked=True, kind='password')
 
     def test_add(self):
         node = self.fake('open')

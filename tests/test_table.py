@@ -312,6 +312,30 @@ class ScheduleTest(unittest.TestCase):
         self.schedule.finished(A, True)
         self.assertEqual(self.schedule.next_look(), math.inf)
 
+    def test_lateness(self):
+        """Of the node that waits longest; not of those that are being asked, failed, were removed, or come later."""
+        self.assertEqual(self.schedule.lateness(), 0)
+        self.schedule.add(A)
+        self.clock.now += 5
+        self.schedule.add(B)
+        self.assertEqual(self.schedule.lateness(), 5)
+        self.schedule.remove(A)
+        self.clock.now += 1
+        self.assertEqual(self.schedule.lateness(), 1)
+        self.assertEqual(self.due(), ([B], []))
+        self.assertEqual(self.due(100), ([], []))
+        self.assertEqual(self.schedule.lateness(), 0)
+        self.schedule.finished(B, True)              # at 30 s from now
+        self.assertEqual(self.schedule.lateness(), 0)
+        self.clock.now += 40
+        self.assertEqual(self.schedule.lateness(), 10)
+        self.schedule.ask_now(B)
+        self.assertEqual(self.schedule.lateness(), 0)
+        self.due()
+        self.schedule.finished(B, False)
+        self.clock.now += 1000
+        self.assertEqual(self.schedule.lateness(), 0)
+
     def test_few_polls_begin_together_too(self):
         for interval, count, tick in ((1, 100, 0.5), (1, 1000, 0.25), (10, 100, 1), (60, 1, 1), (10, 10000, 0.25)):
             schedule = dispyadmin.Schedule(interval)
