@@ -4867,10 +4867,10 @@ class Admin:
         return self.plan(setting.action, ids, lambda node, number: SetStep(node, number, setting), setting.title(),
                          setting.asked, by, label, setting.key)
 
-    def plan_drain(self, ids, by, label=None, then=STAY, note=None):
+    def plan_drain(self, ids, by, label=None, then=None, note=None):
         """A Plan that takes nodes out of service."""
-        plan = self.plan('drain', ids, lambda node, number: DrainStep(node, number, then, note, str(by)), 'Drain',
-                         {'then': then, 'note': note}, by, label, 'cpus')
+        plan = self.plan('drain', ids, lambda node, number: DrainStep(node, number, then or STAY, note, str(by)), 'Drain',
+                         {'then': then or STAY, 'note': note}, by, label, 'cpus')
         plan.needs_state = True
         if not self.reconciler.keeps_state:
             plan.warning = ('Without --state, nothing remembers the drain after dispyadmin ends: the nodes then stay at 0 CPUs '
@@ -11192,14 +11192,16 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self._send_json({'operations': [plan.summary() for plan in self.server.admin.journal.plans()[:20]]})
 
     def send_get_events(self, _, query):
-        """The newest so many (limit), each with so many changes; or that of one operation, whole."""
-        number = query.get('operation', [None])[0]
-        events = self.server.admin.journal.events()
-        if number is not None:
-            events = [event for event in events if event.plan and str(event.plan.number) == number]
-        most = MAX_CHANGES if number is not None else take_number(query, 'changes', MAX_EVENT_NODES)
-        events = events[:take_number(query, 'limit', MAX_EVENTS)]
-        self._send_json({'time': time.time(), 'events': [event.json(most) for event in events]})
+        """The newest so many (limit), of a node, of a kind, since a Unix time, each with so many changes; or that of one
+        operation, whole."""
+        number, node, kind = [query.get(field, [None])[0] for field in ('operation', 'node', 'kind')]
+        since = read_number(query, 'since', MAX_TIME) if 'since' in query else 0
+        events = [event for event in self.server.admin.journal.events() if event.time >= since and
+                  (number is None or event.plan and str(event.plan.number) == number) and
+                  node in (None,) + event.nodes and kind in (None, event.kind)]
+        most = MAX_CHANGES if number is not None else read_number(query, 'changes', MAX_EVENT_NODES)
+        self._send_json({'time': time.time(), 'events': [event.json(most)
+                                                         for event in events[:read_number(query, 'limit', MAX_EVENTS)]]})
 
     def send_get_about(self, *_):
         self._send_json(self.server.admin.about())
@@ -11296,54 +11298,112 @@ def read_json(data):
     return value
 
 
-def take_number(query, field, most):
+def read_number(query, field, most):
     """A number in an address, `most` at most; that too when it is left out.  InputError."""
     text = query.get(field, [str(most)])[0]
-    if not re.match(r'[0-9]{1,9}\Z', text):
+    if not re.match(r'[0-9]{1,12}\Z', text):
         raise InputError('%s: must be a whole number' % field)
     return min(int(text), most)
 
 
-def take_fields(body, needed=(), optional=()):
-    """The values of the fields that a request has to have, then of those that it may have (None when absent)."""
-    for field in body:
-        if field not in needed and field not in optional:
-            raise InputError('%s: there is no such field in this request' % printable(field)[:80])
-    for field in needed:
-        if field not in body:
-            raise InputError('%s: is missing' % field)
-    return [body.get(field) for field in itertools.chain(needed, optional)]
+# --- what fields of a request may be: each check returns the value, or raises InputError with a sentence that names the field
+
+def given(field, value):
+    """A field that is checked where it is used."""
+    return value
 
 
-def check_ids(ids):
-    """The `nodes` of a request: a list of ids."""
+def check_flag(field, value):
+    """True or false."""
+    if type(value) is not bool:
+        raise InputError('%s: must be true or false' % field)
+    return value
+
+
+def check_ids(field, ids):
+    """A list of ids."""
     if not isinstance(ids, list) or not ids or not all(isinstance(node_id, str) for node_id in ids):
-        raise InputError('nodes: must be a list of node ids that is not empty')
+        raise InputError('%s: must be a list of node ids that is not empty' % field)
     if len(ids) > MAX_BODY_NODES:
-        raise InputError('nodes: at most %d in one request' % MAX_BODY_NODES)
+        raise InputError('%s: at most %d in one request' % (field, MAX_BODY_NODES))
     return ids
 
 
-def post_nodes(handler, _, body):
+def check_label(field, label):
+    """What a request calls its operation."""
+    if not isinstance(label, str) or not re.match(r'[\x21-\x7e]{1,64}\Z', label):
+        raise InputError('%s: must be 1 to 64 printable characters' % field)
+    return label
+
+
+def check_note(field, note):
+    """A line of text."""
+    if not isinstance(note, str) or len(note) > MAX_TEXT or not note.isprintable():
+        raise InputError('%s: must be a text of at most %d printable characters' % (field, MAX_TEXT))
+    return note or None
+
+
+def check_then(field, then):
+    """What comes when a drained node is idle."""
+    if then not in THENS:
+        raise InputError('%s: must be "restore", "end" or "stay"' % field)
+    return then
+
+
+def check_port_number(field, port):
+    """A TCP port."""
+    check_whole(field, port, 1, 65535, '')
+    return port
+
+
+def check_operation(field, number):
+    """The number of an operation."""
+    check_whole(field, number, 1, 2 ** 53, '')
+    return number
+
+
+def maybe(check):
+    """The check of a field that may be left out, and is None then."""
+    def checked(field, value):
+        return None if value is None else check(field, value)
+    checked.may_lack = True
+    return checked
+
+
+class Route:
+    """What a POST or DELETE does: `call(handler, id, **fields)` with the fields of its body, each of which has a check."""
+
+    def __init__(self, call, **fields):
+        self._call = call
+        self._fields = fields
+
+    def __call__(self, handler, argument, body):
+        for field in body:
+            if field not in self._fields:
+                raise InputError('%s: there is no such field in this request' % printable(field)[:80])
+        for field, check in self._fields.items():
+            if field not in body and not hasattr(check, 'may_lack'):
+                raise InputError('%s: is missing' % field)
+        values = {field: check(field, body.get(field)) for field, check in self._fields.items()}
+        return self._call(handler, argument, **values)
+
+
+def add_node(handler, _, host, port):
     """Add a node by host and port."""
-    host, port = take_place(body)
-    return {'results': handler.server.admin.add(host, port, handler.by())}
+    return {'results': handler.server.admin.add(*endpoint_of(host, port), by=handler.by())}
 
 
-def post_diagnose(handler, _, body):
+def diagnose_host(handler, _, host, port):
     """Why is a node not there?"""
-    return diagnose(handler.server.admin, *take_place(body))
+    return diagnose(handler.server.admin, *endpoint_of(host, port))
 
 
-def take_place(body):
+def endpoint_of(host, port):
     """(host, port or None) of a request that names a machine."""
-    host, port = take_fields(body, ['host'], ['port'])
     if not isinstance(host, str):
         raise InputError('host: must be a host name or an IP address')
     try:
         host, port_too = split_host_port(host)
-        if port is not None:
-            check_whole('port', port, 1, 65535, '')
     except ValueError as error:
         raise InputError('host: %s' % error)
     if port is not None and port_too not in (None, port):
@@ -11351,14 +11411,13 @@ def take_place(body):
     return host, port or port_too
 
 
-def post_secret(handler, _, body):
+def add_secret(handler, _, secret):
     """Try one more admin secret."""
-    return {'results': handler.server.admin.add_secret(*take_fields(body, ['secret']), by=handler.by())}
+    return {'results': handler.server.admin.add_secret(secret, by=handler.by())}
 
 
-def post_poll(handler, _, body):
+def poll_nodes(handler, _, interval, now, nodes):
     """Set the poll interval, or poll now."""
-    interval, now, ids = take_fields(body, (), ['interval', 'now', 'nodes'])
     admin = handler.server.admin
     if (interval is None) == (now is None):
         raise InputError('interval: give either "interval" in seconds or "now": true')
@@ -11366,97 +11425,64 @@ def post_poll(handler, _, body):
         return {'poll_interval': admin.set_interval(interval, by=handler.by()), 'results': []}
     if now is not True:
         raise InputError('now: must be true')
-    return {'poll_interval': admin.schedule.interval, 'results': admin.poll(None if ids is None else check_ids(ids))}
+    return {'poll_interval': admin.schedule.interval, 'results': admin.poll(nodes)}
 
 
-def post_scan(handler, _, body):
+def search(handler, _):
     """Search for nodes now."""
-    take_fields(body)
     handler.server.admin.scan(handler.by())
     return {'results': []}
 
 
-def take_ids(handler, ids, group):
-    """The nodes of a request: its `nodes`, or those of its `group`."""
-    if group is None:
-        if ids is None:
-            raise InputError('nodes: is missing')
-        return check_ids(ids)
-    if ids is not None:
-        raise InputError('group: give either "nodes" or "group"')
-    return handler.server.admin.ids_of_group(group)
+def forget_node(handler, node_id):
+    """Forget a node."""
+    admin = handler.server.admin
+    admin.node(node_id)  # UnknownNode
+    return run_plan(admin, admin.plan_forget([node_id], handler.by()))
 
 
-def plan_route(make, *fields):
-    """The function for requests that change nodes: `make(admin, ids, by, label, *values of the fields)` is their Plan.
-
-    With "preview": true it says what would come of it.  A "label" finds the plan among those that run.
-    """
-    def post(handler, _, body):
-        values = take_fields(body, (), ['nodes', 'group', 'preview', 'label'] + list(fields))
-        ids, group, preview, label = values[:4]
-        preview, label, admin = check_flag('preview', preview), check_label(label), handler.server.admin
-        for field in fields:
-            if field not in body and field not in OPTIONAL:
-                raise InputError('%s: is missing' % field)
-        ids = None if make in ALL_NODES and ids is None and group is None else (
-            () if make is plan_undo else take_ids(handler, ids, group))
-        plan = make(admin, ids, handler.by(), label, *values[4:])
-        return admin.preview(plan) if preview else plan_json(plan, admin.run(plan))
-    return post
-
-
-def plan_json(plan, results):
-    """The answer to a request that changed nodes."""
+def run_plan(admin, plan, preview=False):
+    """The answer to a request that changes nodes, or would."""
+    if preview:
+        return admin.preview(plan)
+    results = admin.run(plan)
     return {'operation': plan.number, 'undo': plan.can_undo(), 'results': results}
 
 
-def plan_set(kind):
-    """Makes a Plan that sets this kind of setting."""
-    return lambda admin, ids, by, label, *values: admin.plan_setting(ids, kind(*values), by, label)
+def nodes_of(admin, nodes, group, needed):
+    """The nodes of a request: its `nodes`, or those of its `group`; None when it has neither and needs none."""
+    if group is not None:
+        if nodes is not None:
+            raise InputError('group: give either "nodes" or "group"')
+        return admin.ids_of_group(group)
+    if nodes is None and needed:
+        raise InputError('nodes: is missing')
+    return nodes
 
 
-def plan_drain(admin, ids, by, label, then, note):
-    """A drain; it stays when not told otherwise."""
-    then = STAY if then is None else then
-    if then not in THENS:
-        raise InputError('then: must be "restore", "end" or "stay"')
-    if note is not None and not (isinstance(note, str) and len(note) <= MAX_TEXT and note.isprintable()):
-        raise InputError('note: must be a text of at most %d printable characters' % MAX_TEXT)
-    return admin.plan_drain(ids, by, label, then, note or None)
+def plan_route(make, needs_nodes=True, **fields):
+    """The Route of a request that changes nodes: `make(admin, ids, by, label, **fields)` is its Plan.
+
+    With "preview": true it says what would come of it.  A "label" finds the plan among those that run.
+    """
+    def call(handler, _, nodes, group, preview, label, **values):
+        admin = handler.server.admin
+        ids = nodes_of(admin, nodes, group, needs_nodes)
+        return run_plan(admin, make(admin, ids, handler.by(), label, **values), preview)
+    return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label), **fields)
 
 
-def plan_undo(admin, _, by, label, number):
-    """An undo of an operation."""
-    check_whole('operation', number, 1, 2 ** 53, '')
-    return admin.plan_undo(number, by, label)
+def setting_route(kind, *fields):
+    """The Route of a request that sets this kind of Setting, made of these fields."""
+    def make(admin, ids, by, label, **values):
+        return admin.plan_setting(ids, kind(**values), by, label)
+    return plan_route(make, **dict.fromkeys(fields, given))
 
 
-OPTIONAL = ('then', 'note')  # fields of plans that may be left out
-ALL_NODES = (Admin.plan_reapply, Admin.plan_accept)  # plans that without nodes are for all that have drifted
-ALL_NODES = tuple(ALL_NODES)
-
-
-def check_flag(field, value):
-    """A field that is true, false, or left out."""
-    if value is not None and type(value) is not bool:
-        raise InputError('%s: must be true or false' % field)
-    return bool(value)
-
-
-def check_label(label):
-    """What a request calls its operation: a short text, or None."""
-    if label is not None and not (isinstance(label, str) and re.match(r'[\x21-\x7e]{1,64}\Z', label)):
-        raise InputError('label: must be 1 to 64 printable characters')
-    return label
-
-
-def delete_node(handler, node_id, body):
-    """Forget a node."""
-    take_fields(body)
+def undo(handler, _, operation, preview, label):
+    """Give nodes back what they had before an operation."""
     admin = handler.server.admin
-    admin.node(node_id)  # UnknownNode
-    return plan_json(*(lambda plan: (plan, admin.run(plan)))(admin.plan_forget([node_id], handler.by())))
+    return run_plan(admin, admin.plan_undo(operation, handler.by(), label), preview)
 
 
 def _static(kind, text):
@@ -11471,27 +11497,28 @@ def _static(kind, text):
 
 
 PAGES = ('/', '/admin.html', '/admin_node.html')
+RETURN = {'POST': plan_route(Admin.plan_return)}
 
 # path -> method -> function(handler, id or None, body or query)
 ROUTES = {
     '/page.css': _static('text/css; charset=utf-8', PAGE_CSS),
     '/page.js': _static('text/javascript; charset=utf-8', PAGE_JS),
-    '/api/nodes': {'GET': RequestHandler.send_get_nodes, 'POST': post_nodes},
+    '/api/nodes': {'GET': RequestHandler.send_get_nodes, 'POST': Route(add_node, host=given, port=maybe(check_port_number))},
     '/api/about': {'GET': RequestHandler.send_get_about},
     '/api/health': {'GET': RequestHandler.send_get_health},
-    '/api/diagnose': {'POST': post_diagnose},
-    '/api/secret': {'POST': post_secret},
-    '/api/poll': {'POST': post_poll},
-    '/api/scan': {'POST': post_scan},
-    '/api/cpus': {'POST': plan_route(plan_set(SetCpus), 'cpus')},
-    '/api/service_time': {'POST': plan_route(plan_set(SetServiceTime), 'control', 'time')},
-    '/api/clients': {'POST': plan_route(plan_set(SetClients), 'clients')},
-    '/api/undo': {'POST': plan_route(plan_undo, 'operation')},
-    '/api/drain': {'POST': plan_route(plan_drain, 'then', 'note')},
-    '/api/return': {'POST': plan_route(Admin.plan_return)},
-    '/api/cancel_drain': {'POST': plan_route(Admin.plan_return)},
-    '/api/reapply': {'POST': plan_route(Admin.plan_reapply)},
-    '/api/accept': {'POST': plan_route(Admin.plan_accept)},
+    '/api/diagnose': {'POST': Route(diagnose_host, host=given, port=maybe(check_port_number))},
+    '/api/secret': {'POST': Route(add_secret, secret=given)},
+    '/api/poll': {'POST': Route(poll_nodes, interval=maybe(given), now=maybe(given), nodes=maybe(check_ids))},
+    '/api/scan': {'POST': Route(search)},
+    '/api/cpus': {'POST': setting_route(SetCpus, 'cpus')},
+    '/api/service_time': {'POST': setting_route(SetServiceTime, 'control', 'time')},
+    '/api/clients': {'POST': setting_route(SetClients, 'clients')},
+    '/api/undo': {'POST': Route(undo, operation=check_operation, preview=maybe(check_flag), label=maybe(check_label))},
+    '/api/drain': {'POST': plan_route(Admin.plan_drain, then=maybe(check_then), note=maybe(check_note))},
+    '/api/return': RETURN,
+    '/api/cancel_drain': RETURN,
+    '/api/reapply': {'POST': plan_route(Admin.plan_reapply, needs_nodes=False)},
+    '/api/accept': {'POST': plan_route(Admin.plan_accept, needs_nodes=False)},
     '/api/forget': {'POST': plan_route(Admin.plan_forget)},
     '/api/operations': {'GET': RequestHandler.send_get_operations},
     '/api/events': {'GET': RequestHandler.send_get_events},
@@ -11500,7 +11527,7 @@ ROUTES = {
 }
 ROUTES.update((path, _static(HTML, PAGE_HTML)) for path in PAGES)
 
-NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': delete_node}
+NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': Route(forget_node)}
 
 
 def host_of(authority):
