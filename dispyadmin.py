@@ -1350,8 +1350,8 @@ class Setting:
     """
 
     action = key = ''
-    operation = None
-    value = None
+    operation = value = None
+    ends_now = False           # whether dispynode shall end at once: that is done, and not remembered
 
     def __init__(self, **asked):
         self.asked = asked
@@ -1450,6 +1450,7 @@ class SetServiceTime(Setting):
             raise InputError('time: must be "HH:MM" between 00:00 and 23:59, "now", or null to clear it')
         super().__init__(control=control, time=time)
         self.control, self.time, self.key = control, time, 'service_' + control
+        self.ends_now = (control, time) == ('end', 'now')
         self.what = control.capitalize()
 
     def title(self):
@@ -1458,11 +1459,6 @@ class SetServiceTime(Setting):
     def message(self):
         sent = {None: '0', 'now': None}.get(self.time, self.time)
         return write_message(b'SERVICE_TIME:', {'control': self.control + '_time', 'time': sent})
-
-    @property
-    def ends_now(self):
-        """Whether dispynode shall end at once: that is done, and not remembered."""
-        return (self.control, self.time) == ('end', 'now')
 
     def unix(self, clock, ours):
         """The Unix time that dispynode makes of it, before it moves it by a day; None to clear it."""
@@ -1509,8 +1505,7 @@ class SetServiceTime(Setting):
     def _consequence(self, times, fate, clock, ours):
         now = clock.now(ours)
         if fate == DIED:
-            return ('Its Stop time came before any client used it, which ends the schedule of dispynode: it accepts no jobs, '
-                    'and does not exit at End. Restart dispynode on the node.')
+            return LOST_SCHEDULE
         end = '' if times.end is None else (' At End running jobs are killed and dispynode exits; restart it on the node.')
         if times.start is not None and times.start >= now:
             return 'Accepts jobs from %s.' % clock.moment(times.start, ours) + end
@@ -1800,6 +1795,9 @@ class Node:
         return drift
 
 
+CLOCK_NOTE = "The node's clock is %s %s. Set it right: service times go by it."
+LOST_SCHEDULE = ('Its Stop time came before any client used it, which ends the schedule of dispynode: it accepts no jobs, and does '
+                 'not exit at End. Restart dispynode on the node.')
 CLOCK_ERROR = 60               # seconds that a node's clock may differ from ours before that is said
 
 
@@ -1815,12 +1813,10 @@ def idle_reason(info, clock, ours):
     times, now = times_of(info), clock.now(ours)
     if accepts_jobs(times, now):
         return None
-    wrong = '' if not clock.ahead else " The node's clock is %s %s." % (
-        span(abs(clock.ahead)), 'ahead' if clock.ahead > 0 else 'behind')
     if times.start is not None and times.start >= now:
-        return 'Accepts jobs from %s (node time).%s' % (clock.moment(times.start, ours), wrong)
+        return 'Accepts jobs from %s (node time).' % clock.moment(times.start, ours)
     closed = times.end if times.stop is None else times.stop
-    return 'Stopped accepting jobs at %s (node time).%s' % (clock.moment(closed, ours), wrong)
+    return 'Stopped accepting jobs at %s (node time).' % clock.moment(closed, ours)
 
 
 def span(seconds):
@@ -1886,8 +1882,16 @@ class NodeSnapshot:
                 'update_time': update_time, 'addresses': [node_id] + list(aliases), 'announces': announces,
                 'groups': list(self.groups),
                 'wanted': {key: setting.asked for key, setting in self.desired.items() if key != 'drain'} or None,
-                'drift': list(self.drift.values()) or None, 'drain': self._drain()}
+                'drift': list(self.drift.values()) or None, 'drain': self._drain(), 'notes': self._notes()}
         return self._view
+
+    def _notes(self):
+        """Sentences on what an administrator has to know of it, beside its reason."""
+        notes = [CLOCK_NOTE % (span(abs(self.clock.ahead)), 'ahead' if self.clock.ahead > 0 else 'behind')] if (
+            self.clock.ahead) else []
+        if self.state in (READY, STOPPED) and has_lost_schedule(self.info, self.clock.now(time.time())):
+            notes.append(LOST_SCHEDULE)
+        return notes
 
     def _drain(self):
         drain = self.desired.get('drain')
@@ -3897,7 +3901,7 @@ class SetStep(Step):
     def __init__(self, node, operation, setting):
         super().__init__(node, operation)
         self.setting = setting.of(operation)
-        if not getattr(setting, 'ends_now', False):  # that is done, and not remembered
+        if not setting.ends_now:
             self.edit = {setting.key: self.setting}
 
     def is_overridden(self, desired):
@@ -4283,6 +4287,8 @@ class Journal:
     def change(self, plan, change):
         """A node's part in a plan is over; a late one may come after the plan's end."""
         with self._lock:
+            if plan.number not in self._plans:
+                return  # of the reconciler, or forgotten by now
             self._rows += change.id not in plan.changes
             plan.changes[change.id] = change
             if plan.undoes is not None and change.outcome in ('done', 'pending'):
@@ -4594,6 +4600,8 @@ OPERATION_TIME = 120.0
 
 LATE = 'No outcome yet after %d seconds; look again later.' % OPERATION_TIME
 UNKNOWN_NODE = 'The node is not in the table; it may have been forgotten meanwhile.'
+HAS_ENDED = 'dispynode exited; restart it on the node.'
+STILL_RUNS = 'dispynode still runs: stop it on the node. %s'
 UNSURE = 'No reply after it was sent: the next poll shows whether the node took it.'
 UNCLEAR = "The node's reply makes no sense; see what it shows now."
 
@@ -4796,18 +4804,25 @@ class Admin:
             return False
         self.schedule.remove(node_id)
         self.history.forget(node_id)
-        self.forgotten.pop(node_id, None)
-        self.forgotten[node_id] = None
-        while len(self.forgotten) > MAX_FORGOTTEN:
-            self.forgotten.popitem(last=False)
-        self.forgotten_changes += 1
+        with self._lock:
+            self.forgotten.pop(node_id, None)
+            self.forgotten[node_id] = None
+            while len(self.forgotten) > MAX_FORGOTTEN:
+                self.forgotten.popitem(last=False)
+            self.forgotten_changes += 1
         return True
 
     def remember(self, node_id):
         """A node that may have been forgotten is in the table again."""
         if node_id in self.forgotten:
-            self.forgotten.pop(node_id, None)
-            self.forgotten_changes += 1
+            with self._lock:
+                self.forgotten.pop(node_id, None)
+                self.forgotten_changes += 1
+
+    def forgotten_ids(self):
+        """The ids of forgotten nodes, the oldest first."""
+        with self._lock:
+            return list(self.forgotten)
 
     def ids_of_group(self, name):
         """The ids of the nodes in a group.  InputError when there is no such group, or nothing in it."""
@@ -4943,9 +4958,29 @@ class Admin:
         try:
             self.begin(plan, collector.put)
             found = self._wait(collector)
+            self._watch_ends(plan, found)
             return [found.get(node_id) or failure(node_id, 'unreachable', LATE) for node_id in plan.steps]
         finally:
             self.journal.end(plan)
+
+    def _watch_ends(self, plan, results):
+        """Wait until the nodes that were told to end now have ended, and say of each whether it has."""
+        ending = {node_id for node_id, result in results.items() if result['ok'] and any(
+            setting.ends_now for setting in plan.steps[node_id].sent)}
+        deadline, running = time.monotonic() + END_WAIT, ending
+        while running and time.monotonic() < deadline and not self.poller.stopping.is_set():
+            for node_id in running:
+                self.schedule.ask_now(node_id)
+            self.poller.stopping.wait(0.5)
+            running = {node_id for node_id in running for node in [self.table.get(node_id)]
+                       if node and node.state != UNREACHABLE and not has_lost_schedule(node.info, node.clock.now(time.time()))}
+        for node_id in ending:
+            node = self.table.get(node_id)
+            if node is not None and node.state != UNREACHABLE:
+                results[node_id] = dict(results[node_id], ok=False, outcome='refused', message=STILL_RUNS % results[node_id]['message'])
+            else:
+                results[node_id] = dict(results[node_id], message=HAS_ENDED)
+            self._record(plan, results[node_id], lambda *_: None)
 
     def begin(self, plan, tell):
         """Write down what the plan intends, then let it run; `tell(id, result)` is called as each node is done with.
@@ -6204,7 +6239,8 @@ class Reconciler(Worker):
         self._admin = admin
         self._keep = keep            # whether settings are restored without being asked
         self._state_file = state_file
-        self._saved = None           # number of the changes that were saved last
+        self._saved = None           # numbers of the changes that were saved last
+        self._saving = threading.Lock()  # held while it is written, so that none overwrites a later one
         self._drifted = {}           # id -> keys of its drift, as it was told
         self._tries = {}             # id -> (monotonic time from which it may be set again, seconds until the time after)
         self._ended = {}             # id -> monotonic time at which its dispynode was told to end
@@ -6367,15 +6403,16 @@ class Reconciler(Worker):
         if self._state_file is None:
             return None
         admin = self._admin
-        changes = admin.table.changes(), admin.forgotten_changes
-        if changes == self._saved:
-            return None
-        try:
-            self._state_file.write(admin.table.kept(), list(admin.forgotten))
-            self._saved = changes
-            return None
-        except OSError as error:
-            return '--state %s: cannot be written: %s' % (printable(self._state_file.name), error.strerror or error)
+        with self._saving:
+            changes = admin.table.changes(), admin.forgotten_changes
+            if changes == self._saved:
+                return None
+            try:
+                self._state_file.write(admin.table.kept(), admin.forgotten_ids())
+                self._saved = changes
+                return None
+            except OSError as error:
+                return '--state %s: cannot be written: %s' % (printable(self._state_file.name), error.strerror or error)
 
     def left_drained(self):
         """The ids of nodes that are at 0 CPUs and nothing remembers it when this program has ended."""
@@ -6393,6 +6430,7 @@ class StateFile:
         self._path = None           # its target, where it is a symbolic link
         self._lock = threading.Lock()  # held while it is written
         self._held = None           # descriptor of the file as it is now, which holds the lock of the kernel
+        self._writes = 0            # how often it was written: one that hangs must not overwrite a later one
 
     def open(self):
         """({id: kept}, forgotten ids); the file is ours from now on.  One that makes no sense is set aside, not overwritten.
@@ -6448,15 +6486,19 @@ class StateFile:
         """Replace what is in it.  OSError."""
         data = json.dumps(state_json(kept, forgotten), indent=1).encode('ascii')
         with self._lock:
-            within(STATE_TIME, lambda: self._replace(data))
+            self._writes += 1
+            write = self._writes
+            within(STATE_TIME, lambda: self._replace(data, write))
 
-    def _replace(self, data):
+    def _replace(self, data, write):
         number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=os.path.dirname(self._path))  # for its owner alone
         try:
             with os.fdopen(os.dup(number), 'wb') as file:
                 file.write(data)
                 file.flush()
                 os.fsync(number)
+            if write != self._writes:
+                raise OSError(errno.ETIMEDOUT, 'was written again meanwhile')
             self._hold(number)
             os.replace(temporary, self._path)
             sync_folder(os.path.dirname(self._path))

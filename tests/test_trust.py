@@ -308,7 +308,25 @@ class Written(TrustTest):
         self.assertEqual(os.listdir(os.path.dirname(state)), ['state.json'])
 
 
+FAKETIME = '/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1'
+
+
 class Clocks(OperationsTest):
+    def test_node_with_a_wrong_clock(self):
+        """What it answers to "now" tells its clock; its state goes by that, and it is said that the clock is off."""
+        node = self.node('open', env={'LD_PRELOAD': FAKETIME, 'FAKETIME': '+3h'})
+        admin = self.admin('--secret', 'open')
+        admin.wait_node(node, state='ready', notes=[])
+        self.post(admin, 'service_time', [node], control='end', time=None)
+        self.post(admin, 'service_time', [node], control='start', time='now')
+        shown = admin.node(node)
+        self.assertTrue(any('3 h ahead' in note for note in shown['notes']), shown['notes'])
+        self.post(admin, 'service_time', [node], control='start', time=None)
+        admin.wait_node(node, state='ready')
+        past = time.strftime('%H:%M', time.localtime(time.time() + 2.5 * 3600))   # for the node; for us it is to come
+        self.post(admin, 'service_time', [node], control='stop', time=past)
+        admin.wait_node(node, state='stopped')
+
     def test_end_now_with_a_later_stop(self):
         """dispynode would move End to tomorrow: what stands in the way is cleared, and it ends."""
         admin, (node,) = self.cluster(1)
