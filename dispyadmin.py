@@ -12,7 +12,7 @@ then open http://localhost:8181/.  It needs Python 3.6 or newer and nothing else
 
 Ports (of dispy 4.15; releases before use 61590 and 61591, and both pairs are served):
 
-    9700  UDP          nodes announce themselves here; on Linux heard at our own addresses, and left to dispy's other programs
+    9700  UDP          nodes announce themselves here; on Linux heard at our own addresses alone
     9707  TCP          nodes answer discovery here
     9701  UDP and TCP  nodes listen here; discovery and every question and control go there
     8181  TCP          the web page, on localhost unless told otherwise
@@ -264,6 +264,7 @@ SYSTEM_ERRORS = {
     errno.ENOENT: 'There is no such file or folder. Check the name.',
     errno.EADDRNOTAVAIL: 'No interface of this machine has an address for it. Check the address, and that the interface is '
                          'up.',
+    errno.EADDRINUSE: 'Another program has this port.',
     errno.EAFNOSUPPORT: 'This machine has no IPv6. Give an IPv4 address.',
 }
 
@@ -2552,10 +2553,10 @@ class Poller(Worker):
 # Discovery: listener and announcer
 # ---------------------------------------------------------------------------------------------------------------------
 
-# On Linux a UDP socket at one of our addresses is in the way of no program of dispy: they bind broadcast addresses and groups.
-# These are left to them: a client (JobCluster) that finds them taken asks for nodes all the same, once, and hears no answer
-# (seen: with turns of 16 s held and 7 s free, 14 of 20 clients hung for ever).  On macOS and BSD a client binds the wildcard,
-# and on Windows its own address: there, all of the port goes in turns.
+# On Linux a UDP socket at one of our addresses is in the way of no program of dispy: they bind broadcast addresses and
+# groups.  These are left to them: a client (JobCluster) that finds them taken asks for nodes all the same, once, and hears
+# no answer (seen: with turns of 16 s held and 7 s free, 14 of 20 clients hung for ever).  On macOS and BSD a client binds
+# the wildcard, and on Windows its own address: there, all of the port goes in turns.
 HEARS_APART = sys.platform.startswith('linux')
 
 
@@ -2728,16 +2729,12 @@ class Listener(Worker):
                 break
             except OSError as error:
                 if not port or wanted is not None or error.errno != errno.EADDRINUSE:
-                    raise StartError('%s: cannot listen at %s: %s' % (
+                    raise StartError('%s: cannot listen at %s. %s' % (
                         '--host' if wanted is None else '--reply_port %d' % wanted, ', '.join(self._addresses),
-                        error.strerror))
+                        system_error(error)))
         for sock in self._replies:
             self._take_up(sock)
-        port = self._replies[0].getsockname()[1]
-        if wanted is None and port != REPLY_PORT:
-            logger.info('reply port %d is taken; nodes answer searches at TCP port %d: let it through the firewall',
-                        REPLY_PORT, port)
-        return port
+        return self._replies[0].getsockname()[1]
 
     def _listen(self, port):
         """Sockets that listen at all our addresses, at this port, or all at one that is free (0).  OSError."""
@@ -2758,8 +2755,8 @@ class Listener(Worker):
         try:
             info_port.hold(self._whole_port())
         except OSError as error:
-            raise StartError('--info_port %d: %s; give another port, or none (then it is shared with dispy clients)'
-                             % (info_port.port, error.strerror))
+            raise StartError('--info_port %d: cannot be held. %s Give another port, or none.'
+                             % (info_port.port, system_error(error)))
 
     def _whole_port(self):
         """What is bound to have all of a port: UDP at the wildcard, which hears broadcasts and groups as well, and TCP."""
@@ -2834,7 +2831,7 @@ class Listener(Worker):
             except BlockingIOError:
                 return
             except OSError as error:
-                self.report_once('a node that connected cannot be heard: %s' % error)
+                self.report_once('a node that connected cannot be heard. %s' % system_error(error))
                 self.stopping.wait(0.05)  # no descriptors: some are free again in a moment
                 return
             inbound = Inbound(connection, peer_address(sender), self._tls, self._clock() + EXCHANGE_TIME)
@@ -3024,7 +3021,7 @@ class Announcer(Worker):
             except (OSError, NodeError) as error:
                 if self._failed.get((source.address, target)) != str(error):
                     self._failed[source.address, target] = str(error)
-                    logger.warning('cannot ask for nodes from %s at %s: %s', source.address, target, error)
+                    logger.warning('cannot ask for nodes from %s at %s: %s', source.address, target, system_error(error))
 
     @staticmethod
     def _open(source):
@@ -10027,7 +10024,7 @@ class WebServer(Worker):
         except BlockingIOError:
             return
         except OSError as error:
-            self.report_once('a browser cannot be served: %s' % error)
+            self.report_once('a browser cannot be served. %s' % system_error(error))
             self._drop_idle()  # no descriptors: that gives one back
             self.stopping.wait(0.05)
             return
@@ -11681,6 +11678,9 @@ def serve(settings):
     workers = [admin, server] + ([Console(admin, ended.set)] if Console.is_possible() else [])
     for worker in workers:
         worker.start()
+    if settings.reply_port is None and admin.listener.reply_port not in (REPLY_PORT, settings.info_port):
+        logger.info('reply port %d is taken; nodes answer searches at TCP port %d: let it through the firewall', REPLY_PORT,
+                    admin.listener.reply_port)
     if not server.loopback and not server.tls:
         logger.warning('the page is served beyond this machine without TLS: secrets and the token travel in clear; '
                        'give --certfile, or keep it on localhost and use a tunnel')
