@@ -219,7 +219,8 @@ class Flood(lab.HostileTest):
 
 
 LIES = {
-    'service_start': [0, 0.0, -1, 1, 10 ** 15, 10 ** 18, 2 ** 63, float('inf'), -float('inf'), float('nan'), 'soon', [], True],
+    'service_start': [0, 0.0, -1, 1, 10 ** 15, 10 ** 18, 2 ** 63, float('inf'), -float('inf'), float('nan'), 'soon', [],
+                      True],
     'cpus': [70000, 65537, -1, -70000, 2 ** 31, 2 ** 63, 1.5, 'many', None, True, float('nan')],
     'busy': [70000, -1, 2 ** 40, 2.5, 'all', None, False],
     'max_cpus': [0, -1, 70000, 2 ** 40, 3.0, 'all', None],
@@ -273,5 +274,3 @@ class Lies(lab.HostileTest):
         for path in ('/metrics', '/api/nodes', '/api/events', '/api/history'):
             self.assertEqual(admin.request('GET', path).status, 200)
         self.assertFalse(any(isinstance(value, float) and not math.isfinite(value) for value in node.values()))
-
-
