@@ -10757,65 +10757,6 @@ def gzipped(data):
     return packer.compress(data) + packer.flush()
 
 
-class NodeLister:
-    """Nodes as one JSON list, packed for readers far away.  What was packed for one reader serves the others.
-
-    The list is cut into parts behind each change whose number is divisible by PART.  Nodes only ever leave a part, by
-    changing again, so that its first and last number and its length tell what is in it.  A gzip file may be made of parts
-    that were packed each by itself.
-    """
-
-    PART = 256  # changes, and so about as many nodes: 150 KB of JSON
-    HEAD = b'\x1f\x8b\x08\0\0\0\0\0\0\xff'  # of a gzip file without name and time (RFC 1952)
-    END = b'\x03\x00'  # an empty last block (RFC 1951)
-
-    def __init__(self):
-        self._lock = threading.Lock()            # guards what follows
-        self._parts = collections.OrderedDict()  # number of the first change -> (key, bytes, packed); used last at the end
-
-    def plain(self, head, nodes, tail):
-        """`head`, the nodes in JSON with commas between, and `tail`, as bytes."""
-        return (head + ','.join([node.json() for node in nodes]) + tail).encode('ascii')
-
-    def packed(self, head, nodes, tail, most):
-        """The same as a gzip file; `most` is how many nodes there are in all."""
-        pieces = [self._pack(head.encode('ascii'))]
-        pieces += [self._part(part, most) for part in self._cut(nodes[:-1])]  # each with a comma behind it
-        pieces.append(self._pack((''.join([node.json() for node in nodes[-1:]]) + tail).encode('ascii')))
-        check = size = 0
-        for plain, _ in pieces:
-            check, size = zlib.crc32(plain, check), size + len(plain)
-        return b''.join([self.HEAD] + [packed for _, packed in pieces] + [self.END, struct.pack('<LL', check, size)])
-
-    def _cut(self, nodes):
-        start = 0
-        for end, node in enumerate(nodes, 1):
-            if node.sequence % self.PART == 0 or end == len(nodes):
-                yield nodes[start:end]
-                start = end
-
-    def _part(self, nodes, most):
-        """(bytes, the same packed) of a part; two threads may make it at the same moment: they make the same."""
-        first, key = nodes[0].sequence, (nodes[-1].sequence, len(nodes))
-        with self._lock:
-            found = self._parts.get(first)
-            if found is not None and found[0] == key:
-                self._parts.move_to_end(first)
-                return found[1:]
-        made = self._pack((','.join([node.json() for node in nodes]) + ',').encode('ascii'))
-        with self._lock:
-            self._parts[first] = (key,) + made
-            self._parts.move_to_end(first)
-            while len(self._parts) > 16 + 2 * most // self.PART:
-                self._parts.popitem(last=False)
-        return made
-
-    @staticmethod
-    def _pack(data):
-        packer = zlib.compressobj(1, zlib.DEFLATED, -15)
-        return data, packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH)
-
-
 class _TimedReader(io.RawIOBase):
     """Reads a request under one deadline for the whole of it, so that a byte a second does not hold a thread."""
 
@@ -10858,7 +10799,6 @@ class WebServer(Worker):
     def __init__(self, admin, settings, places):
         super().__init__()
         self.admin = admin
-        self.lister = NodeLister()
         self.scraping = threading.Lock()                # held while metrics are written: 10,000 nodes make 10 MB
         self.tls = admin.server_tls
         self._places = places
@@ -11279,16 +11219,13 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         since = query.get('since', [None])[0]
         if since is not None and not re.match(r'[0-9]{1,16}\Z', since):
             raise InputError('since: must be the sequence number of an earlier answer')
-        admin, lister = self.server.admin, self.server.lister
+        admin = self.server.admin
         snapshot = admin.snapshot(None if since is None else int(since))
         head = encode_json({'sequence': snapshot.sequence, 'time': time.time(), 'poll_interval': admin.schedule.interval,
                             'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
                             'removed': snapshot.removed})
-        text = head[:-1] + ',"nodes":[', snapshot.nodes, ']}'
-        if self._takes_gzip() and len(snapshot.nodes) > 1:
-            self._send(200, JSON, lister.packed(*text, most=snapshot.totals['nodes']), packed=True)
-        else:
-            self._send(200, JSON, lister.plain(*text))
+        nodes = ','.join([node.json() for node in snapshot.nodes])
+        self._send(200, JSON, (head[:-1] + ',"nodes":[' + nodes + ']}').encode('ascii'))
 
     def send_get_node(self, node_id, _):
         """What is known of a node, and its last hours."""
