@@ -26,6 +26,7 @@ from . import environment, wire
 
 START_TIMEOUT = 20               # seconds until a program answers, on a machine that is busy with other tests
 STATE_TIMEOUT = 15               # seconds until dispyadmin shows what a node did
+REQUEST_TIMEOUT = 100            # seconds until it answers, whatever has been sent to it
 
 
 class FairClock:
@@ -284,7 +285,7 @@ class Admin(Process):
     def url(self):
         return '%s://%s:%d/' % (self.scheme, '[%s]' % self.host if ':' in self.host else self.host, self.port)
 
-    def connection(self, timeout=40):
+    def connection(self, timeout=REQUEST_TIMEOUT):
         """An HTTP connection, made in dispyadmin's namespace."""
         def make():
             connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
@@ -295,7 +296,7 @@ class Admin(Process):
             return connection
         return self.namespace.call(make) if self.namespace else make()
 
-    def request(self, method, path, body=None, headers=None, timeout=40):
+    def request(self, method, path, body=None, headers=None, timeout=REQUEST_TIMEOUT):
         """Any request; an Answer. A body that is no bytes is sent as JSON."""
         headers = dict(headers or {})
         if body is not None and not isinstance(body, bytes):

@@ -45,12 +45,20 @@ class HttpTest(lab.HostileTest):
         """That many connections, each with these bytes sent."""
         socks = []
         for _ in range(count):
-            sock = socket.create_connection((admin.host, admin.port), 10)
+            sock = socket.create_connection((admin.host, admin.port), 60)
             self.addCleanup(sock.close)
             if data:
                 sock.sendall(data)
             socks.append(sock)
         return socks
+
+    @staticmethod
+    def waiting(admin):
+        """How many connections it has yet to accept."""
+        with open('/proc/net/tcp') as file:
+            lines = [line.split() for line in file.read().splitlines()[1:]]
+        return sum(int(fields[4].split(':')[1], 16) for fields in lines
+                   if fields[3] == '0A' and fields[1].endswith(':%04X' % admin.port))
 
     def remote(self, *options):
         """dispyadmin beyond loopback; the token is not sent by itself."""
@@ -532,6 +540,7 @@ class Load(HttpTest):
         since = node.clock()
         growth = lab.memory_of(admin.pid)
         socks = send()
+        lab.wait_for(lambda: self.waiting(admin) == 0, 60, 'all are accepted')
         self.assertLess(lab.threads_of(admin.pid) - threads, 600)
         self.assertLess(lab.memory_of(admin.pid, 'VmHWM') - growth, 600)
         lab.wait_for(lambda: lab.threads_of(admin.pid) - threads < 100, 40, lambda: 'the threads end: %d'
