@@ -4677,6 +4677,387 @@ UNSURE = 'No reply after it was sent: the next poll shows whether the node took 
 UNCLEAR = "The node's reply makes no sense; see what it shows now."
 
 
+class PlanRunner:
+    """Makes plans, says what they would do, and runs them: the one way in which nodes are set.
+
+    Each node's part is recorded as it answers.  At one node, one plan has its turn after the other, and decides then what it
+    sends, by what is desired there: so whatever comes in between, the last word is that of the desired record.
+    """
+
+    def __init__(self, admin):
+        self._admin = admin
+        self._table, self._journal = admin.table, admin.journal
+        self._schedule, self._poller = admin.schedule, admin.poller
+        self._lock = threading.Lock()  # guards what follows
+        self._turns = {}     # id -> (Talk, whether it is slow) of the steps at this node, the first of which runs
+        self._unsure = {}    # id -> Step whose last reply was lost; poller's thread alone
+
+    # --- what can be planned ---
+
+    def _plan(self, action, ids, make, title, asked, by, label=None, key=None, nodes=None):
+        """A Plan with a step for each of these nodes, from one look at the table: `make(node, number)` is its Step."""
+        plan = Plan(self._journal.number(), action, title, asked, by, label, key)
+        nodes = self._table.snapshots(ids) if nodes is None else nodes
+        for node_id in collections.OrderedDict.fromkeys(ids):
+            node = nodes.get(node_id)
+            step = make(node, plan.number) if node else failure(node_id, 'unknown', UNKNOWN_NODE)
+            plan.steps[node_id] = self._ready(step, node) if isinstance(step, Step) else step
+        plan.total = len(plan.steps)
+        return plan
+
+    @staticmethod
+    def _ready(step, node):
+        """The step, or the failure where there is no use in trying."""
+        view = node.view
+        if not step.asks_node or view['controllable'] or view['state'] == UNREACHABLE or step.waits and step.edit:
+            return step
+        return failure(node.id, LOCKED if view['state'] == LOCKED else 'refused', view['reason'])
+
+    def set(self, ids, setting, by, label=None):
+        """A Plan that sets something at each of these nodes."""
+        return self._plan(setting.action, ids, lambda node, number: SetStep(node, number, setting), setting.title(),
+                         setting.asked, by, label, setting.key)
+
+    def drain(self, ids, by, label=None, then=None, note=None):
+        """A Plan that takes nodes out of service."""
+        plan = self._plan('drain', ids, lambda node, number: DrainStep(node, number, then or STAY, note, str(by)), 'Drain',
+                         {'then': then or STAY, 'note': note}, by, label, 'cpus')
+        plan.needs_state = True
+        if not self._admin.reconciler.keeps_state:
+            plan.warning = ('Without --state, nothing remembers the drain after dispyadmin ends: the nodes then stay at 0 CPUs '
+                            'until somebody sets them.')
+        return plan
+
+    def return_to_service(self, ids, by, label=None):
+        """A Plan that brings drained nodes back to service."""
+        return self._plan('return', ids, ReturnStep, 'Return to service', {}, by, label, 'cpus')
+
+    def reapply(self, ids, by, label=None):
+        """A Plan that sets again what was set, at these nodes or at all that have drifted (None)."""
+        ids = [node.id for node in self._table.managed() if node.drift] if ids is None else ids
+        return self._plan('reapply', ids, ReapplyStep, 'Restore settings', {}, by, label)
+
+    def accept(self, ids, by, label=None):
+        """A Plan that takes nodes as they are, or all that have drifted (None)."""
+        ids = [node.id for node in self._table.managed() if node.drift] if ids is None else ids
+        return self._plan('accept', ids, AcceptStep, 'Keep current values', {}, by, label)
+
+    def forget(self, ids, by, label=None):
+        """A Plan that removes the rows of nodes until they are seen again."""
+        return self._plan('forget', ids, ForgetStep, 'Forget', {}, by, label)
+
+    def undo(self, number, by, label=None):
+        """A Plan that gives the nodes of an operation back what each had.  InputError when there is nothing to give back."""
+        original = self._journal.plan(number)
+        if not original.can_undo():
+            raise InputError('operation: there is nothing to undo in %d' % number)
+        changes = {node_id: change for node_id, change in original.changes.items() if change.undo}
+        forgotten = original.action == 'forget'
+        nodes = {i: Node(*split_id(i), now=time.time()).publish(0, time.time()) for i in changes} if forgotten else None
+        make = RelistStep if forgotten else RestoreStep
+        word, _, rest = original.title.partition(': ')
+        title = 'Redo: ' + rest if word == 'Undo' else 'Undo: ' + (rest if word == 'Redo' else original.title)
+        plan = self._plan('undo', changes, lambda node, new: make(node, new, changes[node.id]), title,
+                         {'operation': number}, by, label, original.key, nodes)
+        plan.undoes = original
+        return plan
+
+    def preview(self, plan):
+        """What running this plan would do at each node, and where it would not: nothing is sent."""
+        ours, results = time.time(), []
+        for node_id, step in plan.steps.items():
+            results.append(self._foreseen(step, plan, ours) if isinstance(step, Step) else step)
+        willing = [result for result in results if result['ok'] and not result['same']]
+        skipped = sum(not result['ok'] for result in results)
+        text = '%d of %s will change%s.' % (len(willing), count_of(len(results), 'node'),
+                                            ', %d skipped' % skipped if skipped else '')
+        return {'title': plan.title, 'text': ' '.join(filter(None, (text, plan.warning))),
+                'danger': any(result.get('danger') for result in results), 'results': results}
+
+    @staticmethod
+    def _foreseen(step, plan, ours):
+        node, obstacle = step.node, step.obstacle()
+        if obstacle:
+            return failure(step.id, 'refused', obstacle)
+        if step.asks_node and not node.view['controllable']:
+            return failure(step.id, 'pending' if step.waits else node.state, node.view['reason'])
+        foresight = step.foresee(ours)
+        if foresight.refusal:
+            return failure(step.id, 'refused', foresight.refusal)
+        return dict(success(step.id, foresight.message), before=node.view[plan.key] if plan.key else None,
+                    after=foresight.after, same=foresight.same, danger=foresight.danger)
+
+    def run(self, plan):
+        """Do it, and wait for the outcome: a result for each node."""
+        collector = ResultCollector(plan.total)
+        self._journal.begin(plan)
+        try:
+            self.begin(plan, collector.put)
+            found = self._admin.wait(collector)
+            self._watch_ends(plan, found)
+            return [found.get(node_id) or failure(node_id, 'unreachable', LATE) for node_id in plan.steps]
+        finally:
+            self._journal.end(plan)
+
+    def _watch_ends(self, plan, results):
+        """Wait until the nodes that were told to end now have ended, and say of each whether it has."""
+        ending = {node_id for node_id, result in results.items() if result['ok'] and any(
+            setting.ends_now for setting in plan.steps[node_id].sent)}
+        deadline, running = time.monotonic() + END_WAIT, ending
+        while running and time.monotonic() < deadline and not self._poller.stopping.is_set():
+            for node_id in running:
+                self._schedule.ask_now(node_id)
+            self._poller.stopping.wait(0.5)
+            running = {node_id for node_id in running for node in [self._table.get(node_id)]
+                       if node and node.state != UNREACHABLE and not has_lost_schedule(node.info, node.clock.now(time.time()))}
+        for node_id in ending:
+            node = self._table.get(node_id)
+            if node is not None and node.state != UNREACHABLE:
+                results[node_id] = dict(results[node_id], ok=False, outcome='refused', message=STILL_RUNS % results[node_id]['message'])
+            else:
+                results[node_id] = dict(results[node_id], message=HAS_ENDED)
+            self._record(plan, results[node_id], lambda *_: None)
+
+    def begin(self, plan, tell):
+        """Write down what the plan intends, then let it run; `tell(id, result)` is called as each node is done with.
+
+        The intent is in the table, and with --state on disk, before anything is sent: whatever happens then, it is known
+        what each node is to have, and to get back.
+        """
+        steps = [step for step in plan.steps.values() if isinstance(step, Step)]
+        for node_id, result in plan.steps.items():
+            if not isinstance(result, Step):
+                self._record(plan, result, tell)
+        ready = [step for step in steps if self._intend(plan, step, tell)]
+        problem = self._admin.reconciler.save() if any(step.edit for step in ready) else None
+        for step in ready:
+            if problem and plan.needs_state:
+                self._take_back(step, step.edit)
+                self._record(plan, failure(step.id, 'refused', problem), tell)
+            elif step.asks_node:
+                self._ask_in_turn(plan, step, tell)
+            else:
+                self._do(plan, step, tell)
+
+    def _intend(self, plan, step, tell):
+        """Change the desired record as the step says; False when that is its end."""
+        obstacle = step.obstacle()
+        if obstacle:
+            self._record(plan, failure(step.id, 'refused', obstacle), tell)
+            return False
+        if isinstance(step, RelistStep):
+            self._admin.add_row(*split_id(step.id))
+            self._admin.remember(step.id)
+        if step.edit:
+            replaced = self._table.edit(step.id, step.edit, step.node.desired if isinstance(step, RestoreStep) else None)
+            if not replaced:  # gone, or an undo that another one came before
+                self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE) if replaced is None else failure(
+                    step.id, 'refused', 'Skipped: changed by another operation meanwhile.'), tell)
+                return False
+            step.replaced, step.edit = replaced, {key: step.edit[key] for key in replaced}
+        return True
+
+    def _take_back(self, step, keys):
+        """What was intended did not come about: restore these parts of the desired record, where they are still the step's."""
+        self._table.edit(step.id, {key: step.replaced.get(key) for key in keys},
+                        {key: step.edit[key] for key in keys})
+
+    def _do(self, plan, step, tell):
+        """The step of a node that is not asked."""
+        if isinstance(step, ForgetStep):
+            step.replaced = dict(self._table.desired(step.id))
+            if not self._admin.forget(step.id):
+                self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE), tell)
+                return
+        undo = Undo([(key, old, step.edit.get(key)) for key, old in step.replaced.items()], step.node.info)
+        self._record(plan, success(step.id, step.describe(None, None, None, None)), tell, undo=undo)
+
+    def _record(self, plan, result, tell, before=None, undo=None):
+        """A node is done with: its change in the journal, and its result."""
+        after = result.get(plan.key) if plan.key else None
+        message = plan.share(result['message'])
+        self._journal.change(plan, Change(result['id'], result['outcome'], before, after, message, undo))
+        tell(result['id'], result)
+
+    # --- a step at its node ---
+
+    def _ask_in_turn(self, plan, step, tell):
+        """Run the step's conversation when those of earlier plans with the same node are over: each decides what it sends by
+        what is desired then."""
+        slow = step.node.view['state'] == UNREACHABLE
+
+        def done(asked, error):
+            try:
+                self._conclude(plan, step, asked, error, tell)
+            except Exception as problem:
+                self._poller.report(problem)
+                self._record(plan, failure(step.id, 'unreachable', UNEXPECTED), tell)
+            finally:
+                with self._lock:
+                    turns = self._turns[step.id]
+                    turns.popleft()
+                    following = turns[0] if turns else self._turns.pop(step.id) and None
+                if following:
+                    self._poller.submit(*following)
+        talk = self._admin.talk(step.id, self._converse(step), done), slow
+        with self._lock:
+            turns = self._turns.setdefault(step.id, collections.deque())
+            turns.append(talk)
+            if len(turns) > 1:
+                return
+        self._poller.submit(*talk)
+
+    def _converse(self, step):
+        """Conversation: look at the node, send what is to be sent, and look again.  Returns (Answer, {key: Setting taken})."""
+        ask = self._admin.asking(step.id)
+        answer = yield from ask(known=self._table.known(step.id))
+        taken = {}
+        for attempt in range(2):  # the first answer to HH:MM may tell that the node's zone is another one
+            if answer.info is None or not answer.known.admin:
+                return answer, taken
+            step.before = step.before or answer.info
+            desired, clock = self._look_at(step, answer.info)
+            settings, step.problem = step.choose(desired, answer.info, clock, time.time())
+            for setting in settings:
+                answer, value = yield from self._send(step, setting, answer, ask)
+                if isinstance(value, dict):
+                    step.sent.append(setting)
+                    self._learn_clock(step.id, setting, value)
+                    taken[setting.key] = setting.of(step.operation, value.get(setting.key))
+                elif value is NOT_ADMIN or answer.known.secret is None:
+                    return answer, taken
+                else:
+                    step.problem = setting.refuse(answer.info) if value is REFUSED else UNCLEAR
+            if settings:
+                answer = yield from self._look_again(answer, taken, ask)
+            if not isinstance(step, (RestoreStep, ReapplyStep)) or self._table.clock(step.id) == clock:
+                break
+        return answer, taken
+
+    def _look_at(self, step, info):
+        """(desired record, NodeClock) of a node that has just been looked at.  What it gets back on return is what it has now."""
+        desired = self._table.desired(step.id)
+        drain = desired.get('drain')
+        if isinstance(step, DrainStep) and not step.replaced.get('drain') and is_same(drain, step.drain) and (
+                info.cpus is not None and info.cpus != drain.had):
+            self._table.edit(step.id, {'drain': drain._replace(had=info.cpus)}, {'drain': drain})
+            desired = self._table.desired(step.id)
+        return desired, self._table.clock(step.id)
+
+    def _send(self, step, setting, answer, ask):
+        """Conversation: send a setting, once.  A node that was started again meanwhile refuses it, and is sent it again."""
+        for _ in range(2):
+            try:
+                value = read_control((yield Once(frame(answer.known.code, setting.message()))))
+            except WireError:
+                value = None  # the next look tells
+            except NodeError as error:
+                if not error.is_sent:
+                    raise
+                step.is_unsure = True
+                raise
+            if value is not REFUSED:
+                break
+            again = yield from ask(known=answer.known)
+            if again.known.sign == answer.known.sign or not again.known.admin:
+                return again, value
+            answer = again
+        if value is NOT_ADMIN:
+            answer = answer._replace(known=answer.known._replace(admin=False))
+        return answer, value
+
+    @staticmethod
+    def _look_again(answer, taken, ask):
+        """Conversation: what the node shows now.  Where it is gone after it has taken everything, what it answered counts."""
+        try:
+            return (yield from ask(known=answer.known))
+        except (NodeError, WireError):
+            if not taken:
+                raise
+            return answer._replace(info=answer.info._replace(**{key: setting.value for key, setting in taken.items()}))
+
+    def _learn_clock(self, node_id, setting, value):
+        """What a node answers to a time tells its zone, or its clock."""
+        at = value.get(setting.key)
+        if setting.action != 'service_time' or at is None or setting.time is None:
+            return
+        clock = self._table.clock(node_id)
+        if setting.time == 'now':
+            ahead = min((at + moved - time.time() for moved in (0, DAY, -DAY)), key=abs)  # dispynode may have moved it by a day
+            self._table.keep(node_id, clock=clock._replace(ahead=round(ahead) if abs(ahead) > CLOCK_ERROR else 0))
+        else:
+            self._table.keep(node_id, clock=clock._replace(zone=zone_of(setting.time, at)))
+
+    def _conclude(self, plan, step, asked, error, tell):
+        """The conversation is over: record what the node shows.  Poller's thread."""
+        if error:
+            self._admin.lost(step.id, error)
+            self._schedule.ask_now(step.id)
+            self._conclude_lost(plan, step, error, tell)
+            return
+        answer, taken = asked
+        self._admin.answered(step.id, answer)
+        node = self._table.get(step.id)
+        if step.node.state == UNREACHABLE:
+            self._schedule.ask_now(step.id)  # so that its next polls come at the pace of what it is now
+        if node is None:
+            self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE), tell)
+        elif not answer.known.admin:
+            self._conclude_locked(plan, step, node, tell)
+        elif step.problem and not taken:
+            self._fail(plan, step, 'refused', step.problem, tell)
+        else:
+            self._conclude_taken(plan, step, node, taken, tell)
+
+    def _conclude_lost(self, plan, step, error, tell):
+        if step.waits and 'drain' in step.edit:
+            self._record(plan, failure(step.id, 'pending', 'Pending: done when the node answers. %s' % as_sentence(error)), tell,
+                         undo=self._undo_of(step))
+        elif step.is_unsure:
+            self._unsure[step.id] = step
+            self._record(plan, failure(step.id, 'unreachable', UNSURE), tell, undo=self._undo_of(step))
+        else:
+            self._fail(plan, step, 'unreachable', as_sentence(error), tell)
+
+    def _conclude_locked(self, plan, step, node, tell):
+        if step.waits and 'drain' in step.edit:
+            self._record(plan, failure(step.id, 'pending', 'Pending: done when the node is unlocked.'), tell,
+                         undo=self._undo_of(step))
+        else:
+            self._fail(plan, step, LOCKED if node.state == LOCKED else 'refused', node.view['reason'] or NO_ADMIN_REASON, tell)
+
+    def _fail(self, plan, step, outcome, message, tell):
+        self._take_back(step, list(step.edit))
+        self._record(plan, failure(step.id, outcome, message), tell, self._before(plan, step))
+
+    def _conclude_taken(self, plan, step, node, taken, tell):
+        settled = step.settled(taken)
+        self._table.edit(step.id, settled, {key: step.edit.get(key) for key in settled})
+        step.edit.update(settled)
+        message = step.describe(node.info, self._table.desired(step.id), node.clock, time.time())
+        values = {key: node.view[key] for key in set(taken) | {plan.key} - {None}}
+        result = success(step.id, ' '.join(filter(None, (message, step.problem))), **values)
+        self._record(plan, dict(result, before=self._before(plan, step)), tell, self._before(plan, step), self._undo_of(step))
+
+    @staticmethod
+    def _before(plan, step):
+        return getattr(step.before or step.node.info, plan.key) if plan.key else None
+
+    @staticmethod
+    def _undo_of(step):
+        """What gives a node back what it had before this step; None where nothing was changed."""
+        keys = [(key, step.replaced.get(key), value) for key, value in step.edit.items()]
+        return Undo(keys, step.before or step.node.info) if keys else None
+
+    def resolve_unsure(self, node_id):
+        """A node answers: if its last reply was lost, what it shows now tells whether it took what was sent.  Poller's
+        thread."""
+        step = self._unsure.pop(node_id, None)
+        node = step and self._table.get(node_id)
+        if node and 'drain' not in step.edit:
+            self._take_back(step, [key for key in step.edit if key in node.drift])
+
+
 class Admin:
     """What the page, the console and scripts may ask for; it starts and stops the threads.  It knows no HTTP.
 
@@ -4705,6 +5086,7 @@ class Admin:
         self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
         self.seeker = Seeker(settings.nodes, self)
+        self.plans = PlanRunner(self)
         self.reconciler = Reconciler(self, settings.keep, StateFile(settings.state) if settings.state else None)
         self.history = History(self.table)
         self._workers = (self.poller, self.listener, self.announcer, self.seeker, self.reconciler, self.history)
@@ -4722,8 +5104,6 @@ class Admin:
         self._met_each = collections.Counter()  # how many there were at each address, of each id, in the present minute
         self._minute = 0.0             # monotonic time at which that began
         self._changed_aliases = {}     # id -> other addresses of that node which announced another sign
-        self._turns = {}               # id -> (Talk, whether it is slow) of the steps at this node, the first of which runs
-        self._unsure = {}              # id -> Step whose last reply was lost; poller's thread alone
         self._unasked = set()          # ids that announce themselves and cannot be asked; poller's thread alone
         self._own = (-math.inf, frozenset(), ())  # (monotonic time, addresses and networks of this machine)
         self.poller.take_due, self.poller.next_look = self._due_talks, self.schedule.next_look
@@ -4827,7 +5207,7 @@ class Admin:
         collector = ResultCollector(len(places))
         for place in places:
             self._add_place(place, collector)
-        found = self._wait(collector)
+        found = self.wait(collector)
         results = [found[place] for place in places if place in found]
         if by:
             for result in results:
@@ -4851,13 +5231,13 @@ class Admin:
             result = failure(node_id, 'unreachable', error or UNEXPECTED)
             try:
                 if error:
-                    self._lost(node_id, error)
+                    self.lost(node_id, error)
                 else:
-                    self._answered(node_id, answer, create=True)
+                    self.answered(node_id, answer, create=True)
                     result = self._found(node_id, answer)
             finally:
                 collector.put(place, result)
-        self.poller.submit(self._talk(node_id, self._info_steps(node_id), done))
+        self.poller.submit(self.talk(node_id, self._info_steps(node_id), done))
 
     def _found(self, node_id, answer):
         """The result of adding a node: of the row that it is in now."""
@@ -4869,7 +5249,7 @@ class Admin:
             return success(row, '%s shows the sign of this node: taken as another address of it.' % node_id)
         return success(row, published.view['reason'] or 'Found; it is %s.' % published.view['state'])
 
-    def _forget(self, node_id):
+    def forget(self, node_id):
         """Remove a row; whether there was one."""
         if not self.table.forget(node_id):
             return False
@@ -4927,369 +5307,6 @@ class Admin:
         self.journal.act(by, 'secret', 'Add an admin secret', [result['id'] for result in opened])
         return opened
 
-    # --- plans ---
-
-    def plan(self, action, ids, make, title, asked, by, label=None, key=None, nodes=None):
-        """A Plan with a step for each of these nodes, from one look at the table: `make(node, number)` is its Step."""
-        plan = Plan(self.journal.number(), action, title, asked, by, label, key)
-        nodes = self.table.snapshots(ids) if nodes is None else nodes
-        for node_id in collections.OrderedDict.fromkeys(ids):
-            node = nodes.get(node_id)
-            step = make(node, plan.number) if node else failure(node_id, 'unknown', UNKNOWN_NODE)
-            plan.steps[node_id] = self._ready(step, node) if isinstance(step, Step) else step
-        plan.total = len(plan.steps)
-        return plan
-
-    @staticmethod
-    def _ready(step, node):
-        """The step, or the failure where there is no use in trying."""
-        view = node.view
-        if not step.asks_node or view['controllable'] or view['state'] == UNREACHABLE or step.waits and step.edit:
-            return step
-        return failure(node.id, LOCKED if view['state'] == LOCKED else 'refused', view['reason'])
-
-    def plan_setting(self, ids, setting, by, label=None):
-        """A Plan that sets something at each of these nodes."""
-        return self.plan(setting.action, ids, lambda node, number: SetStep(node, number, setting), setting.title(),
-                         setting.asked, by, label, setting.key)
-
-    def plan_drain(self, ids, by, label=None, then=None, note=None):
-        """A Plan that takes nodes out of service."""
-        plan = self.plan('drain', ids, lambda node, number: DrainStep(node, number, then or STAY, note, str(by)), 'Drain',
-                         {'then': then or STAY, 'note': note}, by, label, 'cpus')
-        plan.needs_state = True
-        if not self.reconciler.keeps_state:
-            plan.warning = ('Without --state, nothing remembers the drain after dispyadmin ends: the nodes then stay at 0 CPUs '
-                            'until somebody sets them.')
-        return plan
-
-    def plan_return(self, ids, by, label=None):
-        """A Plan that brings drained nodes back to service."""
-        return self.plan('return', ids, ReturnStep, 'Return to service', {}, by, label, 'cpus')
-
-    def plan_reapply(self, ids, by, label=None):
-        """A Plan that sets again what was set, at these nodes or at all that have drifted (None)."""
-        ids = [node.id for node in self.table.managed() if node.drift] if ids is None else ids
-        return self.plan('reapply', ids, ReapplyStep, 'Restore settings', {}, by, label)
-
-    def plan_accept(self, ids, by, label=None):
-        """A Plan that takes nodes as they are, or all that have drifted (None)."""
-        ids = [node.id for node in self.table.managed() if node.drift] if ids is None else ids
-        return self.plan('accept', ids, AcceptStep, 'Keep current values', {}, by, label)
-
-    def plan_forget(self, ids, by, label=None):
-        """A Plan that removes the rows of nodes until they are seen again."""
-        return self.plan('forget', ids, ForgetStep, 'Forget', {}, by, label)
-
-    def plan_undo(self, number, by, label=None):
-        """A Plan that gives the nodes of an operation back what each had.  InputError when there is nothing to give back."""
-        original = self.journal.plan(number)
-        if not original.can_undo():
-            raise InputError('operation: there is nothing to undo in %d' % number)
-        changes = {node_id: change for node_id, change in original.changes.items() if change.undo}
-        forgotten = original.action == 'forget'
-        nodes = {i: Node(*split_id(i), now=time.time()).publish(0, time.time()) for i in changes} if forgotten else None
-        make = RelistStep if forgotten else RestoreStep
-        word, _, rest = original.title.partition(': ')
-        title = 'Redo: ' + rest if word == 'Undo' else 'Undo: ' + (rest if word == 'Redo' else original.title)
-        plan = self.plan('undo', changes, lambda node, new: make(node, new, changes[node.id]), title,
-                         {'operation': number}, by, label, original.key, nodes)
-        plan.undoes = original
-        return plan
-
-    def preview(self, plan):
-        """What running this plan would do at each node, and where it would not: nothing is sent."""
-        ours, results = time.time(), []
-        for node_id, step in plan.steps.items():
-            results.append(self._foreseen(step, plan, ours) if isinstance(step, Step) else step)
-        willing = [result for result in results if result['ok'] and not result['same']]
-        skipped = sum(not result['ok'] for result in results)
-        text = '%d of %s will change%s.' % (len(willing), count_of(len(results), 'node'),
-                                            ', %d skipped' % skipped if skipped else '')
-        return {'title': plan.title, 'text': ' '.join(filter(None, (text, plan.warning))),
-                'danger': any(result.get('danger') for result in results), 'results': results}
-
-    @staticmethod
-    def _foreseen(step, plan, ours):
-        node, obstacle = step.node, step.obstacle()
-        if obstacle:
-            return failure(step.id, 'refused', obstacle)
-        if step.asks_node and not node.view['controllable']:
-            return failure(step.id, 'pending' if step.waits else node.state, node.view['reason'])
-        foresight = step.foresee(ours)
-        if foresight.refusal:
-            return failure(step.id, 'refused', foresight.refusal)
-        return dict(success(step.id, foresight.message), before=node.view[plan.key] if plan.key else None,
-                    after=foresight.after, same=foresight.same, danger=foresight.danger)
-
-    def run(self, plan):
-        """Do it, and wait for the outcome: a result for each node."""
-        collector = ResultCollector(plan.total)
-        self.journal.begin(plan)
-        try:
-            self.begin(plan, collector.put)
-            found = self._wait(collector)
-            self._watch_ends(plan, found)
-            return [found.get(node_id) or failure(node_id, 'unreachable', LATE) for node_id in plan.steps]
-        finally:
-            self.journal.end(plan)
-
-    def _watch_ends(self, plan, results):
-        """Wait until the nodes that were told to end now have ended, and say of each whether it has."""
-        ending = {node_id for node_id, result in results.items() if result['ok'] and any(
-            setting.ends_now for setting in plan.steps[node_id].sent)}
-        deadline, running = time.monotonic() + END_WAIT, ending
-        while running and time.monotonic() < deadline and not self.poller.stopping.is_set():
-            for node_id in running:
-                self.schedule.ask_now(node_id)
-            self.poller.stopping.wait(0.5)
-            running = {node_id for node_id in running for node in [self.table.get(node_id)]
-                       if node and node.state != UNREACHABLE and not has_lost_schedule(node.info, node.clock.now(time.time()))}
-        for node_id in ending:
-            node = self.table.get(node_id)
-            if node is not None and node.state != UNREACHABLE:
-                results[node_id] = dict(results[node_id], ok=False, outcome='refused', message=STILL_RUNS % results[node_id]['message'])
-            else:
-                results[node_id] = dict(results[node_id], message=HAS_ENDED)
-            self._record(plan, results[node_id], lambda *_: None)
-
-    def begin(self, plan, tell):
-        """Write down what the plan intends, then let it run; `tell(id, result)` is called as each node is done with.
-
-        The intent is in the table, and with --state on disk, before anything is sent: whatever happens then, it is known
-        what each node is to have, and to get back.
-        """
-        steps = [step for step in plan.steps.values() if isinstance(step, Step)]
-        for node_id, result in plan.steps.items():
-            if not isinstance(result, Step):
-                self._record(plan, result, tell)
-        ready = [step for step in steps if self._intend(plan, step, tell)]
-        problem = self.reconciler.save() if any(step.edit for step in ready) else None
-        for step in ready:
-            if problem and plan.needs_state:
-                self._take_back(step, step.edit)
-                self._record(plan, failure(step.id, 'refused', problem), tell)
-            elif step.asks_node:
-                self._ask_in_turn(plan, step, tell)
-            else:
-                self._do(plan, step, tell)
-
-    def _intend(self, plan, step, tell):
-        """Change the desired record as the step says; False when that is its end."""
-        obstacle = step.obstacle()
-        if obstacle:
-            self._record(plan, failure(step.id, 'refused', obstacle), tell)
-            return False
-        if isinstance(step, RelistStep):
-            self.add_row(*split_id(step.id))
-            self.remember(step.id)
-        if step.edit:
-            replaced = self.table.edit(step.id, step.edit, step.node.desired if isinstance(step, RestoreStep) else None)
-            if not replaced:  # gone, or an undo that another one came before
-                self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE) if replaced is None else failure(
-                    step.id, 'refused', 'Skipped: changed by another operation meanwhile.'), tell)
-                return False
-            step.replaced, step.edit = replaced, {key: step.edit[key] for key in replaced}
-        return True
-
-    def _take_back(self, step, keys):
-        """What was intended did not come about: restore these parts of the desired record, where they are still the step's."""
-        self.table.edit(step.id, {key: step.replaced.get(key) for key in keys},
-                        {key: step.edit[key] for key in keys})
-
-    def _do(self, plan, step, tell):
-        """The step of a node that is not asked."""
-        if isinstance(step, ForgetStep):
-            step.replaced = dict(self.table.desired(step.id))
-            if not self._forget(step.id):
-                self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE), tell)
-                return
-        undo = Undo([(key, old, step.edit.get(key)) for key, old in step.replaced.items()], step.node.info)
-        self._record(plan, success(step.id, step.describe(None, None, None, None)), tell, undo=undo)
-
-    def _record(self, plan, result, tell, before=None, undo=None):
-        """A node is done with: its change in the journal, and its result."""
-        after = result.get(plan.key) if plan.key else None
-        message = plan.share(result['message'])
-        self.journal.change(plan, Change(result['id'], result['outcome'], before, after, message, undo))
-        tell(result['id'], result)
-
-    # --- a step at its node ---
-
-    def _ask_in_turn(self, plan, step, tell):
-        """Run the step's conversation when those of earlier plans with the same node are over: each decides what it sends by
-        what is desired then."""
-        slow = step.node.view['state'] == UNREACHABLE
-
-        def done(asked, error):
-            try:
-                self._conclude(plan, step, asked, error, tell)
-            except Exception as problem:
-                self.poller.report(problem)
-                self._record(plan, failure(step.id, 'unreachable', UNEXPECTED), tell)
-            finally:
-                with self._lock:
-                    turns = self._turns[step.id]
-                    turns.popleft()
-                    following = turns[0] if turns else self._turns.pop(step.id) and None
-                if following:
-                    self.poller.submit(*following)
-        talk = self._talk(step.id, self._gently(step.id, self._converse(step)), done), slow
-        with self._lock:
-            turns = self._turns.setdefault(step.id, collections.deque())
-            turns.append(talk)
-            if len(turns) > 1:
-                return
-        self.poller.submit(*talk)
-
-    def _converse(self, step):
-        """Conversation: look at the node, send what is to be sent, and look again.  Returns (Answer, {key: Setting taken})."""
-        ask = functools.partial(ask_info, self._request, secrets_=self._secrets, may_send=self._may_send(step.id))
-        answer = yield from ask(known=self.table.known(step.id))
-        taken = {}
-        for attempt in range(2):  # the first answer to HH:MM may tell that the node's zone is another one
-            if answer.info is None or not answer.known.admin:
-                return answer, taken
-            step.before = step.before or answer.info
-            desired, clock = self._look_at(step, answer.info)
-            settings, step.problem = step.choose(desired, answer.info, clock, time.time())
-            for setting in settings:
-                answer, value = yield from self._send(step, setting, answer, ask)
-                if isinstance(value, dict):
-                    step.sent.append(setting)
-                    self._learn_clock(step.id, setting, value)
-                    taken[setting.key] = setting.of(step.operation, value.get(setting.key))
-                elif value is NOT_ADMIN or answer.known.secret is None:
-                    return answer, taken
-                else:
-                    step.problem = setting.refuse(answer.info) if value is REFUSED else UNCLEAR
-            if settings:
-                answer = yield from self._look_again(answer, taken, ask)
-            if not isinstance(step, (RestoreStep, ReapplyStep)) or self.table.clock(step.id) == clock:
-                break
-        return answer, taken
-
-    def _look_at(self, step, info):
-        """(desired record, NodeClock) of a node that has just been looked at.  What it gets back on return is what it has now."""
-        desired = self.table.desired(step.id)
-        drain = desired.get('drain')
-        if isinstance(step, DrainStep) and not step.replaced.get('drain') and is_same(drain, step.drain) and (
-                info.cpus is not None and info.cpus != drain.had):
-            self.table.edit(step.id, {'drain': drain._replace(had=info.cpus)}, {'drain': drain})
-            desired = self.table.desired(step.id)
-        return desired, self.table.clock(step.id)
-
-    def _send(self, step, setting, answer, ask):
-        """Conversation: send a setting, once.  A node that was started again meanwhile refuses it, and is sent it again."""
-        for _ in range(2):
-            try:
-                value = read_control((yield Once(frame(answer.known.code, setting.message()))))
-            except WireError:
-                value = None  # the next look tells
-            except NodeError as error:
-                if not error.is_sent:
-                    raise
-                step.is_unsure = True
-                raise
-            if value is not REFUSED:
-                break
-            again = yield from ask(known=answer.known)
-            if again.known.sign == answer.known.sign or not again.known.admin:
-                return again, value
-            answer = again
-        if value is NOT_ADMIN:
-            answer = answer._replace(known=answer.known._replace(admin=False))
-        return answer, value
-
-    @staticmethod
-    def _look_again(answer, taken, ask):
-        """Conversation: what the node shows now.  Where it is gone after it has taken everything, what it answered counts."""
-        try:
-            return (yield from ask(known=answer.known))
-        except (NodeError, WireError):
-            if not taken:
-                raise
-            return answer._replace(info=answer.info._replace(**{key: setting.value for key, setting in taken.items()}))
-
-    def _learn_clock(self, node_id, setting, value):
-        """What a node answers to a time tells its zone, or its clock."""
-        at = value.get(setting.key)
-        if setting.action != 'service_time' or at is None or setting.time is None:
-            return
-        clock = self.table.clock(node_id)
-        if setting.time == 'now':
-            ahead = min((at + moved - time.time() for moved in (0, DAY, -DAY)), key=abs)  # dispynode may have moved it by a day
-            self.table.keep(node_id, clock=clock._replace(ahead=round(ahead) if abs(ahead) > CLOCK_ERROR else 0))
-        else:
-            self.table.keep(node_id, clock=clock._replace(zone=zone_of(setting.time, at)))
-
-    def _conclude(self, plan, step, asked, error, tell):
-        """The conversation is over: record what the node shows.  Poller's thread."""
-        if error:
-            self._lost(step.id, error)
-            self.schedule.ask_now(step.id)
-            self._conclude_lost(plan, step, error, tell)
-            return
-        answer, taken = asked
-        self._answered(step.id, answer)
-        node = self.table.get(step.id)
-        if step.node.state == UNREACHABLE:
-            self.schedule.ask_now(step.id)  # so that its next polls come at the pace of what it is now
-        if node is None:
-            self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE), tell)
-        elif not answer.known.admin:
-            self._conclude_locked(plan, step, node, tell)
-        elif step.problem and not taken:
-            self._fail(plan, step, 'refused', step.problem, tell)
-        else:
-            self._conclude_taken(plan, step, node, taken, tell)
-
-    def _conclude_lost(self, plan, step, error, tell):
-        if step.waits and 'drain' in step.edit:
-            self._record(plan, failure(step.id, 'pending', 'Pending: done when the node answers. %s' % as_sentence(error)), tell,
-                         undo=self._undo_of(step))
-        elif step.is_unsure:
-            self._unsure[step.id] = step
-            self._record(plan, failure(step.id, 'unreachable', UNSURE), tell, undo=self._undo_of(step))
-        else:
-            self._fail(plan, step, 'unreachable', as_sentence(error), tell)
-
-    def _conclude_locked(self, plan, step, node, tell):
-        if step.waits and 'drain' in step.edit:
-            self._record(plan, failure(step.id, 'pending', 'Pending: done when the node is unlocked.'), tell,
-                         undo=self._undo_of(step))
-        else:
-            self._fail(plan, step, LOCKED if node.state == LOCKED else 'refused', node.view['reason'] or NO_ADMIN_REASON, tell)
-
-    def _fail(self, plan, step, outcome, message, tell):
-        self._take_back(step, list(step.edit))
-        self._record(plan, failure(step.id, outcome, message), tell, self._before(plan, step))
-
-    def _conclude_taken(self, plan, step, node, taken, tell):
-        settled = step.settled(taken)
-        self.table.edit(step.id, settled, {key: step.edit.get(key) for key in settled})
-        step.edit.update(settled)
-        message = step.describe(node.info, self.table.desired(step.id), node.clock, time.time())
-        values = {key: node.view[key] for key in set(taken) | {plan.key} - {None}}
-        result = success(step.id, ' '.join(filter(None, (message, step.problem))), **values)
-        self._record(plan, dict(result, before=self._before(plan, step)), tell, self._before(plan, step), self._undo_of(step))
-
-    @staticmethod
-    def _before(plan, step):
-        return getattr(step.before or step.node.info, plan.key) if plan.key else None
-
-    @staticmethod
-    def _undo_of(step):
-        """What gives a node back what it had before this step; None where nothing was changed."""
-        keys = [(key, step.replaced.get(key), value) for key, value in step.edit.items()]
-        return Undo(keys, step.before or step.node.info) if keys else None
-
-    def _resolve_unsure(self, node_id):
-        """A node answers whose last reply was lost: what it shows now tells whether it took what was sent.  Poller's thread."""
-        step, node = self._unsure.pop(node_id, None), self.table.get(node_id)
-        if step is not None and node is not None and 'drain' not in step.edit:
-            self._take_back(step, [key for key in step.edit if key in node.drift])
-
     # --- many nodes at once ---
 
     def _ask_each(self, ids, describe):
@@ -5302,11 +5319,11 @@ class Admin:
                 self._ask_one(node_id, describe, collector)
             else:
                 collector.put(node_id, failure(node_id, 'unknown', UNKNOWN_NODE))
-        results = self._wait(collector)
+        results = self.wait(collector)
         in_order = [results.get(node_id, failure(node_id, 'unreachable', LATE)) for node_id in ids]
         return [result for result in in_order if result is not None]
 
-    def _wait(self, collector, seconds=OPERATION_TIME):
+    def wait(self, collector, seconds=OPERATION_TIME):
         """What has come into this collector in so many seconds, or until everything ends."""
         with self._lock:
             self._collectors.add(collector)
@@ -5324,15 +5341,15 @@ class Admin:
             result = failure(node_id, 'unreachable', UNEXPECTED)
             try:
                 if error:
-                    self._lost(node_id, error)
+                    self.lost(node_id, error)
                 else:
-                    self._answered(node_id, answer)
+                    self.answered(node_id, answer)
                 if error or was_lost:
                     self.schedule.ask_now(node_id)  # so that its next polls come at the pace of what it is now
                 result = describe(node_id, error)
             finally:
                 collector.put(node_id, result)
-        self.poller.submit(self._talk(node_id, self._info_steps(node_id), done), slow=was_lost)
+        self.poller.submit(self.talk(node_id, self._info_steps(node_id), done), slow=was_lost)
 
     def look(self, node_id):
         """Ask an address, for a diagnosis: (Answer, its client secret if that is known, None), or (None, None, error).
@@ -5344,32 +5361,32 @@ class Admin:
         def done(outcome, error):
             try:
                 if error:
-                    self._lost(node_id, error)
+                    self.lost(node_id, error)
                 else:
-                    self._answered(node_id, outcome[0])
+                    self.answered(node_id, outcome[0])
             finally:
                 collector.put(node_id, (None, None, error) if error else outcome + (None,))
-        steps = look_closely(self._request, self.table.known(node_id), self._secrets, self._may_send(node_id))
-        self.poller.submit(self._talk(node_id, steps, done))
+        steps = look_closely(self._request, self.table.known(node_id), self._secrets,
+                             functools.partial(self.table.may_send, node_id))
+        self.poller.submit(self.talk(node_id, steps, done))
         late = NodeError('It did not answer all questions within %d seconds.' % SECRET_TIME)
-        return self._wait(collector, SECRET_TIME).get(node_id, (None, None, late))
+        return self.wait(collector, SECRET_TIME).get(node_id, (None, None, late))
 
     # --- conversations ---
 
-    def _talk(self, node_id, steps, done):
-        address, port = split_id(node_id)
-        return Talk(address, port, steps, done)
+    def talk(self, node_id, steps, done):
+        """A Talk with a node, begun without TLS where it is not known that the node uses it."""
+        if self.client_tls and not self.table.answers(node_id):
+            steps = plain_first(self._request, steps)
+        return Talk(*split_id(node_id), steps=steps, done=done)
 
-    def _may_send(self, node_id):
-        return functools.partial(self.table.may_send, node_id)
+    def asking(self, node_id):
+        """ask_info() for this node, but for how it was opened last (`known`)."""
+        return functools.partial(ask_info, self._request, secrets_=self._secrets,
+                                 may_send=functools.partial(self.table.may_send, node_id))
 
     def _info_steps(self, node_id):
-        return self._gently(node_id, ask_info(self._request, self.table.known(node_id), self._secrets,
-                                              self._may_send(node_id)))
-
-    def _gently(self, node_id, steps):
-        """This conversation, begun without TLS where it is not known that the node uses it."""
-        return plain_first(self._request, steps) if self.client_tls and not self.table.answers(node_id) else steps
+        return self.asking(node_id)(known=self.table.known(node_id))
 
     def _due_talks(self, now, room, slow_room):
         """Polls that are due now.  Poller's thread."""
@@ -5387,7 +5404,7 @@ class Admin:
         return talks
 
     def _poll_talk(self, node_id):
-        return self._talk(node_id, self._info_steps(node_id), functools.partial(self._polled, node_id))
+        return self.talk(node_id, self._info_steps(node_id), functools.partial(self._polled, node_id))
 
     def _polled(self, node_id, answer, error):
         """A poll is over.  Poller's thread."""
@@ -5395,9 +5412,9 @@ class Admin:
         try:
             if error:
                 self.polls_failed += 1
-                self._lost(node_id, error)
+                self.lost(node_id, error)
             else:
-                self._answered(node_id, answer)
+                self.answered(node_id, answer)
         finally:
             self.schedule.finished(node_id, error is None)
             if node_id not in self.table:
@@ -5407,7 +5424,7 @@ class Admin:
             if error is None and self.table.is_ending(node_id):
                 self.schedule.ask_in(node_id, 0.5)
 
-    def _answered(self, node_id, answer, create=False):
+    def answered(self, node_id, answer, create=False):
         """Poller's thread."""
         event = self.table.answered(node_id, answer, create)
         if event == ALIAS:
@@ -5417,15 +5434,14 @@ class Admin:
         elif event is not None:
             logger.info('%s %s', node_id, HAPPENED[event])
             self.journal.record(event, [node_id], '%s %s.' % (self._label(node_id), HAPPENED[event]))
-        if node_id in self._unsure:
-            self._resolve_unsure(node_id)
+        self.plans.resolve_unsure(node_id)
         if create and node_id in self.table:
             self.schedule.add_answered(node_id)
             self.remember(node_id)
         if event == RESTARTED:
             self._meet_aliases(node_id)
 
-    def _lost(self, node_id, error):
+    def lost(self, node_id, error):
         """Poller's thread."""
         if self.table.failed(node_id, as_sentence(error), isinstance(error, RefusedError)) == LOST:
             node = self.table.get(node_id)
@@ -5512,16 +5528,16 @@ class Admin:
                 self._meeting.discard(node_id)
             if error:
                 logger.debug('%s announced itself but cannot be asked: %s', node_id, error)
-                self._lost(node_id, error)
+                self.lost(node_id, error)
                 if announcement:
                     self._list_unasked(node_id, announcement, error, connected)
                 return
-            self._answered(node_id, answer, create=True)
+            self.answered(node_id, answer, create=True)
             if announcement and self.table.heard(node_id, announcement)[0] == SAME:
                 self._release_heard(announcement)
                 if not self.reaches(address):
                     self.table.keep(node_id, added=True)  # no search reaches it, and it may not announce itself again
-        self.poller.submit_new(self._talk(node_id, self._info_steps(node_id), done), connected)
+        self.poller.submit_new(self.talk(node_id, self._info_steps(node_id), done), connected)
 
     def _list_unasked(self, node_id, announcement, error, connected):
         """What announces itself and cannot be asked gets a row where an administrator can help: where its TLS, its release
@@ -6432,7 +6448,7 @@ class Reconciler(Worker):
         plan = Plan(self._admin.journal.number(), 'reconcile', '', {}, SYSTEM)
         plan.steps[step.id], plan.total = step, 1
         self._busy.add(step.id)
-        self._admin.begin(plan, lambda node_id, _: self._busy.discard(node_id))
+        self._admin.plans.begin(plan, lambda node_id, _: self._busy.discard(node_id))
 
     def _may_try(self, node_id):
         """Whether something may be set at this node again now; the pauses grow while that is of no use."""
@@ -11488,14 +11504,14 @@ def forget_node(handler, node_id):
     """Forget a node."""
     admin = handler.server.admin
     admin.node(node_id)  # UnknownNode
-    return run_plan(admin, admin.plan_forget([node_id], handler.by()))
+    return run_plan(admin.plans, admin.plans.forget([node_id], handler.by()))
 
 
-def run_plan(admin, plan, preview=False):
+def run_plan(plans, plan, preview=False):
     """The answer to a request that changes nodes, or would."""
     if preview:
-        return admin.preview(plan)
-    results = admin.run(plan)
+        return plans.preview(plan)
+    results = plans.run(plan)
     return {'operation': plan.number, 'undo': plan.can_undo(), 'results': results}
 
 
@@ -11511,28 +11527,28 @@ def nodes_of(admin, nodes, group, needed):
 
 
 def plan_route(make, needs_nodes=True, **fields):
-    """The Route of a request that changes nodes: `make(admin, ids, by, label, **fields)` is its Plan.
+    """The Route of a request that changes nodes: `make(plans, ids, by, label, **fields)` is its Plan.
 
     With "preview": true it says what would come of it.  A "label" finds the plan among those that run.
     """
     def call(handler, _, nodes, group, preview, label, **values):
         admin = handler.server.admin
         ids = nodes_of(admin, nodes, group, needs_nodes)
-        return run_plan(admin, make(admin, ids, handler.by(), label, **values), preview)
+        return run_plan(admin.plans, make(admin.plans, ids, handler.by(), label, **values), preview)
     return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label), **fields)
 
 
 def setting_route(kind, *fields):
     """The Route of a request that sets this kind of Setting, made of these fields."""
-    def make(admin, ids, by, label, **values):
-        return admin.plan_setting(ids, kind(**values), by, label)
+    def make(plans, ids, by, label, **values):
+        return plans.set(ids, kind(**values), by, label)
     return plan_route(make, **dict.fromkeys(fields, given))
 
 
 def undo(handler, _, operation, preview, label):
     """Give nodes back what they had before an operation."""
-    admin = handler.server.admin
-    return run_plan(admin, admin.plan_undo(operation, handler.by(), label), preview)
+    plans = handler.server.admin.plans
+    return run_plan(plans, plans.undo(operation, handler.by(), label), preview)
 
 
 def _static(kind, text):
@@ -11547,7 +11563,7 @@ def _static(kind, text):
 
 
 PAGES = ('/', '/admin.html', '/admin_node.html')
-RETURN = {'POST': plan_route(Admin.plan_return)}
+RETURN = {'POST': plan_route(PlanRunner.return_to_service)}
 
 # path -> method -> function(handler, id or None, body or query)
 ROUTES = {
@@ -11564,12 +11580,12 @@ ROUTES = {
     '/api/service_time': {'POST': setting_route(SetServiceTime, 'control', 'time')},
     '/api/clients': {'POST': setting_route(SetClients, 'clients')},
     '/api/undo': {'POST': Route(undo, operation=check_operation, preview=maybe(check_flag), label=maybe(check_label))},
-    '/api/drain': {'POST': plan_route(Admin.plan_drain, then=maybe(check_then), note=maybe(check_note))},
+    '/api/drain': {'POST': plan_route(PlanRunner.drain, then=maybe(check_then), note=maybe(check_note))},
     '/api/return': RETURN,
     '/api/cancel_drain': RETURN,
-    '/api/reapply': {'POST': plan_route(Admin.plan_reapply, needs_nodes=False)},
-    '/api/accept': {'POST': plan_route(Admin.plan_accept, needs_nodes=False)},
-    '/api/forget': {'POST': plan_route(Admin.plan_forget)},
+    '/api/reapply': {'POST': plan_route(PlanRunner.reapply, needs_nodes=False)},
+    '/api/accept': {'POST': plan_route(PlanRunner.accept, needs_nodes=False)},
+    '/api/forget': {'POST': plan_route(PlanRunner.forget)},
     '/api/operations': {'GET': RequestHandler.send_get_operations},
     '/api/events': {'GET': RequestHandler.send_get_events},
     '/api/history': {'GET': RequestHandler.send_get_history},
