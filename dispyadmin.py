@@ -1800,7 +1800,7 @@ class Group:
 class Node:
     """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
 
-    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'announces', 'is_gone',
+    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'is_asked', 'announces', 'is_gone',
                  'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'clock',
                  'added', 'desired', 'groups', '_grouped')
 
@@ -1816,6 +1816,7 @@ class Node:
         self.info = None         # Info: the last full reply; stays when the node is lost
         self.version = None      # dispy release, from its announcements: a reply does not have it
         self.error = NOT_YET     # one sentence, while unreachable; else None
+        self.is_asked = False    # whether it has answered, or has failed to
         self.is_gone = False     # whether that is for certain: nothing listens there, or it said that it ends
         self.announces = None    # the id that its announcements name instead of this one, where nothing listens
         self.said_end = None     # Unix time at which it announced its end
@@ -2119,6 +2120,11 @@ class NodeTable:
             node = self._nodes.get(node_id)
             return node is not None and node.error is None
 
+    def has_unasked(self):
+        """Whether there are nodes that have not been asked yet."""
+        with self._lock:
+            return not all(node.is_asked for node in self._nodes.values())
+
     def ids(self, state=None):
         """The ids of all nodes, or of those that were published in this state."""
         with self._lock:
@@ -2178,7 +2184,7 @@ class NodeTable:
                 self._take_known(node, known, owner)
             if answer.info is not None:
                 node.info = answer.info
-            node.update_time = self._clock()
+            node.update_time, node.is_asked = self._clock(), True
             if node.said_end and self._monotonic() > node.ending_until:
                 node.said_end = None
             self._changed(node)
@@ -2252,6 +2258,7 @@ class NodeTable:
                 self._carried.pop(node_id, None)
                 return None
             self._release(node_id, keep=node.known.sign)
+            node.is_asked = True
             lost, is_gone = node.error is None, is_gone or bool(node.said_end)
             if node.said_end:
                 sentence = SAID_END_REASON % clock_time(node.said_end)
@@ -5153,8 +5160,7 @@ class Admin:
         """Whether nodes that are known of have not been asked yet, or not been heard out."""
         with self._lock:
             meeting = bool(self._meeting)
-        return meeting or not self.seeker.has_looked or any(
-            published.view['reason'] == NOT_YET for published in self.snapshot().nodes)
+        return meeting or not self.seeker.has_looked or self.table.has_unasked()
 
     def is_well(self):
         """Whether all threads run, and no poll is far behind."""
