@@ -89,7 +89,7 @@ try:
 except ImportError:  # not a POSIX system: limits stay as they are, users have no names, and there is no console
     fcntl = pwd = resource = termios = None
 
-__version__ = '1.0.0'
+__version__ = '1.0.1'
 
 logger = logging.getLogger('dispyadmin')
 

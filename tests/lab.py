@@ -63,6 +63,11 @@ class FairClock:
         return waits
 
 
+# For a program whose TLS connections are reset: where that comes early, Python's own wrap_socket() leaves a socket to the
+# garbage collector. All other warnings are errors.
+RESET_IN_TLS = {'PYTHONWARNINGS': 'error,ignore:unclosed <ssl.SSLSocket:ResourceWarning'}
+
+
 def wait_for(predicate, timeout=STATE_TIMEOUT, what='condition'):
     """Ask until the answer is true, and return it; `what` may be a callable, for what was seen last. The time is fair to
     all programs of the test."""

@@ -891,8 +891,9 @@ class TlsFlood(NetworkTest):
         """With TLS: hundreds that send some bytes and reset, or stay silent, leave the listener hearing."""
         certfile = lab.certificate(self.folder())
         node = self.start(lab.Watched, self.address(), self.info_port + 1, 'open', name='good', certfile=certfile)
-        admin = self.admin('--secret', 'open', '--certfile', certfile, certfile=certfile)
+        admin = self.admin('--secret', 'open', '--certfile', certfile, certfile=certfile, env=lab.RESET_IN_TLS)
         self.assertTrue(admin.add(node)['ok'])
+        files = lab.open_files_of(admin.pid)
         silent = [socket.create_connection(self.info_target(), 5) for _ in range(100)]
         silent += [socket.create_connection((admin.host, admin.port), 5) for _ in range(100)]
         for sock in silent:
@@ -907,3 +908,4 @@ class TlsFlood(NetworkTest):
             wire.send_message(sock, wire.encode(b'NODE_INFO:', wire.announcement(late.address, late.port, late.sign)))
         admin.wait_node(late, timeout=4, state='ready')
         self.check_alive(admin, node)
+        lab.wait_for(lambda: lab.open_files_of(admin.pid) < files + len(silent) + 20, what='the others are closed')

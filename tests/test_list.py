@@ -24,7 +24,7 @@ ODD = 'a,"b"\n=c\x1b[2J\u202e'        # what no name should be
 class ListTest(lab.LabTest):
     def list(self, *options, python=sys.executable, env=None, **kwargs):
         """(exit status, standard output, standard error) of --list."""
-        environ = dict(os.environ, PYTHONWARNINGS='error', **(env or {}))
+        environ = dict(dict(os.environ, PYTHONWARNINGS='error'), **(env or {}))
         environ.pop('DISPYADMIN_SECRET', None)
         done = subprocess.run([python, environment.SCRIPT, '--list'] + [str(option) for option in options], env=environ,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, **kwargs)
@@ -204,7 +204,7 @@ class Access(ListTest):
         for mode in ('garbage', 'reset'):
             with self.subTest(mode):
                 node = self.fake('open', address='127.0.0.1', port=0, mode=mode)
-                status, out, err = self.list('--http_host', '127.0.0.1', '--http_port', node.port)
+                status, out, err = self.list('--http_host', '127.0.0.1', '--http_port', node.port, env=lab.RESET_IN_TLS)
                 self.assertEqual((status, out), (CANNOT, ''), err)
                 self.assertIn('--http_port', err)
 
