@@ -4138,6 +4138,8 @@ class ReapplyStep(Step):
 
     def choose(self, desired, info, clock, ours):
         wanted = in_force(desired)
+        if 'drain' in desired:
+            wanted['cpus'] = fitting(wanted['cpus'], info)
         keys = [key for key in differences(desired, info, clock, ours) if key in self.only]
         times = {key[len('service_'):]: wanted[key] for key in wanted if key in TIME_KEYS and wanted[key].time != 'now'}
         chosen, problem = (choose_times(times, info, clock, ours) if any(key in TIME_KEYS for key in keys) else ([], None))
@@ -4153,13 +4155,6 @@ class EndStep(Step):
 
     def choose(self, desired, info, clock, ours):
         return SetServiceTime('end', 'now').steps(info, clock, ours), None
-
-
-class EnforceStep(Step):
-    """Give a drained node the CPUs that its drain means: none, or on its return what it gets back."""
-
-    def choose(self, desired, info, clock, ours):
-        return [fitting(in_force(desired)['cpus'], info)] if 'drain' in desired else [], None
 
 
 class AcceptStep(Step):
@@ -6404,7 +6399,7 @@ class Reconciler(Worker):
         if info.cpus != target:
             if drain.idle:
                 self._replace(node, drain._replace(idle=None))  # it was started again, or somebody else gave it CPUs
-            return EnforceStep(node, None) if self._may_try(node.id) else None
+            return ReapplyStep(node, None, ('cpus',)) if self._may_try(node.id) else None
         if drain.returning:
             self._replace(node, None)
             self._tell(node, 'is back in service')
