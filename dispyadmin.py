@@ -32,6 +32,7 @@ The module reads from top to bottom: facts, values, state, threads, surface, ent
 """
 import argparse
 import ast
+import codecs
 import collections
 import configparser
 import csv
@@ -148,6 +149,7 @@ ALERT_TIME = 30.0              # seconds that a program of --on_event may run
 GATHER_TIME = 1.0              # seconds for which what happens is gathered before that program is run ...
 ALERT_PAUSE = 10.0             # ... and seconds between two of its runs for the same kind of event
 WATCH_INTERVAL = 10.0          # seconds between looks at this machine's addresses
+PIPE_TIME = 5.0                # seconds in which some program must open the pipe that an option names as a file
 
 # A full reply has 13 fields, one of which has four.  With the longest name that is shown (MAX_TEXT characters of 4 bytes),
 # numbers of 9 bytes and field names it stays below 2 KiB; eight times that leaves room for fields of later releases.
@@ -159,6 +161,7 @@ MAX_INT_BYTES = 16             # disk sizes need 8
 MAX_LENGTHS = 128              # lengths of replies whose shapes are remembered; one cluster has a few dozen
 MAX_LAYOUTS = 4                # shapes for each length, of 3 KB: 128 * 4 * 3 KB = 1.5 MB
 MAX_TEXT = 200                 # characters of a name that are kept
+MAX_FILE = 1 << 20             # bytes of a configuration, or of a file with a secret or a token
 MAX_ADDRESSES = 16             # addresses kept of one node: interfaces of a well connected machine, twice
 MAX_SIGNS = 3                  # signs taken from one node in one conversation: it may restart in the middle of it
 MAX_SECRETS = 32               # each costs one exchange with each locked node, once
@@ -184,6 +187,7 @@ CLUSTER_INTERVAL = 10          # seconds between two samples of the cluster
 CLUSTER_SAMPLES = 1440         # 4 hours
 MAX_REMOVED = 10000            # forgotten ids remembered for readers that ask for changes
 MAX_LIST = 128 * 1024 * 1024   # bytes of a list of nodes that --list takes from a dispyadmin: 50,000 nodes have 30 MB
+LEAST_FILES = 64               # open at one time: 26 at the start, and some for nodes and browsers
 MAX_HEAD = 32 * 1024           # bytes of a request before its body: browsers send below 2 KiB, cookies of others included
 MAX_BODY_NODES = 20000         # ids in one request of the browser
 MAX_BODY = MAX_BODY_NODES * 64  # bytes of it: an id has up to 60 (IPv6 with an interface's name), and two quotes, a comma
@@ -230,6 +234,39 @@ class UsageError(Error):
 
 class StartError(Error):
     """Options are well formed but this machine cannot do it: port in use, no such address (exit status 1)."""
+
+
+_NO_ROUTE = 'No route to it: the machine is off, or not on this network. Check its address and the routes of this machine.'
+_FORBIDDEN = ('This machine forbids it. Allow it in the local firewall or security policy; to listen at a port below 1024, '
+              'dispyadmin must run as root.')
+_NO_ACCESS = 'No permission. Give the user who runs dispyadmin access to it and to its folder.'
+_RAISE_FILES = 'Raise the limit: "ulimit -n 4096" in the shell, or LimitNOFILE=4096 in the unit of systemd.'
+_MANY_FILES = 'Too many files are open. ' + _RAISE_FILES
+_NO_SPACE = 'No space is left there. Delete files, or choose another place.'
+
+# What the operating system says, and what to do.  With a file's name it says it of the file, else of a connection.
+SYSTEM_ERRORS = {
+    errno.EHOSTUNREACH: _NO_ROUTE, errno.ENETUNREACH: _NO_ROUTE, errno.EHOSTDOWN: _NO_ROUTE, errno.ENETDOWN: _NO_ROUTE,
+    errno.EACCES: _FORBIDDEN, errno.EPERM: _FORBIDDEN,
+    errno.EMFILE: _MANY_FILES, errno.ENFILE: _MANY_FILES,
+    errno.ENOSPC: _NO_SPACE, errno.EDQUOT: _NO_SPACE,
+    errno.EROFS: 'The file system is read-only. Choose another place, or name it as ReadWritePaths= in the unit of systemd.',
+    errno.ENOENT: 'There is no such file or folder. Check the name.',
+    errno.EADDRNOTAVAIL: 'No interface of this machine has an address for it. Check the address, and that the interface is '
+                         'up.',
+    errno.EAFNOSUPPORT: 'This machine has no IPv6. Give an IPv4 address.',
+}
+
+
+def system_error(error, otherwise='%s.'):
+    """What an OSError means and what to do, in sentences; an Error says that itself.  `otherwise`: for what is not known."""
+    if isinstance(error, Error):
+        return str(error)
+    if getattr(error, 'filename', None) is not None and error.errno in (errno.EACCES, errno.EPERM):
+        return _NO_ACCESS
+    # errors of TLS and of names have numbers of their own
+    number = None if isinstance(error, (ssl.SSLError, socket.gaierror)) else getattr(error, 'errno', None)
+    return SYSTEM_ERRORS.get(number) or otherwise % (getattr(error, 'strerror', None) or error)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -771,8 +808,9 @@ def split_host_port(text):
     return host, check_port(int(port)) if port is not None else None
 
 
-def check_host(host):
-    """`host` when it can be a host name or an IP address, else ValueError."""
+def check_host(host, needs_interface=True):
+    """`host` when it can be a host name or an IP address, else ValueError.  To be reached, a link-local address must name
+    its interface."""
     if re.match(r'[0-9.]+\Z', host) or ':' in host:
         try:
             address = canonical(host)
@@ -780,6 +818,9 @@ def check_host(host):
             raise ValueError('%s is no IP address' % printable(host)[:80])
         if address == BROADCAST or ipaddress.ip_address(address.partition('%')[0]).is_multicast:
             raise ValueError('%s is not the address of one machine' % address)
+        problem = needs_interface and lacks_interface(address)
+        if problem:
+            raise ValueError(problem)
         return address
     if not re.match(r'(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?\Z', host):
         raise ValueError('%s is neither a host name nor an IP address' % (printable(host)[:80] or 'an empty text'))
@@ -793,13 +834,44 @@ def check_port(port):
     return port
 
 
+def lacks_interface(address):
+    """What is wrong with a canonical link-local address that does not name its interface; '' for all others."""
+    if '%' in address or not re.match(r'fe[89ab][0-9a-f]:', address):
+        return ''
+    names = sorted({interface.name for interface in list_interfaces() if '%' in interface.address})[:8]
+    return '%s is a link-local address: add its interface, as in %s%%%s%s' % (
+        address, address, names[0] if names else 'eth0', ' (or %s)' % ', '.join(names[1:]) if names[1:] else '')
+
+
 def resolve(host):
     """All addresses of a host name or an IP address, canonical, IPv4 first.  NodeError when there is none."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise NodeError('The name %s cannot be resolved (%s); try its IP address.'
-                        % (printable(host), getattr(error, 'strerror', None) or error))
+        address = canonical(host)
+    except ValueError:
+        if is_localhost(host):
+            return ['127.0.0.1', '::1'] if is_bindable('::1') else ['127.0.0.1']
+        return _look_up(host)
+    socket_address(address, 0)  # NodeError
+    return [address]
+
+
+def is_localhost(host):
+    """Whether this name is loopback by definition (RFC 6761, section 6.3), whatever resolver there is."""
+    return ('.' + host.lower().rstrip('.')).endswith('.localhost')
+
+
+# Of getaddrinfo(): there is no such name, or it has no address.  All else means that nobody could tell.
+UNKNOWN_NAME = {getattr(socket, name, None) for name in ('EAI_NONAME', 'EAI_NODATA', 'EAI_ADDRFAMILY')}
+
+
+def _look_up(name):
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part that is too long
+        unknown = isinstance(error, UnicodeError) or error.errno in UNKNOWN_NAME
+        raise NodeError(('The name %s is unknown. Check its spelling, enter it in DNS or /etc/hosts, or give an IP address.'
+                         if unknown else 'No name server answers for %s. Check /etc/resolv.conf and the network of this '
+                                         'machine, or give an IP address.') % printable(name))
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     addresses = (peer_address(entry[4]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6))
     return list(collections.OrderedDict.fromkeys(addresses))
@@ -816,14 +888,18 @@ def family_of(address):
 
 
 def socket_address(address, port):
-    """What connect() and bind() take for a canonical address; a link-local one names its interface."""
+    """What connect() and bind() take for a canonical address; a link-local one names its interface.  NodeError."""
     if ':' not in address:
         return address, port
+    problem = lacks_interface(address)
+    if problem:
+        raise NodeError('%s.' % problem)
     address, _, zone = address.partition('%')
     try:
         return address, port, 0, int(zone) if zone.isdigit() else socket.if_nametoindex(zone) if zone else 0
     except OSError:
-        raise NodeError('This machine has no interface %s.' % printable(zone))
+        names = ', '.join(name for _, name in socket.if_nameindex()[:8])
+        raise NodeError('This machine has no interface %s; it has %s.' % (printable(zone), names or 'none'))
 
 
 Interface = collections.namedtuple('Interface', 'name index address prefix broadcast loopback')
@@ -898,7 +974,7 @@ def list_interfaces():
     """interfaces(), or an empty list where the kernel cannot be asked."""
     try:
         return interfaces()
-    except (OSError, AttributeError, struct.error):
+    except (OSError, AttributeError, ValueError, struct.error):  # ValueError: an interface has just gone
         return []
 
 
@@ -996,7 +1072,7 @@ def tls_contexts(certfile, keyfile):
         return client, server
     except (OSError, ValueError) as error:
         files = '--certfile %s%s' % (certfile, ' and --keyfile %s' % keyfile if keyfile else '')
-        raise StartError('%s cannot be used: %s' % (printable(files), getattr(error, 'strerror', None) or error))
+        raise StartError('%s cannot be used: %s' % (files, system_error(error)))
 
 
 def _no_password():
@@ -1004,7 +1080,7 @@ def _no_password():
 
 
 def allow_many_files(wanted=4096):
-    """Raise the limit of open files as far as it may be, and return it: each exchange with a node needs one."""
+    """Raise the limit of open files as far as it may be, and return it: each exchange with a node needs one.  StartError."""
     if resource is None:
         return 512
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -1013,9 +1089,11 @@ def allow_many_files(wanted=4096):
     best = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
-        return best
     except (OSError, ValueError):
-        return soft
+        best = soft
+    if best < LEAST_FILES:
+        raise StartError('dispyadmin needs %d open files, and the limit is %d. %s' % (LEAST_FILES, best, _RAISE_FILES))
+    return best
 
 
 class Wakeup:
@@ -1059,7 +1137,11 @@ class Worker:
 
     def start(self):
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            raise StartError('No thread can be started. Raise the limit of processes: "ulimit -u" in the shell, or '
+                             'TasksMax= in the unit of systemd.')
 
     def end(self):
         """Ask the thread to end."""
@@ -2027,11 +2109,9 @@ def connection_error(error):
         return ('TLS fails (%s): is dispynode started with --certfile, too?' % why.lower().replace('_', ' '))
     if error.errno == errno.ECONNREFUSED:
         return 'Connection refused: the machine is there, but dispynode does not run at this address and port.'
-    if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN):
-        return 'No route to it: the machine is off, or not on this network.'
     if error.errno in (errno.ECONNRESET, errno.EPIPE):
         return 'It closed the connection while it was asked; is TLS (--certfile) used on one side only?'
-    return 'It cannot be reached: %s.' % (error.strerror or error)
+    return system_error(error, 'It cannot be reached: %s.')
 
 
 def exchange_error(error):
@@ -2475,13 +2555,7 @@ def wildcards():
 
 def has_ipv6():
     """Whether IPv6 sockets can be bound here (it may be compiled in and switched off)."""
-    if not socket.has_ipv6:
-        return False
-    try:
-        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
-        return os.path.exists('/proc/self/net/if_inet6') or not sys.platform.startswith('linux')
-    except OSError:
-        return False
+    return socket.has_ipv6 and is_bindable('::')
 
 
 class Inbound(Channel):
@@ -5049,8 +5123,9 @@ class Diagnosis:
         try:
             found, = at_once(resolve, [self.host], RESOLVE_TIME)
         except NodeError as error:
-            self._say('name', FAILED, str(error), 'Give an IP address instead of %s, or enter the name in DNS or /etc/hosts '
-                      'of this machine.' % self.host)
+            self._say('name', FAILED, str(error), 'Name an interface of this machine after the address.' if '%' in self.host
+                      else 'Give an IP address instead of %s, or enter the name in DNS or /etc/hosts of this machine.'
+                      % self.host)
             return []
         if not found:
             self._say('name', FAILED, 'No name server answers within %d seconds.' % RESOLVE_TIME,
@@ -5322,7 +5397,7 @@ class Keeper(Worker):
         try:
             self._state_file.write(*self._saved[1:])  # a place where that cannot be is told now, not when it matters
         except OSError as error:
-            raise StartError('--state %s: cannot be written: %s' % (printable(self._state_file.name), error.strerror))
+            raise StartError('--state %s: cannot be written. %s' % (self._state_file.name, system_error(error)))
 
     def _state(self):
         changes, kept = self._admin.table.all_kept()
@@ -5337,7 +5412,7 @@ class Keeper(Worker):
                 self._state_file.write(state[1], state[2])
                 self._saved = state
             except OSError as error:
-                self.report_once('--state %s: %s' % (self._state_file.name, error.strerror or error))
+                self.report_once('--state %s: cannot be written. %s' % (self._state_file.name, system_error(error)))
 
 
 class StateFile:
@@ -5348,13 +5423,15 @@ class StateFile:
 
     def read(self):
         """({id: kept}, forgotten ids).  A file that makes no sense is set aside, not overwritten."""
+        if os.path.exists(self.name) and not os.path.isfile(self.name):
+            raise StartError('--state %s: is a directory, a pipe or a device. Give the name of a file.' % self.name)
         try:
             with open(self.name, 'rb') as file:
                 data = file.read(MAX_STATE + 1)
         except FileNotFoundError:
             return {}, set()
         except OSError as error:
-            raise StartError('--state %s: %s' % (printable(self.name), error.strerror))
+            raise StartError('--state %s: cannot be read. %s' % (self.name, system_error(error)))
         try:
             return parse_state(data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Error) as error:
@@ -5362,8 +5439,8 @@ class StateFile:
             try:
                 os.replace(self.name, aside)
             except OSError as problem:
-                raise StartError('--state %s: is damaged, and cannot be set aside: %s'
-                                 % (printable(self.name), problem.strerror))
+                raise StartError('--state %s: is damaged, and cannot be set aside. %s'
+                                 % (self.name, system_error(problem)))
             logger.warning('--state %s is damaged (%s); it is kept as %s, and a new one is begun', self.name,
                            printable(str(error))[:100] or type(error).__name__, aside)
             return {}, set()
@@ -9637,7 +9714,7 @@ class WebServer(Worker):
         try:
             addresses = resolve(host)
         except NodeError as error:
-            raise StartError('--http_host %s: %s' % (printable(host), error))
+            raise StartError('--http_host %s: %s' % (host, error))
         for address in addresses:
             try:
                 sockets.append(open_socket(socket.SOCK_STREAM, address, port))
@@ -10402,6 +10479,11 @@ def _host(text):
     return check_host(text.strip())
 
 
+def _http_name(text):
+    """A --http_name: browsers leave the interface of a link-local address out."""
+    return check_host(text.strip(), needs_interface=False)
+
+
 def _place(text):
     """A --node: (host, port or None)."""
     return split_host_port(text)
@@ -10434,9 +10516,9 @@ def _command(text):
         words = shlex.split(text)
     except ValueError:
         raise ValueError('%s has a quotation mark or a backslash without its counterpart' % printable(text)[:80])
-    if not words or not words[0] or '\0' in text:
-        raise ValueError('is empty, or has a zero byte')
-    return text.strip()
+    if not words or not words[0]:
+        raise ValueError('is empty')
+    return _file(text.strip())
 
 
 def _event_kind(text):
@@ -10454,8 +10536,11 @@ def _flag(text):
 
 
 def _file(text):
-    """A file name; that it can be read is seen when it is."""
-    return text
+    """A file name; that it can be read is seen when it is.  Python 3.6 spells what is not ASCII as bytes in the C
+    locale."""
+    if '\0' in text:
+        raise ValueError('has a zero byte')
+    return os.fsdecode(text.encode('utf-8', 'surrogateescape'))
 
 
 def _secret(text):
@@ -10490,7 +10575,7 @@ OPTIONS = (
     Option('http_token', ['--http_token'], 'FILE', _file, '',
            'file whose first line is the token that browsers need where a token is needed (default: a new one at each '
            'start)'),
-    Option('http_names', ['--http_name'], 'NAME', _host, [],
+    Option('http_names', ['--http_name'], 'NAME', _http_name, [],
            'a further name under which browsers reach the page, for a proxy or tunnel in front; can be given again'),
     Option('info_port', ['--info_port'], 'PORT', _whole(0, 65535), None,
            'port at which nodes announce themselves, held all the time (default: %d and, for nodes before dispy 4.15, %d, '
@@ -10543,6 +10628,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UsageError(message)
+
+    def _get_values(self, action, arg_strings):
+        # before Python 3.13, --option=-- loses its value
+        return '--' if arg_strings == ['--'] else super()._get_values(action, arg_strings)
 
 
 def build_parser():
@@ -10616,15 +10705,19 @@ def find_credential(environ, name):
     folder = environ.get('CREDENTIALS_DIRECTORY')
     name = os.path.join(folder, name) if folder else ''
     try:
-        with open(name, 'rb') as file:
-            return name if file.readline(4096).strip() else ''  # dispyadmin.service makes an empty one where root has none
+        with open(name, 'rb') as file:  # dispyadmin.service makes an empty one where root has none
+            return name if file.readline(4096).replace(codecs.BOM_UTF8, b'').strip() else ''
     except (OSError, ValueError):
         return ''
 
 
 def _parse(option, text, name):
     try:
+        for item in text if isinstance(text, list) else [text]:
+            item.encode('utf-8', 'surrogateescape').decode('utf-8')
         return [option.parse(item) for item in text] if isinstance(text, list) else option.parse(text)
+    except UnicodeError:
+        raise UsageError('%s: is not text in UTF-8' % name)
     except ValueError as error:
         raise UsageError('%s: %s' % (name, error))
 
@@ -10633,12 +10726,7 @@ def read_config(name):
     """{key: value} of a configuration file, ours or one that upstream's dispyadmin saved.  UsageError."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        with open(name, encoding='utf-8') as file:
-            parser.read_file(file)
-    except OSError as error:
-        raise UsageError('--config %s: %s' % (printable(name), error.strerror))
-    except UnicodeDecodeError:
-        raise UsageError('--config %s: is not text in UTF-8' % printable(name))
+        parser.read_string(read_text(name, '--config %s' % name))
     except configparser.DuplicateOptionError as error:
         raise UsageError('--config %s: %s stands twice' % (printable(name), printable(error.option)))
     except (configparser.Error, ValueError) as error:  # its text may show a line with the secret: its number will do
@@ -10709,20 +10797,21 @@ def _write_place(host, port):
 
 
 def save_config(settings):
-    """Write the configuration to where --save_config says: a file for its owner alone, or standard output."""
-    text = write_config(settings)
+    """Write the configuration to where --save_config says: a file for its owner alone, or standard output.  UsageError,
+    StartError."""
     name = settings.save_config
-    if name == '-':
-        sys.stdout.write(text)
-        return
     try:
-        with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600), 'w', encoding='utf-8') as file:
+        text = write_config(settings).encode('utf-8', 'surrogateescape')
+        if name == '-':
+            write_out(text, '--save_config')
+            return
+        with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600), 'wb') as file:
             if hasattr(os, 'fchmod'):
                 os.fchmod(file.fileno(), 0o600)  # before the secret is in it: the file may have been there
             file.truncate()
             file.write(text)
     except OSError as error:
-        raise UsageError('--save_config %s: %s' % (printable(name), error.strerror))
+        raise UsageError('--save_config %s: %s' % (name, system_error(error)))
 
 
 def read_secret(text, option='--secret'):
@@ -10730,39 +10819,68 @@ def read_secret(text, option='--secret'):
     if isinstance(text, Literal):
         pass
     elif text == '-':
-        text = ask_secret(option) if sys.stdin and sys.stdin.isatty() else first_line(sys.stdin, option)
+        text = ask_secret(option) if sys.stdin.isatty() else read_first_line(0, option + ' -')
     elif text.startswith('@'):
-        text = read_first_line(text[1:], option)
+        text = read_first_line(text[1:], '%s %s' % (option, text[1:]))
     try:
-        text.encode('utf-8')
-    except UnicodeEncodeError:
+        return text.encode('utf-8', 'surrogateescape').decode('utf-8')  # it may be spelt as bytes: see _file()
+    except UnicodeError:
         raise UsageError('%s: must be text in UTF-8' % option)
-    return text
 
 
 def ask_secret(option):
-    """Ask for a secret at the terminal, without showing it."""
+    """Ask for a secret at the terminal, without showing it.  UsageError."""
     try:
+        on_interrupt(signal.default_int_handler)  # getpass has to make the terminal show again what is typed
         return getpass.getpass('Admin secret: ')
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         raise UsageError('%s -: no secret was entered' % option)
+    finally:
+        on_interrupt(signal.SIG_DFL)
 
 
-def read_first_line(name, option):
-    """The first line of a file, without its end; UsageError when there is none."""
+def read_text(name, where, first_line=False):
+    """The text (or first line) of a file or pipe (0: of standard input), whatever ends its lines, without a byte order mark.
+    UsageError, which begins with `where`."""
     try:
-        with open(name, encoding='utf-8') as file:
-            return first_line(file, '%s %s' % (option, printable(name)))
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise UsageError('%s %s: %s' % (option, printable(name), getattr(error, 'strerror', None) or error))
-
-
-def first_line(file, where):
-    """The first line of an open text file, without its end.  UsageError."""
-    try:
-        line = file.readline(4096).rstrip('\r\n') if file else ''
+        with open(name, 'rb', buffering=0, closefd=name != 0, opener=_open_at_once) as file:
+            data = _read_bounded(file, first_line)
+        text = (re.split(b'[\r\n]', data, maxsplit=1)[0] if first_line else data).decode('utf-8-sig')
+        return io.StringIO(text, None).read()
     except UnicodeDecodeError:
         raise UsageError('%s: is not text in UTF-8' % where)
+    except (OSError, ValueError) as error:  # ValueError: also for a name with a zero byte
+        raise UsageError('%s: %s' % (where, system_error(error)))
+
+
+def _read_bounded(file, first_line):
+    """The bytes of an open file or pipe, or enough for its first line: more may never come.  OSError, ValueError."""
+    data, waited = b'', not hasattr(os, 'O_NONBLOCK')
+    while not (first_line and re.search(b'[\r\n]', data)):
+        more = file.read(MAX_FILE + 1 - len(data))
+        if more is None:  # a pipe, of which some program holds the other end
+            select.select([file], [], [])
+        elif more:
+            data += more
+        elif data or waited:
+            break
+        elif not select.select([file], [], [], PIPE_TIME)[0]:
+            raise ValueError('no program has written into this pipe within %d seconds' % PIPE_TIME)
+        else:
+            waited = True
+        if len(data) > MAX_FILE:
+            raise ValueError('is longer than %d bytes' % MAX_FILE)
+    return data
+
+
+def _open_at_once(name, flags):
+    """Opens a pipe, too, before there is a program at its other end."""
+    return os.open(name, flags | getattr(os, 'O_NONBLOCK', 0))
+
+
+def read_first_line(name, where):
+    """As read_text(), of a first line that is not empty.  UsageError."""
+    line = read_text(name, where, first_line=True)
     if not line:
         raise UsageError('%s: the first line is empty' % where)
     return line
@@ -10770,7 +10888,7 @@ def first_line(file, where):
 
 def read_token(name):
     """The token in a --http_token file.  UsageError."""
-    token = read_first_line(name, '--http_token')
+    token = read_first_line(name, '--http_token %s' % name)
     if not re.match(r'[A-Za-z0-9._~+/=-]{8,200}\Z', token):
         raise UsageError('--http_token %s: the token must have 8 to 200 letters, digits or . _ ~ + / = -'
                          % printable(name))
@@ -10795,7 +10913,7 @@ class Console(Worker):
     def is_possible():
         """Whether there is a terminal to take commands from."""
         try:
-            if termios is None or sys.stdin is None or not os.isatty(sys.stdin.fileno()):
+            if termios is None or not os.isatty(sys.stdin.fileno()):
                 return False
             os.tcgetpgrp(sys.stdin.fileno())  # it must be our controlling terminal, too
             return True
@@ -10830,7 +10948,7 @@ class Console(Worker):
 
     def say(self, text):
         """Print for the one at the terminal; what nodes say has been made printable."""
-        print(text, flush=True)
+        tell(text)
 
     def _obey(self, line):
         if self._asks_secret is not None:
@@ -10977,9 +11095,10 @@ def list_nodes(settings):
         way = 'as told by the dispyadmin at %s' % url
     nodes.sort(key=place_key)
     counts = collections.Counter(node['state'] for node in nodes)
-    print('dispyadmin: %s: %d node%s%s' % (way, len(nodes), '' if len(nodes) == 1 else 's', ''.join(
-        ', %d %s' % (counts[state], state) for state in STATES if counts[state])), file=sys.stderr)
-    write_out({'json': json_of_nodes, 'csv': csv_of_nodes}.get(settings.list, table_of_nodes)(nodes))
+    tell('dispyadmin: %s: %d node%s%s' % (way, len(nodes), '' if len(nodes) == 1 else 's', ''.join(
+        ', %d %s' % (counts[state], state) for state in STATES if counts[state])), sys.stderr)
+    text = {'json': json_of_nodes, 'csv': csv_of_nodes}.get(settings.list, table_of_nodes)(nodes)
+    write_out(text.encode(sys.stdout.encoding or 'utf-8', 'replace'), '--list')
     return NO_NODES if not nodes else SOME_DO_NOT if counts[UNREACHABLE] or counts[LOCKED] else ALL_ANSWER
 
 
@@ -11010,6 +11129,7 @@ def ask_running(settings):
     host, port = settings.http_host.strip('[]'), settings.http_port
     host = {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host)
     place = format_id(host, port)
+    host = '127.0.0.1' if is_localhost(host) else host  # no resolver is needed for that
     if port == 0:
         return place, None  # it would be at a port that only it knows
     try:
@@ -11030,7 +11150,7 @@ def _client_context(host):
     """How to check a server whose certificate is not given: on loopback not at all, as without TLS, else as browsers do."""
     context = ssl.create_default_context()
     try:
-        loopback = host == 'localhost' or is_loopback(canonical(host))
+        loopback = is_loopback(canonical(host))
     except ValueError:
         loopback = False
     if loopback:
@@ -11194,18 +11314,17 @@ def _csv_cell(key, value):
     return "'" + value if key in FROM_NODES and value[:1] in ('=', '+', '-', '@') else value
 
 
-def write_out(text):
-    """Write to standard output; quietly less of it when its reader has gone.  StartError."""
+def write_out(data, option):
+    """Write bytes to standard output; quietly less of it when its reader has gone.  StartError."""
+    if not sys.stdout.writable():
+        raise StartError('%s: there is no standard output' % option)
     try:
-        encoding = sys.stdout.encoding or 'utf-8'
-        sys.stdout.write(text.encode(encoding, 'replace').decode(encoding))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains of it at its end
-    except AttributeError:
-        raise StartError('--list: there is no standard output')
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
     except OSError as error:
-        raise StartError('--list: cannot write to standard output: %s' % error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains of it at its end
+        if not isinstance(error, BrokenPipeError):
+            raise StartError('%s: cannot write to standard output. %s' % (option, system_error(error)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -11226,8 +11345,8 @@ def serve(settings):
     ended = Wakeup()
     # The kernel may give a signal to any thread; this way the main one wakes whichever it is.
     signal.set_wakeup_fd(ended.writer.fileno())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    on_interrupt(lambda *_: ended.set())
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
     workers = [admin, server] + ([Console(admin, ended.set)] if Console.is_possible() else [])
     for worker in workers:
         worker.start()
@@ -11253,9 +11372,6 @@ def tell_diagnosis(settings):
     admin.poller.start()
     try:
         found = diagnose(admin, *settings.diagnose, has_table=False)
-    except KeyboardInterrupt:
-        tell('Interrupted: nothing is known yet.')
-        return 3
     finally:
         admin.poller.end()
         admin.poller.join(time.monotonic() + END_TIME)
@@ -11266,19 +11382,38 @@ def tell_diagnosis(settings):
     return 3 if found['cure'] else 0
 
 
-def tell(line):
-    """Print a line, if there is anywhere to print it."""
+def tell(line, stream=None):
+    """Print a line to standard output, if there is anywhere to print it, as far as there are letters for it."""
+    stream = stream or sys.stdout
     try:
-        print(line, flush=True)
+        encoding = stream.encoding or 'utf-8'
+        print(line.encode(encoding, 'replace').decode(encoding), file=stream, flush=True)
     except (OSError, ValueError, AttributeError):
-        pass  # standard output is closed
+        pass  # it is closed, or full
+
+
+def open_standard_streams():
+    """Fill descriptors 0 to 2 where they are closed: what is printed would go into the socket that came to be there.
+
+    Standard output, where there is none, can be told by its not being writable.
+    """
+    for name, mode in (('stdin', 'r'), ('stdout', 'r'), ('stderr', 'w')):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode, closefd=False))
+
+
+def on_interrupt(handler):
+    """Set what Ctrl-C does, unless whoever started this program ignores it, as shells do for what runs in the background."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
 
 
 def main(argv=None):
     """The command `dispyadmin`.  Returns the exit status: 0 ended, 1 cannot start, 2 usage or configuration, 3 something is
     wrong with the node that --diagnose names; see ALL_ANSWER for those of --list."""
-    settings = None
     try:
+        open_standard_streams()
+        on_interrupt(signal.SIG_DFL)  # it ends at once and without a word, as by SIGTERM, until it serves
         settings = read_settings(sys.argv[1:] if argv is None else argv, os.environ)
         if settings.save_config:
             save_config(settings)
@@ -11294,11 +11429,9 @@ def main(argv=None):
             return tell_diagnosis(settings)
         serve(settings)
         return 0
-    except (UsageError, StartError) as error:
-        print('dispyadmin: %s' % error, file=sys.stderr)
+    except (UsageError, StartError, OSError) as error:
+        tell('dispyadmin: %s' % printable(system_error(error)), sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        return 1 if settings and settings.list else 0
 
 
 if __name__ == '__main__':
