@@ -154,25 +154,6 @@ class Running(lab.LabTest):
             self.assertIn(admin.wait(10), (0, -signal.SIGTERM))
             self.assertNotIn('Traceback', admin.output())
 
-    def test_closed_standard_streams(self):
-        """As init systems and nohup may start it."""
-        for redirection in ('<&-', '<&- >&-', '2>&-'):
-            with self.subTest(redirection=redirection):
-                port = self.free_ports()
-                admin = self.admin('--http_port', port, before=['sh', '-c', 'exec "$@" ' + redirection, 'sh'],
-                                   wait=False)
-                admin.scheme, admin.host, admin.port = 'http', 'localhost', port
-
-                def served():
-                    try:
-                        return admin.request('GET', '/api/nodes').status == 200
-                    except OSError:
-                        self.assertTrue(admin.running(), admin.output())
-                lab.wait_for(served, what='the page is served: %s' % admin.output())
-                admin.signal(signal.SIGTERM)
-                self.assertEqual(admin.wait(), 0)
-                admin.close()
-
     def test_runs_without_terminal(self):
         admin = self.admin()                        # standard input is at its end already
         node = self.fake()
