@@ -198,7 +198,7 @@ CLUSTER_INTERVAL = 10          # seconds between two samples of the cluster
 CLUSTER_SAMPLES = 1440         # 4 hours
 MAX_REMOVED = 10000            # forgotten ids remembered for readers that ask for changes
 MAX_LIST = 128 * 1024 * 1024   # bytes of a list of nodes that --list takes from a dispyadmin: 50,000 nodes have 30 MB
-LEAST_FILES = 64               # open at one time: 30 at the start, and some for nodes and browsers
+LEAST_FILES = 64               # open at one time: 26 at the start, and some for nodes and browsers
 MAX_HEAD = 32 * 1024           # bytes of a request before its body: browsers send below 2 KiB, cookies of others included
 MAX_BODY_NODES = 20000         # ids in one request of the browser
 MAX_BODY = MAX_BODY_NODES * 64  # bytes of it: an id has up to 60 (IPv6 with an interface's name), and two quotes, a comma
@@ -6155,8 +6155,9 @@ class Diagnosis:
         try:
             found, = run_parallel(resolve, [self.host], RESOLVE_TIME)
         except NodeError as error:
-            self._say('name', FAILED, str(error), 'Give an IP address instead of %s, or enter the name in DNS or /etc/hosts '
-                      'of this machine.' % self.host)
+            self._say('name', FAILED, str(error), 'Name an interface of this machine after the address.' if '%' in self.host
+                      else 'Give an IP address instead of %s, or enter the name in DNS or /etc/hosts of this machine.'
+                      % self.host)
             return []
         if not found:
             self._say('name', FAILED, 'No name server answers within %d seconds.' % RESOLVE_TIME,
@@ -6551,7 +6552,7 @@ class StateFile:
             return None
         if not stat.S_ISREG(os.fstat(number).st_mode):
             os.close(number)
-            raise OSError(errno.EINVAL, 'It is not a regular file; give the name of one')
+            raise OSError(errno.EINVAL, 'It is a directory, a pipe or a device; give the name of a file')
         self._hold(number)
         with os.fdopen(os.dup(number), 'rb') as file:
             return file.read(MAX_STATE + 1)

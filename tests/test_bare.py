@@ -424,7 +424,7 @@ class Files(BareTest):
         pipe = os.path.join(self.folder(), 'pipe')
         os.mkfifo(pipe)
         for name in (pipe, os.path.dirname(pipe)):
-            self.check_refused(['--http_port', 0, '--state', name], '--state', name, 'regular file', status=1, env=UNWATCHED)
+            self.check_refused(['--http_port', 0, '--state', name], name, 'directory, a pipe', status=1, env=UNWATCHED)
         self.assertEqual(os.listdir(os.path.dirname(pipe)), ['pipe'])
 
 
@@ -442,7 +442,8 @@ class Values(BareTest):
         """Bytes that are no text; and what has line ends is one line still."""
         word = os.fsdecode(b'caf\xe9')
         for option in ('--secret', '--host', '--node', '--http_host', '--http_port', '--http_token', '--http_name',
-                       '--group', '--state', '--on_event', '--event', '--poll_interval', '--certfile', '--config', '--diagnose'):
+                       '--group', '--state', '--on_event', '--event', '--poll_interval', '--certfile', '--config',
+                       '--diagnose'):
             for python in PYTHONS:
                 self.check_refused([option, word] if option != '--group' else [option, 'a=' + word], option, python=python)
         self.check_refused([word])
@@ -457,7 +458,8 @@ class Sentences(BareTest):
 
     def test_table(self):
         for number, words in ((errno.EHOSTUNREACH, 'No route'), (errno.ENETUNREACH, 'No route'),
-                              (errno.EHOSTDOWN, 'No route'), (errno.EACCES, 'firewall'), (errno.EPERM, 'firewall'), (errno.EMFILE, 'ulimit -n'),
+                              (errno.EHOSTDOWN, 'No route'), (errno.EACCES, 'firewall'), (errno.EPERM, 'firewall'),
+                              (errno.EMFILE, 'ulimit -n'),
                               (errno.ENFILE, 'LimitNOFILE'), (errno.ENOSPC, 'No space'), (errno.EROFS, 'read-only'),
                               (errno.EADDRNOTAVAIL, 'No interface'), (errno.EAFNOSUPPORT, 'no IPv6')):
             error = OSError(number, os.strerror(number))
@@ -514,6 +516,9 @@ class Sentences(BareTest):
         self.assertFalse(result['ok'])
         result, = admin.post('/api/nodes', {'host': 'fe80::1%eth0'})['results']
         self.assertEqual((result['id'], result['ok']), ('[fe80::1%eth0]:9701', False))
+        diagnosis = admin.post('/api/diagnose', {'host': 'fe80::1%nosuch'})
+        self.assertIn('no interface nosuch', diagnosis['steps'][0]['message'])
+        self.assertIn('interface', diagnosis['cure'])
         self.check_refused(['--http_host', 'fe80::1%nosuch'], 'no interface nosuch', status=1, namespace=space)
 
     def test_link_local_address_of_a_name(self):

@@ -510,7 +510,7 @@ class State(OperationsTest):
 
     def test_place_that_cannot_be_written(self):
         nowhere = os.path.join(self.folder(), 'none', 'state')
-        for name, word in ((self.folder(), 'not a regular file'), ('/dev/null', 'not a regular file'),
+        for name, word in ((self.folder(), 'a directory, a pipe or a device'), ('/dev/null', 'a directory, a pipe or a device'),
                            (nowhere, 'cannot be written')):
             status, _, err = self.run_script('--state', name)
             self.assertEqual(status, 1, err)

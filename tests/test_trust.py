@@ -289,7 +289,7 @@ class Written(TrustTest):
         os.mkfifo(os.path.join(folder, 'fifo'))
         status, _, err = self.run_script('--state', os.path.join(folder, 'fifo'), '--info_port', 0, '-i', self.address())
         self.assertEqual(status, 1, err)
-        self.assertIn('not a regular file', err)
+        self.assertIn('a directory, a pipe or a device', err)
 
     def test_what_is_left_without_a_file(self):
         admin, node = self.fakes(1)
