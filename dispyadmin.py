@@ -368,7 +368,7 @@ FIELDS = (
         'draining', 'Whether it shall take no new jobs until it is idle.', False, lambda drain: int(bool(drain)))),
 )
 
-KEYS = tuple(dict.fromkeys(field.outer or field.key for field in FIELDS))  # of a node's JSON
+VIEW_KEYS = tuple(dict.fromkeys(field.outer or field.key for field in FIELDS))  # of a node's JSON
 AVAILABLE = tuple(field.inner for field in FIELDS if field.outer)
 _CHECKS = {field.key: field.check for field in FIELDS if field.check and not field.outer}
 _AVAILABLE_CHECKS = {field.inner: field.check for field in FIELDS if field.outer}
@@ -1816,7 +1816,7 @@ class NodeSnapshot:
     def view(self):
         """The node as the HTTP interface shows it (see README, HTTP interface)."""
         if self._view is None:
-            view, info = dict.fromkeys(KEYS), self.info  # in their order
+            view, info = dict.fromkeys(VIEW_KEYS), self.info  # in their order
             for known in (self._facts, info):
                 view.update(zip(known._fields, known))
             view.update(
