@@ -168,8 +168,6 @@ MAX_DATAGRAM = 2 * 1024        # bytes: nodes send about 200
 MAX_OPCODES = 4096             # steps in reading one message: 17 values make 110
 MAX_DEPTH = 8                  # containers within containers: nodes send 2
 MAX_INT_BYTES = 16             # disk sizes need 8
-MAX_LENGTHS = 128              # lengths of replies whose shapes are remembered; one cluster has a few dozen
-MAX_LAYOUTS = 4                # shapes for each length, of 3 KB: 128 * 4 * 3 KB = 1.5 MB
 MAX_TEXT = 200                 # characters of a name that are kept
 MAX_FILE = 1 << 20             # bytes of a configuration, or of a file with a secret or a token
 MAX_ADDRESSES = 16             # addresses kept of one node: interfaces of a well connected machine, twice
@@ -288,8 +286,14 @@ def system_error(error, otherwise='%s.'):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Wire codec: bytes <-> values, no sockets
+# Fields: what a node tells of itself, or is known of it
 # ---------------------------------------------------------------------------------------------------------------------
+
+MAX_CPUS = 65536               # of one machine; what a node may tell is what can be set, so that all can be restored
+MAX_CLIENTS = 2 ** 31 - 1
+MAX_TIME = 253402214400        # Unix time of the last day of the year 9999, the last that can be shown in any zone
+_TOO_MUCH = 2 ** 62
+
 
 def printable(text):
     """`text` safe for a log, a terminal or a page: what is not printable (control characters, direction marks, lone
@@ -297,6 +301,125 @@ def printable(text):
     text = str(text)
     return text if text.isprintable() else ''.join(c if c.isprintable() else '\ufffd' for c in text)
 
+
+def _integer(value, low=0, high=2 ** 31):
+    return value if type(value) is int and low <= value <= high else None
+
+
+def _real(value, low=0, high=_TOO_MUCH):
+    """`value` when it is a number within bounds, else None (NaN fails both comparisons)."""
+    return value if type(value) in (int, float) and low <= value <= high else None
+
+
+def _text(value, most=MAX_TEXT):
+    return printable(value[:most]) if isinstance(value, str) else None
+
+
+def _name(value):
+    return _text(value) or None
+
+
+_cpus = functools.partial(_integer, high=MAX_CPUS)
+_count = functools.partial(_integer, high=_TOO_MUCH)
+_percent = functools.partial(_real, high=100)
+_time = functools.partial(_real, low=1, high=MAX_TIME)  # 0 is no time
+
+# A metric is `live` when it tells what is now: it is left out of nodes that do not answer.  `value` makes a number or None.
+Metric = collections.namedtuple('Metric', 'name help live value')
+Metric.__new__.__defaults__ = True, lambda value: value
+
+
+def _share(percent):
+    return percent and percent / 100
+
+
+class Field:
+    """One thing that a node tells of itself, or that is known of it.  All that is said about it is said here.
+
+    `key` is its name in JSON (a.b is b within a), `title` its name for people, `unit` B, %, s, time (Unix time) or nothing.
+    `check` makes what a node sends by this name a sane value or None; fields without it are not sent.  `column` is its
+    place in --list, `metric` its Metric, both where it has one.
+    """
+
+    def __init__(self, key, title, unit='', check=None, column=None, metric=None, is_in_csv=True):
+        self.key, self.title, self.unit, self.check = key, title, unit, check
+        self.column, self.metric, self.is_in_csv = column, metric, is_in_csv
+        self.outer, _, self.inner = key.rpartition('.')
+        self.csv_name = key if not self.outer else self.inner + '_available'
+        self.is_number = check not in (None, _name)
+
+    def of(self, view):
+        """What a node has, given its JSON; None where it has nothing."""
+        if self.outer:
+            view = view.get(self.outer) or {}
+        return view.get(self.inner)
+
+
+# In the order of JSON and CSV.  Units of bytes and percent: what is available.
+FIELDS = (
+    Field('id', 'Node', column=1),
+    Field('ip_addr', 'Address'),
+    Field('port', 'Port'),
+    Field('name', 'Name', check=_name, column=2),
+    Field('version', 'Version', column=8),
+    Field('state', 'State', column=3),
+    Field('controllable', 'Controllable', metric=Metric(
+        'controllable', 'Whether its settings can be changed from here.', True, int)),
+    Field('reason', 'Reason', column=9),
+    Field('cpus', 'CPUs', '', _cpus, 4, Metric('cpus', 'CPUs that dispy may use.')),
+    Field('max_cpus', 'Machine CPUs', '', _cpus, metric=Metric('max_cpus', 'CPUs in the machine.')),
+    Field('busy', 'Busy', '', _cpus, 5, Metric('busy_cpus', 'CPUs that run a job: running jobs.')),
+    Field('avail_info.cpu', 'Free CPU', '%', _percent, 6, Metric(
+        'available_cpu_ratio', 'Share of all its CPU time that is available, from 0 to 1.', value=_share)),
+    Field('avail_info.memory', 'Free memory', 'B', _count, 7, Metric(
+        'available_memory_bytes', 'Memory that is available.')),
+    Field('avail_info.disk', 'Free disk', 'B', _count, metric=Metric(
+        'available_disk_bytes', 'Room that is available on the disk for the files of jobs.')),
+    Field('avail_info.swap', 'Free swap', '%', _percent, metric=Metric(
+        'available_swap_ratio', 'Share of its swap space that is available, from 0 to 1.', value=_share)),
+    Field('clients_done', 'Clients done', '', _count, metric=Metric(
+        'clients_done_total', 'Clients that were served since it was started.', live=False)),
+    Field('jobs_done', 'Jobs done', '', _count, metric=Metric(
+        'jobs_done_total', 'Jobs that were done since it was started.', live=False)),
+    Field('cpu_time', 'CPU time', 's', _real, metric=Metric(
+        'cpu_seconds_total', 'CPU time that jobs took since it was started.', live=False)),
+    Field('serve', 'Clients to serve', '', functools.partial(_integer, low=-1, high=MAX_CLIENTS), metric=Metric(
+        'clients_to_serve', 'Clients that it will still serve; +Inf without limit.',
+        value=lambda clients: math.inf if clients == -1 else clients)),
+    Field('scheduler_ip', 'Client', check=_name),
+    Field('service_start', 'Start', 'time', _time, metric=Metric(
+        'service_start_timestamp_seconds', 'Unix time from which on it takes jobs, where it is set.')),
+    Field('service_stop', 'Stop', 'time', _time, metric=Metric(
+        'service_stop_timestamp_seconds', 'Unix time from which on it takes no new jobs, where it is set.')),
+    Field('service_end', 'End', 'time', _time, metric=Metric(
+        'service_end_timestamp_seconds', 'Unix time at which it ends, where it is set.')),
+    Field('first_seen', 'First seen', 'time'),
+    Field('update_time', 'Last answer', 'time', metric=Metric(
+        'last_answer_timestamp_seconds', 'Unix time of its last answer.', live=False)),
+    Field('addresses', 'Addresses', is_in_csv=False),
+    Field('announces', 'Announces', is_in_csv=False),
+    Field('groups', 'Groups', is_in_csv=False),
+    Field('wanted', 'Settings', is_in_csv=False),
+    Field('drift', 'Drift', is_in_csv=False, metric=Metric(
+        'drifted_settings', 'Settings that are not as they were set here.', value=lambda drift: len(drift or ()))),
+    Field('drain', 'Drain', is_in_csv=False, metric=Metric(
+        'draining', 'Whether it shall take no new jobs until it is idle.', False, lambda drain: int(bool(drain)))),
+    Field('notes', 'Notes', is_in_csv=False),
+)
+
+VIEW_KEYS = tuple(dict.fromkeys(field.outer or field.key for field in FIELDS))  # of a node's JSON
+AVAILABLE = tuple(field.inner for field in FIELDS if field.outer)
+_CHECKS = {field.key: field.check for field in FIELDS if field.check and not field.outer}
+_AVAILABLE_CHECKS = {field.inner: field.check for field in FIELDS if field.outer}
+
+# What a node tells, checked: avail_info is a tuple in the order of AVAILABLE, and `cpus` are those that dispy manages.
+Info = collections.namedtuple('Info', ['avail_info'] + list(_CHECKS))
+NO_INFO = Info(*[None] * len(Info._fields))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Wire codec: bytes <-> values, no sockets
+# ---------------------------------------------------------------------------------------------------------------------
 
 def auth_code(secret, sign):
     """The 40 bytes that open the node with this `sign` (sha1 of secret and sign, in hex; protocol of dispy)."""
@@ -313,8 +436,30 @@ def frame(code, message):
     return code + struct.pack('>L', len(message)) + message
 
 
-class _Mark:
-    """Stands in the reader's stack where a container begins."""
+def _decode(data):
+    try:
+        return data.decode('utf-8', 'surrogatepass')
+    except UnicodeDecodeError:
+        return data.decode('latin-1')  # a byte string of Python 2 in some other encoding
+
+
+def _unsigned(data):
+    return int.from_bytes(data, 'little')
+
+
+def _signed(data):
+    if len(data) > MAX_INT_BYTES:
+        raise WireError('integer of %d bytes' % len(data))
+    return int.from_bytes(data, 'little', signed=True)
+
+
+# How pickle writes scalars: opcode -> bytes after it, whether they tell how many more follow, what makes a value of these.
+_SCALARS = {code[0]: rest for code, rest in {
+    b'N': (0, False, lambda _: None), b'\x88': (0, False, lambda _: True), b'\x89': (0, False, lambda _: False),
+    b'K': (1, False, _unsigned), b'M': (2, False, _unsigned), b'J': (4, False, _signed), b'\x8a': (1, True, _signed),
+    b'G': (8, False, lambda data: struct.unpack('>d', data)[0]),
+    b'\x8c': (1, True, _decode), b'X': (4, True, _decode), b'U': (1, True, _decode), b'T': (4, True, _decode),
+}.items()}
 
 
 class _AvailInfo(dict):
@@ -322,43 +467,41 @@ class _AvailInfo(dict):
 
 
 class _ValueReader:
-    """Reads a pickle of plain values, protocols 0 to 5, and nothing else.
+    """Reads a pickle of plain values, protocols 2 to 5 (nodes write no other), and nothing else.
 
     Known are None, bool, int, float, str, list, tuple, dict with str keys, byte strings of Python 2 (read as str) and
     the one class of the protocol, read as a dict.  Nothing is imported or called.  Containers cannot be shared, so the
-    result is a tree, no larger than the bytes it came from.  `read_value` is the way in.
+    result is a tree, no larger than the bytes it came from.  `read_value` is the way in: what a step does to a value that is
+    not there, or is no list, is an error there.
     """
 
-    AVAIL_INFO = ('dispy', 'DispyNodeAvailInfo')
-    SCALARS = (str, int, float, bool, type(None))
+    SHARED = (str, int, float, bool, type(None))
 
     def __init__(self, data):
         self.data = data
         self.at = 0
+        self.outer = []  # stacks below the marks
         self.stack = []
         self.memo = {}
 
     def read(self):
         """The value."""
+        self.match(b'\x80[\x02-\x05]')
         for _ in range(MAX_OPCODES):
-            if self.at >= len(self.data):
-                raise WireError('pickle ends too early')
             code = self.data[self.at]
             self.at += 1
-            if code == 0x2e:
+            if code in _SCALARS:
+                self.scalar(*_SCALARS[code])
+            elif code == 0x2e:
                 return self.result()
-            step = self.STEPS.get(code)
-            if step is None:
-                raise WireError('pickle opcode %#x is not for plain values' % code)
-            step(self)
+            else:
+                self.STEPS[code](self)
         raise WireError('more than %d steps in a message' % MAX_OPCODES)
 
     def result(self):
-        if len(self.stack) != 1 or self.stack[0] is _Mark or self.stack[0] is self.AVAIL_INFO:
-            raise WireError('pickle does not end with one value')
-        return self.stack[0]
-
-    # --- bytes ---
+        value, = self.stack
+        self.demand(not self.outer and value is not _AvailInfo)
+        return value
 
     def take(self, size):
         """The next `size` bytes."""
@@ -367,190 +510,87 @@ class _ValueReader:
             raise WireError('pickle ends too early')
         return self.data[start:self.at]
 
-    def line(self):
-        end = self.data.find(b'\n', self.at)
-        if end < 0:
-            raise WireError('pickle ends too early')
-        line, self.at = self.data[self.at:end], end + 1
-        return line
-
     def number(self, size):
-        """The next `size` bytes as an unsigned number, little end first."""
-        return int.from_bytes(self.take(size), 'little')
+        return _unsigned(self.take(size))
 
-    # --- stack ---
+    def match(self, pattern):
+        """The next bytes, which match."""
+        match = re.compile(pattern).match(self.data, self.at)
+        self.demand(match)
+        self.at = match.end()
+        return match.group()
+
+    @staticmethod
+    def demand(condition):
+        if not condition:
+            raise WireError('pickle of another form than nodes write')
 
     def push(self, value):
         self.stack.append(value)
 
-    def pop(self):
-        if not self.stack or self.stack[-1] is _Mark:
-            raise WireError('pickle takes a value that is not there')
-        return self.stack.pop()
+    def pop(self, count):
+        """The last `count` values, which leave the stack."""
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def mark(self):
+        self.outer.append(self.stack)
+        self.stack = []
 
     def pop_mark(self):
         """The values above the topmost mark; they and the mark leave the stack."""
-        stack = self.stack
-        for start in range(len(stack) - 1, -1, -1):
-            if stack[start] is _Mark:
-                values = stack[start + 1:]
-                del stack[start:]
-                return values
-        raise WireError('pickle lacks a mark')
+        values, self.stack = self.stack, self.outer.pop()
+        return values
 
-    def top(self, kind):
-        if not self.stack or not isinstance(self.stack[-1], kind):
-            raise WireError('pickle adds to something that is no %s' % kind.__name__)
-        return self.stack[-1]
-
-    # --- scalars ---
-
-    def text(self, size):
-        self.push(self.decode(self.take(size)))
-
-    @staticmethod
-    def decode(data):
-        try:
-            return data.decode('utf-8', 'surrogatepass')
-        except UnicodeDecodeError:
-            return data.decode('latin-1')  # a byte string of Python 2 in some other encoding
-
-    def long(self, size):
-        if size > MAX_INT_BYTES:
-            raise WireError('integer of %d bytes' % size)
-        self.push(int.from_bytes(self.take(size), 'little', signed=True))
+    def scalar(self, size, is_length, make):
+        data = self.take(size)
+        self.push(make(self.take(_unsigned(data)) if is_length else data))
 
     def decimal(self):
-        line = self.line()
-        if line in (b'00', b'01'):  # how protocols 0 and 1 write bool
-            self.push(line == b'01')
-        elif re.match(br'-?[0-9]{1,%d}L?\Z' % (2 * MAX_INT_BYTES), line):
-            self.push(int(line.rstrip(b'L')))
-        else:
-            raise WireError('not an integer: %r' % line[:40])
+        """How Python 2.7 writes an int of more than four bytes in protocol 2: the memory of a machine."""
+        self.push(int(self.match(br'-?[1-9][0-9]{0,18}\n')))
 
-    def decimal_float(self):
-        line = self.line()
-        if not re.match(br'-?([0-9.]+([eE][-+]?[0-9]+)?|inf|nan)\Z', line):
-            raise WireError('not a number: %r' % line[:40])
-        try:
-            self.push(float(line))
-        except ValueError:
-            raise WireError('not a number: %r' % line[:40])
-
-    def quoted(self):
-        """A byte string of protocol 0: the literal that Python 2 shows for it."""
-        line = self.line()
-        if not re.match(br"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*")\Z""", line):
-            raise WireError('not a string literal')
-        self.push(self.decode(re.sub(br'\\(x[0-9a-f]{2}|.)', self.unescape, line[1:-1])))
-
-    @staticmethod
-    def unescape(match):
-        what = match.group(1)
-        return bytes([int(what[1:], 16)]) if len(what) == 3 else {b'n': b'\n', b't': b'\t', b'r': b'\r'}.get(what, what)
-
-    def escaped(self):
-        try:
-            self.push(self.line().decode('raw-unicode-escape'))
-        except UnicodeDecodeError:
-            raise WireError('not a unicode literal')
-
-    # --- containers ---
-
-    def append(self):
-        value = self.pop()
-        self.top(list).append(value)
-
-    def appends(self):
-        values = self.pop_mark()
-        self.top(list).extend(values)
+    def extend(self, values):
+        list.extend(self.stack[-1], values)
 
     def set_items(self, flat):
-        target = self.top(dict)
-        if len(flat) % 2 or isinstance(target, _AvailInfo):
-            raise WireError('pickle fills a dict in a way that nodes do not')
-        for key, value in zip(flat[::2], flat[1::2]):
-            if not isinstance(key, str):
-                raise WireError('a dict key that is no string')
-            target[key] = value
+        target, keys = self.stack[-1], flat[::2]
+        self.demand(type(target) is dict and len(flat) % 2 == 0 and all(isinstance(key, str) for key in keys))
+        target.update(zip(keys, flat[1::2]))
 
-    def set_item(self):
-        value = self.pop()
-        self.set_items([self.pop(), value])
+    def global_class(self):
+        self.match(br'dispy\nDispyNodeAvailInfo\n')
+        self.push(_AvailInfo)
 
-    def new_dict(self):
-        values = self.pop_mark()
-        self.push({})
-        self.set_items(values)
-
-    def new_tuple(self, size):
-        values = [self.pop() for _ in range(size)]
-        self.push(tuple(reversed(values)))
-
-    # --- the one class ---
-
-    def find_class(self, module, name):
-        if type(module) is not str or type(name) is not str:  # it may be lists in lists, which str() cannot show
-            raise WireError('pickle names a class in a way that nodes do not')
-        if (module, name) != self.AVAIL_INFO:
-            raise WireError('pickle names %s.%s' % (printable(module)[:40], printable(name)[:40]))
-        self.push(self.AVAIL_INFO)
-
-    def global_(self):
-        self.find_class(self.decode(self.line()), self.decode(self.line()))
-
-    def stack_global(self):
-        name, module = self.pop(), self.pop()
-        self.find_class(module, name)
+    def stack_class(self):
+        self.demand(self.pop(2) == ['dispy', 'DispyNodeAvailInfo'])
+        self.push(_AvailInfo)
 
     def new_object(self):
-        if self.pop() != () or self.pop() is not self.AVAIL_INFO:
-            raise WireError('pickle makes an object in a way that nodes do not')
+        self.demand(self.pop(2) == [_AvailInfo, ()])
         self.push(_AvailInfo())
 
     def build(self):
-        state = self.pop()
-        if type(state) is not dict:
-            raise WireError('object state that is no dict')
-        self.top(_AvailInfo).update(state)
-
-    # --- memo: scalars can be had again, containers cannot ---
+        state = self.stack.pop()
+        self.demand(type(state) is dict and type(self.stack[-1]) is _AvailInfo)
+        self.stack[-1].update(state)
 
     def put(self, index):
-        if not self.stack:
-            raise WireError('pickle remembers a value that is not there')
         self.memo[index] = self.stack[-1]
 
     def get(self, index):
-        value = self.memo.get(index, _Mark)
-        if type(value) not in self.SCALARS and value is not self.AVAIL_INFO:
-            raise WireError('pickle shares a container')
+        value = self.memo[index]
+        self.demand(type(value) in self.SHARED or value is _AvailInfo)  # else it shares a container
         self.push(value)
 
-    def memo_line(self):
-        line = self.line()
-        if not re.match(br'[0-9]{1,9}\Z', line):
-            raise WireError('not a memo index')
-        return int(line)
-
     STEPS = {code[0]: step for code, step in {
-        b'\x80': lambda r: r.take(1), b'\x95': lambda r: r.take(8), b'(': lambda r: r.stack.append(_Mark),
-        b'N': lambda r: r.push(None), b'\x88': lambda r: r.push(True), b'\x89': lambda r: r.push(False),
-        b'K': lambda r: r.push(r.number(1)), b'M': lambda r: r.push(r.number(2)), b'J': lambda r: r.long(4),
-        b'\x8a': lambda r: r.long(r.number(1)), b'\x8b': lambda r: r.long(r.number(4)), b'I': decimal, b'L': decimal,
-        b'G': lambda r: r.push(struct.unpack('>d', r.take(8))[0]), b'F': decimal_float,
-        b'\x8c': lambda r: r.text(r.number(1)), b'X': lambda r: r.text(r.number(4)),
-        b'\x8d': lambda r: r.text(r.number(8)), b'V': escaped,
-        b'U': lambda r: r.text(r.number(1)), b'T': lambda r: r.text(r.number(4)), b'S': quoted,
-        b'}': lambda r: r.push({}), b'd': new_dict, b's': set_item, b'u': lambda r: r.set_items(r.pop_mark()),
-        b']': lambda r: r.push([]), b'l': lambda r: r.push(r.pop_mark()), b'a': append, b'e': appends,
-        b')': lambda r: r.push(()), b't': lambda r: r.push(tuple(r.pop_mark())), b'\x85': lambda r: r.new_tuple(1),
-        b'\x86': lambda r: r.new_tuple(2), b'\x87': lambda r: r.new_tuple(3),
-        b'c': global_, b'\x93': stack_global, b'\x81': new_object, b'b': build,
-        b'q': lambda r: r.put(r.number(1)), b'r': lambda r: r.put(r.number(4)), b'p': lambda r: r.put(r.memo_line()),
-        b'\x94': lambda r: r.put(len(r.memo)),
-        b'h': lambda r: r.get(r.number(1)), b'j': lambda r: r.get(r.number(4)), b'g': lambda r: r.get(r.memo_line()),
+        b'\x95': lambda r: r.take(8), b'(': mark, b'I': decimal,
+        b'}': lambda r: r.push({}), b'u': lambda r: r.set_items(r.pop_mark()), b's': lambda r: r.set_items(r.pop(2)),
+        b']': lambda r: r.push([]), b'e': lambda r: r.extend(r.pop_mark()), b'a': lambda r: r.extend(r.pop(1)),
+        b')': lambda r: r.push(()), b't': lambda r: r.push(tuple(r.pop_mark())), b'\x85': lambda r: r.push(tuple(r.pop(1))),
+        b'\x86': lambda r: r.push(tuple(r.pop(2))), b'\x87': lambda r: r.push(tuple(r.pop(3))),
+        b'c': global_class, b'\x93': stack_class, b'\x81': new_object, b'b': build,
+        b'q': lambda r: r.put(r.number(1)), b'r': lambda r: r.put(r.number(4)), b'\x94': lambda r: r.put(len(r.memo)),
+        b'h': lambda r: r.get(r.number(1)), b'j': lambda r: r.get(r.number(4)),
     }.items()}
 
 
@@ -561,7 +601,10 @@ def read_value(data):
     """
     if len(data) > MAX_MESSAGE:
         raise WireError('message of %d bytes' % len(data))
-    value = _ValueReader(data).read()
+    try:
+        value = _ValueReader(data).read()
+    except (LookupError, TypeError, ValueError) as error:
+        raise WireError('no pickle of plain values (%s)' % type(error).__name__)
     level = [value] if isinstance(value, (dict, list, tuple)) else []
     for _ in range(MAX_DEPTH):  # level by level, so that depth needs no recursion
         level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)
@@ -571,20 +614,11 @@ def read_value(data):
     raise WireError('more than %d containers deep' % MAX_DEPTH)
 
 
-# What a node tells of itself, when its admin secret (or its client secret, where it has no admin secret) is known:
-#   {'busy': 1, 'serve': -1, 'clients_done': 2, 'jobs_done': 40, 'cpu_time': 63.1, 'scheduler_ip': '10.0.0.1',
-#    'avail_info': <cpu 97.5, memory 8123456789, disk 52345678901, swap 100.0>, 'name': 'n17',
-#    'service_start': None, 'service_stop': None, 'service_end': 1767218400, 'cpus': 3, 'max_cpus': 8}
-# Here `cpus` becomes what dispy manages, as the rest of the world sees it; the node sends the free ones.
-Info = collections.namedtuple('Info', 'name scheduler_ip avail_info cpus busy max_cpus serve clients_done jobs_done '
-                                      'cpu_time service_start service_stop service_end')
-TOLD = ('name', 'scheduler_ip', 'cpus') + Info._fields[4:]  # what Info is made of; and of that, avail_info:
-AVAILABLE = ('cpu', 'memory', 'disk', 'swap')
-
-# The same as bytes, in the one order in which all releases write it from Python 3.6 on.  A text begins with its length:
-# there is one alternative for each.  What may follow what is told by the next byte, so a hostile reply is given up in one
-# pass.
+# A node's reply in the one order in which all releases write it from Python 3.6 on.  Read by a regular expression, as
+# read_value() would double the CPU of a poll; it reads the replies that do not match.  A text begins with its length: there
+# is one alternative for each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
 _FIRST = ('busy', 'serve', 'clients_done', 'jobs_done', 'cpu_time', 'scheduler_ip')
+_INNER = ('cpu', 'memory', 'disk', 'swap')
 _LAST = ('name', 'service_start', 'service_stop', 'service_end', 'cpus', 'max_cpus')
 _SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
 _MEMO = b'(?:\x94|q.)?'
@@ -602,146 +636,51 @@ def _item_patterns(keys):
 
 _AVAIL_INFO = _key_pattern('dispy') + _key_pattern('DispyNodeAvailInfo') + b'\x93' + _MEMO + b'[)]\x81' + _MEMO
 _REPLY = re.compile(b'\x80[\x04\x05]\x95.{8}}' + _MEMO + b'[(]' + _item_patterns(_FIRST) + _key_pattern('avail_info') +
-                    b'(?:N|' + _AVAIL_INFO + b'}' + _MEMO + b'[(]' + _item_patterns(AVAILABLE) + b'ub)' +
+                    b'(?:N|' + _AVAIL_INFO + b'}' + _MEMO + b'[(]' + _item_patterns(_INNER) + b'ub)' +
                     _item_patterns(_LAST) + b'u[.]', re.DOTALL)
 
 
-class _Layout:
-    """Where the values lie in one reply, and so in every other one that has the same bytes around them."""
-
-    KINDS = {0x4b: ('B', 1), 0x4d: ('H', 1), 0x4a: ('i', 1), 0x47: ('8s', 1)}  # format, bytes before the value
-    CONSTANTS = {0x4e: None, 0x88: True, 0x89: False}                         # values without bytes of their own
-
-    def __init__(self, data, match):
-        fields, reals, constants, odd = [], [], {}, {0x8c: [], 0x8a: []}
-        form, at, real_form, real_at = '<', 0, '>', 0
-        for number, field in enumerate(_FIRST + AVAILABLE + _LAST, 1):
-            start, end = match.span(number)
-            code = data[start] if start >= 0 else 0x4e
-            if code in self.CONSTANTS:
-                constants[field] = self.CONSTANTS[code]
-                continue
-            kind, head = self.KINDS.get(code, ('%ds' % (end - start - 2), 2))
-            form += '%ds%s' % (start + head - at, kind)
-            at = end
-            if code == 0x47:  # written with the highest byte first, unlike all else
-                real_form += '%dxd' % (start + head - real_at)
-                real_at = end
-                reals.append(field)
-                field = None
-            fields.append(field)
-            odd.get(code, []).append((TOLD + AVAILABLE).index(field) if field else None)
-        order = fields + reals + list(constants)
-        self._unpack = struct.Struct('%s%ds' % (form, len(data) - at)).unpack
-        self._around = self._unpack(data)[::2]
-        self._read_reals = struct.Struct('%s%dx' % (real_form, len(data) - real_at)).unpack
-        self._constants = tuple(constants.values())
-        self._in_order = operator.itemgetter(*[order.index(field) for field in TOLD + AVAILABLE])
-        self._texts, self._longs = odd.values()  # where they are then
-        self._has_available = match.start(len(_FIRST) + 1) >= 0
-
-    def read(self, data):
-        """What read_reply() returns for a reply of the same length; None when other bytes are around its values."""
-        parts = self._unpack(data)
-        if parts[::2] != self._around:
-            return None
-        values = list(self._in_order(parts[1::2] + self._read_reals(data) + self._constants))
-        for at in self._longs:
-            values[at] = int.from_bytes(values[at], 'little', signed=True)
-        for at in self._texts:
-            values[at] = _ValueReader.decode(values[at])
-        return values[:len(TOLD)], values[len(TOLD):] if self._has_available else None
-
-
-_layouts = {}  # length of a reply -> its last few _Layouts: nodes of one cluster are much alike.  Poller's thread alone
-
-
 def read_reply(data):
-    """What a reply in the very form in which nodes write it says: [values of TOLD], [those of AVAILABLE] or None.
-
-    None for all else: that is for read_value(), which alone would be the largest part of a poll; this takes an eighth of
-    its time.
-    """
-    layouts = _layouts.get(len(data), ())
-    for layout in layouts:
-        found = layout.read(data)
-        if found is not None:
-            return found
-    match = _REPLY.match(data)
-    if match is None or match.end() != len(data):
+    """What read_value() makes of a reply, when it is in the very form in which nodes write it; else None."""
+    match = _REPLY.fullmatch(data)
+    if match is None:
         return None
-    if len(_layouts) >= MAX_LENGTHS:
-        _layouts.clear()
-    layout = _Layout(data, match)
-    _layouts[len(data)] = (layout,) + tuple(layouts)[:MAX_LAYOUTS - 1]
-    return layout.read(data)
-
-
-def _read_any_reply(data):
-    """The same for a reply in any form; WireError when it is no node information."""
-    value = read_value(data)
-    if not isinstance(value, dict) or 'busy' not in value or 'cpus' not in value:
-        raise WireError('a reply that is no node information')
-    available = value.get('avail_info')
-    return ([value.get(field) for field in TOLD],
-            [available.get(field) for field in AVAILABLE] if isinstance(available, dict) else None)
-
-
-NO_INFO = Info(*[None] * len(Info._fields))
-
-# An announcement (PING, NODE_INFO or TERMINATED): what a node says of itself without being opened.
-#   {'ip_addr': '10.0.0.17', 'port': 9701, 'sign': '3f…', 'version': '4.15.2'}
-Announcement = collections.namedtuple('Announcement', 'tag ip_addr port sign version')
-
-_TOO_MUCH = 2 ** 62
-MAX_CPUS = 65536               # of one machine; what a node may tell is what can be set, so that all can be restored
-MAX_CLIENTS = 2 ** 31 - 1
-MAX_TIME = 253402214400        # Unix time of the last day of the year 9999, the last that can be shown in any zone
-
-
-def _integer(value, low=0, high=2 ** 31):
-    return value if type(value) is int and low <= value <= high else None
-
-
-def _real(value, low=0.0, high=float(_TOO_MUCH)):
-    """`value` as a finite float within bounds, else None (NaN fails both comparisons)."""
-    return float(value) if type(value) in (int, float) and low <= value <= high else None
-
-
-def _text(value, most=MAX_TEXT):
-    return printable(value[:most]) if isinstance(value, str) else None
-
-
-# What numbers a node may tell, in the order of TOLD from its fourth on, and of AVAILABLE: types, least, most.  Others are
-# None, as is NaN, which fails both comparisons.
-_NUMBER = (int, float)
-_TIME = (_NUMBER, 1, MAX_TIME)  # 0 is no time
-_COUNT = ((int,), 0, _TOO_MUCH)
-_CPUS = ((int,), 0, MAX_CPUS)
-_NUMBERS = (_CPUS, _CPUS, ((int,), -1, MAX_CLIENTS), _COUNT, _COUNT, (_NUMBER, 0, _TOO_MUCH), _TIME, _TIME, _TIME)
-_AVAIL_NUMBERS = ((_NUMBER, 0, 100), _COUNT, _COUNT, (_NUMBER, 0, 100))
-
-
-def _numbers(values, rules):
-    """These values that came from a node, each of them or None."""
-    return [value if type(value) in kinds and low <= value <= high else None
-            for value, (kinds, low, high) in zip(values, rules)]
+    values = []
+    for part in match.groups(b'N'):
+        size, is_length, make = _SCALARS[part[0]]
+        values.append(make(part[1 + size * is_length:]))
+    inner, last = len(_FIRST), len(_FIRST + _INNER)
+    told = dict(zip(_FIRST, values))
+    told['avail_info'] = None if match.start(inner + 1) < 0 else dict(zip(_INNER, values[inner:last]))
+    told.update(zip(_LAST, values[last:]))
+    return told
 
 
 def read_info(reply):
     """A node's reply to NODE_INFO: its sign (str) when the auth code opened nothing, else an Info.
 
-    Every field is checked; what is not sane is None.
+    Every field is checked; what is not sane is None.  Nodes send how many CPUs are free.
     """
     if len(reply) == 40:
         sign = reply.decode('latin-1')
         if SIGN.match(sign):
             return sign
-    told, available = read_reply(reply) or _read_any_reply(reply)
-    numbers, free = _numbers(told[3:], _NUMBERS), _integer(told[2], -MAX_CPUS, MAX_CPUS)
-    cpus = None if free is None or numbers[0] is None else _integer(max(0, free + numbers[0]), 0, MAX_CPUS)
-    return Info(_text(told[0]), _text(told[1]) or None,
-                available and tuple(_numbers(available, _AVAIL_NUMBERS)), cpus, *numbers)
+    told = read_reply(reply) or read_value(reply)
+    if not isinstance(told, dict) or 'busy' not in told or 'cpus' not in told:
+        raise WireError('a reply that is no node information')
+    free, busy = _integer(told['cpus'], -MAX_CPUS, MAX_CPUS), _cpus(told['busy'])
+    told['cpus'] = None if free is None or busy is None else max(0, free + busy)
+    available = told.get('avail_info')
+    if isinstance(available, dict):
+        available = tuple([check(available.get(key)) for key, check in _AVAILABLE_CHECKS.items()])
+    else:
+        available = None
+    return Info(available, *[check(told.get(key)) for key, check in _CHECKS.items()])
+
+
+# An announcement (PING, NODE_INFO or TERMINATED): what a node says of itself without being opened.
+#   {'ip_addr': '10.0.0.17', 'port': 9701, 'sign': '3f…', 'version': '4.15.2'}
+Announcement = collections.namedtuple('Announcement', 'tag ip_addr port sign version')
 
 
 def read_announcement(message):
@@ -761,6 +700,7 @@ def read_announcement(message):
 
 REFUSED = 'refused'      # the node understood, and said no
 NOT_ADMIN = 'not admin'  # the node has no admin secret, so that controls mean nothing to it
+CONTROLLED = ('cpus', 'serve', 'service_start', 'service_stop', 'service_end')
 
 
 def read_control(reply):
@@ -772,9 +712,8 @@ def read_control(reply):
         return REFUSED
     if not isinstance(value, dict):
         raise WireError('a reply that answers no control')
-    kept = {'cpus': _integer(value.get('cpus'), 0, MAX_CPUS), 'serve': _integer(value.get('serve'), -1, MAX_CLIENTS)}
-    kept.update((key, _real(value.get(key), 1, MAX_TIME)) for key in ('service_start', 'service_stop', 'service_end'))
-    return {key: kept[key] for key in kept if key in value and (kept[key] is not None or value[key] in (None, 0))}
+    kept = {key: _CHECKS[key](value[key]) for key in CONTROLLED if key in value}
+    return {key: now for key, now in kept.items() if now is not None or value[key] in (None, 0)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1857,9 +1796,9 @@ class Node:
         controllable = self.known.admin and state in (READY, STOPPED)
         if not controllable and state in (READY, STOPPED):
             reason = ' '.join(filter(None, (reason, NO_ADMIN_REASON)))
-        return NodeSnapshot(sequence, state, self.info or NO_INFO, (
+        return NodeSnapshot(sequence, state, self.info or NO_INFO, Facts(
             self.id, self.address, self.port, self.version, controllable, reason, self.first_seen, self.update_time,
-            self.aliases, self.announces), self._drift(now) if self.desired else {}, self.desired, self.clock, self.groups,
+            (self.id,) + self.aliases, self.announces), self._drift(now) if self.desired else {}, self.desired, self.clock, self.groups,
             self.is_gone)
 
     def _group(self, groups):
@@ -1912,14 +1851,19 @@ def span(seconds):
 encode_json = json.JSONEncoder(separators=(',', ':'), allow_nan=False).encode
 
 
+# What a node's JSON has beside what the node tells (Info), and what is desired of it.
+Facts = collections.namedtuple('Facts', 'id ip_addr port version controllable reason first_seen update_time addresses '
+                                        'announces')
+
+
 class NodeSnapshot:
     """A state of a node that readers share.  Never changed, so no lock; what they see is made when first asked for.  Two
     threads may make it at the same moment: they make the same."""
 
-    __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'desired', 'clock', 'groups', 'is_gone', '_rest', '_view',
-                 '_json')
+    __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'desired', 'clock', 'groups', 'is_gone', '_facts',
+                 '_view', '_json')
 
-    def __init__(self, sequence, state, info, rest, drift=(), desired=(), clock=OWN_CLOCK, groups=(), is_gone=False):
+    def __init__(self, sequence, state, info, facts, drift=(), desired=(), clock=OWN_CLOCK, groups=(), is_gone=False):
         self.sequence = sequence  # the table's, at this change
         self.state = state
         self.info = info
@@ -1934,39 +1878,34 @@ class NodeSnapshot:
         self.clock = clock        # NodeClock
         self.groups = groups      # names
         self.is_gone = is_gone
-        self._rest = rest         # what else view shows
+        self._facts = facts
         self._view = self._json = None
 
     @property
     def id(self):
         """The node's id."""
-        return self._rest[0]
+        return self._facts.id
 
     @property
     def label(self):
         """The node's name and address, as people know it; the port where it is not the usual one."""
-        node_id, address, port = self._rest[:3]
-        place = address if port == PORT_PAIRS[0][1] else node_id
+        facts = self._facts
+        place = facts.ip_addr if facts.port == PORT_PAIRS[0][1] else facts.id
         return '%s (%s)' % (self.info.name, place) if self.info.name else place
 
     @property
     def view(self):
         """The node as the HTTP interface shows it (see README, HTTP interface)."""
         if self._view is None:
-            node_id, address, port, version, controllable, reason, first_seen, update_time, aliases, announces = self._rest
-            info = self.info
-            self._view = {
-                'id': node_id, 'ip_addr': address, 'port': port, 'name': info.name, 'version': version,
-                'state': self.state, 'controllable': controllable, 'reason': reason,
-                'cpus': info.cpus, 'max_cpus': info.max_cpus, 'busy': info.busy,
-                'avail_info': info.avail_info and dict(zip(AVAILABLE, info.avail_info)),
-                'clients_done': info.clients_done, 'jobs_done': info.jobs_done, 'cpu_time': info.cpu_time,
-                'serve': info.serve, 'scheduler_ip': info.scheduler_ip, 'service_start': info.service_start,
-                'service_stop': info.service_stop, 'service_end': info.service_end, 'first_seen': first_seen,
-                'update_time': update_time, 'addresses': [node_id] + list(aliases), 'announces': announces,
-                'groups': list(self.groups),
-                'wanted': {key: setting.asked for key, setting in self.desired.items() if key != 'drain'} or None,
-                'drift': list(self.drift.values()) or None, 'drain': self._drain(), 'notes': self._notes()}
+            view, info = dict.fromkeys(VIEW_KEYS), self.info  # in their order
+            for known in (self._facts, info):
+                view.update(zip(known._fields, known))
+            view.update(
+                state=self.state, avail_info=info.avail_info and dict(zip(AVAILABLE, info.avail_info)),
+                addresses=list(self._facts.addresses), groups=list(self.groups), drift=list(self.drift.values()) or None,
+                wanted={key: setting.asked for key, setting in self.desired.items() if key != 'drain'} or None,
+                drain=self._drain(), notes=self._notes())
+            self._view = view
         return self._view
 
     def _notes(self):
@@ -5172,7 +5111,8 @@ class Admin:
                 'poll_interval': self.schedule.interval, 'ping_interval': self.settings.ping_interval,
                 'search_interval': self.announcer.interval,
                 'secrets': len(self._secrets) - 1, 'tls': self.server_tls is not None,
-                'multicast': self.settings.ipv4_udp_multicast}
+                'multicast': self.settings.ipv4_udp_multicast,
+                'fields': [{'key': field.key, 'title': field.title, 'unit': field.unit} for field in FIELDS]}
 
     # --- operations ---
 
@@ -6699,157 +6639,97 @@ def check_id(node_id):
 
 METRICS_KIND = 'text/plain; version=0.0.4; charset=utf-8'
 
-# `kind` is gauge or counter; `value` makes a number of a node's view, or None when there is none.  A metric is `live` when
-# it tells what is now: of nodes that do not answer it is left out.
-NodeMetric = collections.namedtuple('NodeMetric', 'name kind live value help')
+
+def write_metrics(admin):
+    """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None); a
+    number alone is the only one."""
+    snapshot = admin.snapshot()
+    return ''.join(write_metric(*metric) for metric in itertools.chain(
+        _node_metrics([published.view for published in snapshot.nodes]), _cluster_metrics(snapshot.totals),
+        _own_metrics(admin), _process_metrics()))
 
 
-def _of_available(key, share=1):
-    """The value of a NodeMetric: this one of AVAILABLE, divided by `share`."""
-    def value(view):
-        available = view['avail_info'] and view['avail_info'][key]
-        return available if available is None or share == 1 else available / share
-    return value
-
-
-NODE_METRICS = (
-    NodeMetric('controllable', 'gauge', True, lambda view: int(view['controllable']),
-               'Whether its settings can be changed from here.'),
-    NodeMetric('cpus', 'gauge', True, operator.itemgetter('cpus'), 'CPUs that dispy may use.'),
-    NodeMetric('max_cpus', 'gauge', True, operator.itemgetter('max_cpus'), 'CPUs in the machine.'),
-    NodeMetric('busy_cpus', 'gauge', True, operator.itemgetter('busy'), 'CPUs that run a job: running jobs.'),
-    NodeMetric('available_cpu_ratio', 'gauge', True, _of_available('cpu', 100),
-               'Share of all its CPU time that is available, from 0 to 1.'),
-    NodeMetric('available_memory_bytes', 'gauge', True, _of_available('memory'), 'Memory that is available.'),
-    NodeMetric('available_disk_bytes', 'gauge', True, _of_available('disk'),
-               'Room that is available on the disk for the files of jobs.'),
-    NodeMetric('available_swap_ratio', 'gauge', True, _of_available('swap', 100),
-               'Share of its swap space that is available, from 0 to 1.'),
-    NodeMetric('clients_to_serve', 'gauge', True, lambda view: math.inf if view['serve'] == -1 else view['serve'],
-               'Clients that it will still serve; +Inf without limit.'),
-    NodeMetric('service_start_timestamp_seconds', 'gauge', True, operator.itemgetter('service_start'),
-               'Unix time from which on it takes jobs, where it is set.'),
-    NodeMetric('service_stop_timestamp_seconds', 'gauge', True, operator.itemgetter('service_stop'),
-               'Unix time from which on it takes no new jobs, where it is set.'),
-    NodeMetric('service_end_timestamp_seconds', 'gauge', True, operator.itemgetter('service_end'),
-               'Unix time at which it ends, where it is set.'),
-    NodeMetric('drifted_settings', 'gauge', True, lambda view: len(view['drift'] or ()),
-               'Settings that are not as they were set here.'),
-    NodeMetric('draining', 'gauge', False, lambda view: int(view['drain'] is not None),
-               'Whether it shall take no new jobs until it is idle.'),
-    NodeMetric('clients_done_total', 'counter', False, operator.itemgetter('clients_done'),
-               'Clients that were served since it was started.'),
-    NodeMetric('jobs_done_total', 'counter', False, operator.itemgetter('jobs_done'),
-               'Jobs that were done since it was started.'),
-    NodeMetric('cpu_seconds_total', 'counter', False, operator.itemgetter('cpu_time'),
-               'CPU time that jobs took since it was started.'),
-    NodeMetric('last_answer_timestamp_seconds', 'gauge', False, operator.itemgetter('update_time'),
-               'Unix time of its last answer.'),
-)
-
-
-def escape_label(text):
-    """`text` as it stands in quotes as the value of a label."""
-    return str(text).replace('\\', r'\\').replace('"', r'\"').replace('\n', r'\n')
-
-
-def write_family(name, kind, help_, samples):
-    """One metric: HELP, TYPE, and its samples, which are (labels and suffix as text, number).  Without samples: nothing."""
-    lines = ['%s%s %s\n' % (name, labels, '+Inf' if value == math.inf else value) for labels, value in samples]
+def write_metric(name, help_, samples):
+    """HELP, TYPE and the samples; nothing where there are none."""
+    samples = samples if isinstance(samples, list) else [('', samples)]
+    lines = ['%s%s %s\n' % (name, labels, '+Inf' if value == math.inf else value)
+             for labels, value in samples if value is not None]
+    kind = 'counter' if name.endswith('_total') else 'summary' if name.endswith('_duration_seconds') else 'gauge'
     return '# HELP %s %s\n# TYPE %s %s\n%s' % (name, help_, name, kind, ''.join(lines)) if lines else ''
 
 
 def labelled(**labels):
     """{name="value",...} with the values escaped, in the order given."""
-    return '{%s}' % ','.join('%s="%s"' % (name, escape_label(value)) for name, value in labels.items())
+    return '{%s}' % ','.join('%s="%s"' % (name, str(value).replace('\\', r'\\').replace('"', r'\"').replace('\n', r'\n'))
+                             for name, value in labels.items())
 
 
-def write_metrics(admin):
-    """All metrics as text."""
-    snapshot = admin.snapshot()
-    return ''.join(itertools.chain(_node_metrics(snapshot.nodes), _cluster_metrics(snapshot.totals), _own_metrics(admin),
-                                   _process_metrics()))
-
-
-def _node_metrics(nodes):
-    views = [published.view for published in nodes]
-    places = [escape_label(view['id']) for view in views]
-    nodes = [('{node="%s"}' % place, view) for place, view in zip(places, views)]
+def _node_metrics(views):
+    nodes = [(labelled(node=view['id']), view) for view in views]
     live = [node for node in nodes if node[1]['state'] != UNREACHABLE]
-    yield write_family('dispy_node_info', 'gauge', 'The name and dispy release of a node; always 1.', [
-        ('{node="%s",name="%s",version="%s"}' % (place, escape_label(view['name'] or ''), view['version'] or ''), 1)
-        for place, view in zip(places, views)])
-    yield write_family('dispy_node_up', 'gauge', 'Whether it answered when it was asked last.', [
-        (label, int(view['state'] != UNREACHABLE)) for label, view in nodes])
-    yield write_family('dispy_node_state', 'gauge', 'The state of a node: 1 for the one that it is in, 0 for the others.', [
-        ('{node="%s",state="%s"}' % (place, state), int(view['state'] == state))
-        for place, view in zip(places, views) for state in STATES])
-    yield write_family('dispy_node_in_group', 'gauge', 'The groups (--group) that a node is in; always 1.', [
-        ('{node="%s",group="%s"}' % (place, group), 1) for place, view in zip(places, views) for group in view['groups']])
-    for metric in NODE_METRICS:
-        values = ((label, metric.value(view)) for label, view in (live if metric.live else nodes))
-        yield write_family('dispy_node_' + metric.name, metric.kind, metric.help, [v for v in values if v[1] is not None])
+    yield 'dispy_node_info', 'The name and dispy release of a node; always 1.', [
+        (labelled(node=view['id'], name=view['name'] or '', version=view['version'] or ''), 1) for view in views]
+    yield 'dispy_node_up', 'Whether it answered when it was asked last.', [
+        (label, int(view['state'] != UNREACHABLE)) for label, view in nodes]
+    yield 'dispy_node_state', 'The state of a node: 1 for the one that it is in, 0 for the others.', [
+        ('%s,state="%s"}' % (label[:-1], state), int(view['state'] == state)) for label, view in nodes for state in STATES]
+    yield 'dispy_node_in_group', 'The groups (--group) that a node is in; always 1.', [
+        (labelled(node=view['id'], group=group), 1) for view in views for group in view['groups']]
+    for field in FIELDS:
+        if field.metric:
+            yield 'dispy_node_' + field.metric.name, field.metric.help, [
+                (label, field.metric.value(field.of(view))) for label, view in (live if field.metric.live else nodes)]
 
 
 def _cluster_metrics(totals):
     """Sums of gauges.  There are none of counters, as a node that is started again or forgotten would make them go down."""
-    yield write_family('dispy_nodes', 'gauge', 'Nodes in each state.', [
-        (labelled(state=state), totals[state]) for state in STATES])
-    for name, key, help_ in (('dispy_cpus', 'cpus', 'CPUs that dispy may use, of all nodes that answer.'),
-                             ('dispy_busy_cpus', 'busy', 'CPUs that run a job, of all nodes that answer.'),
-                             ('dispy_drifted_nodes', 'drifted', 'Nodes that are not as they were set here.')):
-        yield write_family(name, 'gauge', help_, [('', totals[key])])
+    yield 'dispy_nodes', 'Nodes in each state.', [(labelled(state=state), totals[state]) for state in STATES]
+    yield 'dispy_cpus', 'CPUs that dispy may use, of all nodes that answer.', totals['cpus']
+    yield 'dispy_busy_cpus', 'CPUs that run a job, of all nodes that answer.', totals['busy']
+    yield 'dispy_drifted_nodes', 'Nodes that are not as they were set here.', totals['drifted']
 
 
 def _own_metrics(admin):
     """How dispyadmin itself fares."""
     poller, (waiting, open_) = admin.poller, admin.poller.load()
-    version, events = sys.version.split()[0], dict(dict.fromkeys(EVENT_KINDS, 0), **admin.journal.counts())
-    for name, kind, help_, samples in (
-            ('build_info', 'gauge', 'Releases of dispyadmin and of its Python; always 1.',
-             [(labelled(version=__version__, python=version), 1)]),
-            ('polls_total', 'counter', 'Polls of nodes that are over.', [('', admin.polls)]),
-            ('polls_failed_total', 'counter', 'Polls that were not answered.', [('', admin.polls_failed)]),
-            ('exchange_duration_seconds', 'summary', 'How long questions to nodes took, from connect to answer, of those '
-             'that were answered.', [('_sum', round(poller.answered_seconds, 6)), ('_count', poller.answered)]),
-            ('exchanges_failed_total', 'counter', 'Questions to nodes that were not answered.', [('', poller.failed)]),
-            ('open_exchanges', 'gauge', 'Questions to nodes that wait for an answer now.',
-             [(labelled(kind=kind), number) for kind, number in open_.items()]),
-            ('max_open_exchanges', 'gauge', 'How many there may be at one time.', [('', poller.places)]),
-            ('waiting_conversations', 'gauge', 'Conversations with nodes that wait for a place.',
-             [(labelled(lane=lane), number) for lane, number in waiting.items()]),
-            ('poll_interval_seconds', 'gauge', 'Seconds between two polls of a node.', [('', admin.schedule.interval)]),
-            ('info_port_held', 'gauge', 'Whether announcements to all are heard at this port now.',
-             [(labelled(port=port.port), int(port.state == 'held')) for port in admin.listener.info_ports]),
-            ('events_total', 'counter', 'How often nodes were found, lost, back, and so on.',
-             [(labelled(kind=kind), number) for kind, number in sorted(events.items())]),
-            ('threads', 'gauge', 'Threads of dispyadmin.', [('', threading.active_count())])):
-        yield write_family('dispyadmin_' + name, kind, help_, samples)
+    python, events = sys.version.split()[0], dict(dict.fromkeys(EVENT_KINDS, 0), **admin.journal.counts())
+    yield 'dispyadmin_build_info', 'Releases of dispyadmin and of its Python; always 1.', [
+        (labelled(version=__version__, python=python), 1)]
+    yield 'dispyadmin_polls_total', 'Polls of nodes that are over.', admin.polls
+    yield 'dispyadmin_polls_failed_total', 'Polls that were not answered.', admin.polls_failed
+    yield ('dispyadmin_exchange_duration_seconds', 'How long answered exchanges with nodes took, from connect to answer.',
+           [('_sum', round(poller.answered_seconds, 6)), ('_count', poller.answered)])
+    yield 'dispyadmin_exchanges_failed_total', 'Exchanges with nodes that were not answered.', poller.failed
+    yield 'dispyadmin_open_exchanges', 'Exchanges with nodes that wait for an answer now.', [
+        (labelled(kind=kind), number) for kind, number in open_.items()]
+    yield 'dispyadmin_max_open_exchanges', 'How many there may be at one time.', poller.places
+    yield 'dispyadmin_waiting_conversations', 'Conversations with nodes that wait for a place.', [
+        (labelled(lane=lane), number) for lane, number in waiting.items()]
+    yield 'dispyadmin_poll_interval_seconds', 'Seconds between two polls of a node.', admin.schedule.interval
+    yield 'dispyadmin_info_port_held', 'Whether announcements to all are heard at this port now.', [
+        (labelled(port=port.port), int(port.state == 'held')) for port in admin.listener.info_ports]
+    yield 'dispyadmin_events_total', 'How often nodes were found, lost, back, and so on.', [
+        (labelled(kind=kind), number) for kind, number in sorted(events.items())]
+    yield 'dispyadmin_threads', 'Threads of dispyadmin.', threading.active_count()
     if admin.alerts:
-        yield write_family('dispyadmin_alerts_total', 'counter', 'Runs of the program of --on_event.',
-                           [('', admin.alerts.runs)])
-        yield write_family('dispyadmin_alerts_failed_total', 'counter', 'Runs of it that failed.',
-                           [('', admin.alerts.failed)])
-    yield write_family('process_start_time_seconds', 'gauge', 'Unix time at which dispyadmin was started.',
-                       [('', round(admin.started, 3))])
+        yield 'dispyadmin_alerts_total', 'Runs of the program of --on_event.', admin.alerts.runs
+        yield 'dispyadmin_alerts_failed_total', 'Runs of it that failed.', admin.alerts.failed
+    yield 'process_start_time_seconds', 'Unix time at which dispyadmin was started.', round(admin.started, 3)
 
 
 def _process_metrics():
     """What the system tells of this process, under the names that are customary."""
-    yield write_family('process_cpu_seconds_total', 'counter', 'User and system CPU time that was spent.',
-                       [('', round(time.process_time(), 3))])
+    yield 'process_cpu_seconds_total', 'User and system CPU time that was spent.', round(time.process_time(), 3)
     try:
         with open('/proc/self/statm') as file:  # see proc(5): pages
             virtual, resident = [int(word) * resource.getpagesize() for word in file.read().split()[:2]]
         files = len(os.listdir('/proc/self/fd'))
     except (OSError, ValueError, AttributeError):
         return  # not Linux
-    for name, value, help_ in (
-            ('virtual_memory_bytes', virtual, 'Virtual memory size.'),
-            ('resident_memory_bytes', resident, 'Resident memory size.'),
-            ('open_fds', files, 'Open file descriptors.'),
-            ('max_fds', resource.getrlimit(resource.RLIMIT_NOFILE)[0], 'Most file descriptors that may be open.')):
-        yield write_family('process_' + name, 'gauge', help_, [('', value)])
+    yield 'process_virtual_memory_bytes', 'Virtual memory size.', virtual
+    yield 'process_resident_memory_bytes', 'Resident memory size.', resident
+    yield 'process_open_fds', 'Open file descriptors.', files
+    yield 'process_max_fds', 'Most file descriptors that may be open.', resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -12262,49 +12142,8 @@ def start_logging(debug, level=logging.INFO):
 # ---------------------------------------------------------------------------------------------------------------------
 
 ALL_ANSWER, SOME_DO_NOT, NO_NODES = 0, 3, 4  # exit statuses of --list; 1 and 2 are as without it
-
-# What the columns of --list are called, how they are made of a node in JSON, and whether they are numbers.
-Column = collections.namedtuple('Column', 'title is_number text')
-
-
-def _bytes(number):
-    """A number of bytes as people read it."""
-    for unit in ('B', 'KiB', 'MiB', 'GiB'):
-        if number < 1024:
-            break
-        number /= 1024
-    else:
-        unit = 'TiB'
-    return '%d %s' % (number, unit) if unit == 'B' or number >= 100 else '%.1f %s' % (number, unit)
-
-
-def _field(key, form=str):
-    """Makes the text of a field of a node, or of its avail_info; empty when there is none."""
-    def text(node):
-        values = (node.get('avail_info') or {}) if key in AVAILABLE else node
-        value = values.get(key)
-        return '' if value is None else form(value)
-    return text
-
-
-COLUMNS = (
-    Column('node', False, _field('id')),
-    Column('name', False, _field('name')),
-    Column('state', False, _field('state')),
-    Column('cpus', True, _field('cpus')),
-    Column('busy', True, _field('busy')),
-    Column('free cpu', True, _field('cpu', lambda percent: '%d %%' % percent)),
-    Column('free memory', True, _field('memory', _bytes)),
-    Column('version', False, _field('version')),
-    Column('reason', False, _field('reason')),
-)
-WIDEST = 40  # characters of a cell, but in the last column
-
-# Fields of a node in CSV, each under its name; those of avail_info, as cpu_available and so on, are behind `busy`.
-CSV_FIELDS = ('id', 'ip_addr', 'port', 'name', 'version', 'state', 'controllable', 'reason', 'cpus', 'max_cpus', 'busy',
-              'clients_done', 'jobs_done', 'cpu_time', 'serve', 'scheduler_ip', 'service_start', 'service_stop',
-              'service_end', 'first_seen', 'update_time')
-FROM_NODES = ('name', 'version', 'reason', 'scheduler_ip')  # texts that nodes have a hand in
+NO_DISPYADMIN = ("--list: the server at %s is not dispyadmin, perhaps dispy's own web server (dispyscheduler --httpd); give "
+                 'another --http_port')
 
 
 def list_nodes(settings):
@@ -12332,16 +12171,12 @@ def place_key(node):
 
 # --- from a dispyadmin that runs ---
 
-NO_DISPYADMIN = ("--list: what runs at %s is no dispyadmin, perhaps dispy's own web server (dispyscheduler --httpd); give "
-                 'another --http_port')
-
-
 class _NotThere(Exception):
     """Nothing listens where a dispyadmin would."""
 
 
 class _NotHttp(Exception):
-    """What listens there does not speak HTTP in clear."""
+    """What listens there does not speak HTTP, or not with this TLS context (None: in clear)."""
 
 
 def ask_running(settings):
@@ -12356,13 +12191,14 @@ def ask_running(settings):
     if port == 0:
         return place, None  # it would be at a port that only it knows
     try:
-        if settings.certfile:
-            return 'https://%s/' % place, _ask_for_nodes(settings, host, port, tls_contexts(settings.certfile,
-                                                                                            settings.keyfile)[0])
-        try:
-            return 'http://%s/' % place, _ask_for_nodes(settings, host, port, None)
-        except _NotHttp:
-            return 'https://%s/' % place, _ask_for_nodes(settings, host, port, _client_context(host))
+        if not settings.certfile:
+            try:
+                return 'http://%s/' % place, _ask_for_nodes(settings, host, port, None)
+            except _NotHttp:
+                context = _client_context(host)
+        else:
+            context = tls_contexts(settings.certfile, settings.keyfile)[0]
+        return 'https://%s/' % place, _ask_for_nodes(settings, host, port, context)
     except _NotThere:
         return place, None
     except _NotHttp:
@@ -12383,23 +12219,23 @@ def _client_context(host):
 
 def _ask_for_nodes(settings, host, port, context):
     """The nodes in JSON.  The token is sent only when it is asked for."""
+    place = format_id(host, port)
     status, data = _request_nodes(host, port, context, {})
     if status == 401 and settings.http_token:
         status, data = _request_nodes(host, port, context, {'Authorization': 'Bearer ' + settings.http_token})
     if status == 401:
-        raise StartError('--list: the dispyadmin at %s %s' % (format_id(host, port), 'does not take the token in the file '
-                         'of --http_token' if settings.http_token else 'wants its token: give the file with it as '
-                                                              '--http_token FILE'))
+        raise StartError('--list: the dispyadmin at %s %s' % (place, (
+            'does not take the token in the file of --http_token' if settings.http_token else
+            'wants its token: give the file with it as --http_token FILE')))
     try:
         answer = json.loads(data.decode('utf-8'))
         if status != 200:
-            raise StartError('--list: the dispyadmin at %s says: %s'
-                             % (format_id(host, port), printable(answer['error'])[:500]))
+            raise StartError('--list: the dispyadmin at %s says: %s' % (place, printable(answer['error'])[:500]))
         for node in answer['nodes']:
             check_node(node)
         return answer['nodes']
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise StartError(NO_DISPYADMIN % format_id(host, port))
+        raise StartError(NO_DISPYADMIN % place)
 
 
 def check_node(node):
@@ -12407,17 +12243,17 @@ def check_node(node):
     check_id(node['id'])
     if node['state'] not in STATES or format_id(node['ip_addr'], node['port']) != node['id']:
         raise ValueError('a node that is none')
-    available = dict.fromkeys(AVAILABLE) if node['avail_info'] is None else node['avail_info']
-    for kinds, values in (((int, float, type(None)), [available[key] for key in AVAILABLE]),
-                          ((int, float, str, type(None)), [node[key] for key in CSV_FIELDS])):
-        if not all(isinstance(value, kinds) for value in values):
-            raise TypeError('a field that is none')
+    for field in FIELDS:
+        if field.is_in_csv:
+            kinds = (int, float, type(None)) if field.outer else (int, float, str, type(None))
+            if (field.outer or field.key) not in node or not isinstance(field.of(node), kinds):
+                raise TypeError('a field that is none')
     encode_json(node)  # ValueError when a number is none that JSON has
 
 
 def _request_nodes(host, port, context, headers):
     """(status, body) of GET /api/nodes."""
-    connection = http.client.HTTPConnection(host, port, timeout=LIST_ANSWER_TIME)
+    place, connection = format_id(host, port), http.client.HTTPConnection(host, port, timeout=LIST_ANSWER_TIME)
     try:
         try:
             connection.sock = socket.create_connection((host, port), LIST_ANSWER_TIME)
@@ -12431,16 +12267,14 @@ def _request_nodes(host, port, context, headers):
         response = connection.getresponse()
         data = response.read(MAX_LIST)
         if response.read(1):
-            raise StartError('--list: the dispyadmin at %s tells more than %d bytes' % (format_id(host, port), MAX_LIST))
+            raise StartError('--list: the dispyadmin at %s tells more than %d bytes' % (place, MAX_LIST))
         return response.status, data
     except ssl.SSLError as error:
-        raise StartError('--list: TLS with what runs at %s fails (%s); give the certificate of dispyadmin as '
-                         '--certfile FILE, or another --http_port'
-                         % (format_id(host, port), printable(getattr(error, 'reason', None) or error)))
+        raise StartError('--list: TLS with the server at %s fails (%s); give the certificate of dispyadmin as --certfile '
+                         'FILE, or another --http_port' % (place, printable(getattr(error, 'reason', None) or error)))
     except socket.timeout:
-        raise StartError('--list: what runs at %s does not answer within %d seconds; if it is no dispyadmin, give another '
-                         '--http_port'
-                         % (format_id(host, port), LIST_ANSWER_TIME))
+        raise StartError('--list: the server at %s does not answer within %d seconds; if it is not dispyadmin, give another '
+                         '--http_port' % (place, LIST_ANSWER_TIME))
     except (OSError, http.client.HTTPException):
         raise _NotHttp()
     finally:
@@ -12493,22 +12327,38 @@ def wait_until_found(admin):
 
 # --- as text ---
 
+COLUMNS = sorted((field for field in FIELDS if field.column), key=operator.attrgetter('column'))
+WIDEST = 40  # characters of a cell, but in the last column
+
+
 def table_of_nodes(nodes):
-    """Aligned columns, with a line of titles."""
-    rows = [[column.title.upper() for column in COLUMNS]]
-    rows += [[_shorten(printable(column.text(node)), column) for column in COLUMNS] for node in nodes]
-    widths = [max(width(row[number]) for row in rows) for number in range(len(COLUMNS))]
-    return ''.join('  '.join(_pad(cell, size, column) for cell, size, column in zip(row, widths, COLUMNS)).rstrip() + '\n'
-                   for row in rows)
+    """Aligned columns, with a line of titles; numbers are on the right."""
+    columns = [[field.title.upper()] + [_cell(field, node) for node in nodes] for field in COLUMNS]
+    for field, cells in zip(COLUMNS, columns):
+        widest = max(map(width, cells))
+        for number, cell in enumerate(cells):
+            space = ' ' * (widest - width(cell))
+            cells[number] = space + cell if field.is_number else cell + space
+    return ''.join('  '.join(row).rstrip() + '\n' for row in zip(*columns))
 
 
-def _shorten(text, column):
-    return text if len(text) <= WIDEST or column is COLUMNS[-1] else text[:WIDEST - 1] + '\u2026'
+def _cell(field, node):
+    value = field.of(node)
+    if value is None:
+        return ''
+    text = '%d %%' % value if field.unit == '%' else _bytes(value) if field.unit == 'B' else printable(value)
+    return text if len(text) <= WIDEST or field is COLUMNS[-1] else text[:WIDEST - 1] + '\u2026'
 
 
-def _pad(text, size, column):
-    space = ' ' * (size - width(text))
-    return space + text if column.is_number else text + space
+def _bytes(number):
+    """A number of bytes as people read it."""
+    for unit in ('B', 'KiB', 'MiB', 'GiB'):
+        if number < 1024:
+            break
+        number /= 1024
+    else:
+        unit = 'TiB'
+    return '%d %s' % (number, unit) if unit == 'B' or number >= 100 else '%.1f %s' % (number, unit)
 
 
 def width(text):
@@ -12524,25 +12374,21 @@ def json_of_nodes(nodes):
 
 def csv_of_nodes(nodes):
     """CSV with a line of titles."""
-    out = io.StringIO()
+    out, fields = io.StringIO(), [field for field in FIELDS if field.is_in_csv]
     writer = csv.writer(out, lineterminator='\n')
-    fields = list(CSV_FIELDS)
-    at = fields.index('busy') + 1
-    fields[at:at] = AVAILABLE
-    writer.writerow([key + '_available' if key in AVAILABLE else key for key in fields])
-    for node in nodes:
-        writer.writerow([_csv_cell(key, _field(key, lambda value: value)(node)) for key in fields])
+    writer.writerow([field.csv_name for field in fields])
+    writer.writerows([_csv_cell(field.of(node)) for field in fields] for node in nodes)
     return out.getvalue()
 
 
-def _csv_cell(key, value):
+def _csv_cell(value):
     """A value as it goes into CSV.  A text that a spreadsheet would take for a formula gets an apostrophe."""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str):
         return value
     value = printable(value)
-    return "'" + value if key in FROM_NODES and value[:1] in ('=', '+', '-', '@') else value
+    return "'" + value if value[:1] in ('=', '+', '-', '@') else value
 
 
 def write_out(data, option):

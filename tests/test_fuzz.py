@@ -53,7 +53,7 @@ def avail_info(protocol):
 
 
 def seeds():
-    found = [pickle.dumps(INFO, protocol) for protocol in range(NEWEST + 1)]
+    found = [pickle.dumps(INFO, protocol) for protocol in range(NEWEST + 1)]  # 0 and 1 are refused
     found += [avail_info(protocol) for protocol in range(2, NEWEST + 1)]
     found += [pickle.dumps(dict(wire.announcement('127.0.0.1', 9701, 'ab' * 20), scheduler_ip_addr=None), protocol)
               for protocol in range(NEWEST + 1)]
@@ -88,7 +88,7 @@ def changed(rand, data, others, pieces=PIECES):
 
 def made_up(rand):
     """Pieces one after another, most of them balanced enough to be read for a while."""
-    return b''.join(rand.choice(PIECES) for _ in range(rand.randrange(1, 30))) + b'.'
+    return b'\x80\x02' + b''.join(rand.choice(PIECES) for _ in range(rand.randrange(1, 30))) + b'.'
 
 
 class PlainUnpickler(pickle._Unpickler):

@@ -54,7 +54,7 @@ class Running(ListTest):
         self.assertEqual(re.split(' {2,}', title), ['NODE', 'NAME', 'STATE', 'CPUS', 'BUSY', 'FREE CPU', 'FREE MEMORY',
                                                     'VERSION', 'REASON'])
         self.assertEqual(re.split(' {2,}', first), [node.id, 'worker-7', 'ready', '4', '0', '50 %', '1.0 GiB'])
-        self.assertTrue(second.startswith(other.id) and 'locked' in second and second.endswith('one of its own.'), second)
+        self.assertTrue(second.startswith(other.id) and 'locked' in second and second.endswith('of its own.'), second)
         self.assertEqual(title.index('STATE'), first.index('ready'))
         self.assertIn('as told by the dispyadmin at http://localhost:%d/: 2 nodes, 1 ready, 1 locked' % admin.port, err)
 
@@ -200,7 +200,7 @@ class Access(ListTest):
             with self.subTest(body[:60]):
                 status, out, err = self.list('--http_host', '127.0.0.1', '--http_port', web.server_port)
                 self.assertEqual((status, out), (CANNOT, ''), err)
-                self.assertIn('is no dispyadmin', err)
+                self.assertIn('is not dispyadmin', err)
         for mode in ('garbage', 'reset'):
             with self.subTest(mode):
                 node = self.fake('open', address='127.0.0.1', port=0, mode=mode)
@@ -214,7 +214,7 @@ class Access(ListTest):
         settings = dispyadmin.read_settings(['--list', '--http_host', '127.0.0.1', '--http_port', str(node.port)], {})
         before = node.connections
         for _ in range(100):                     # in more than half of these, connect() itself says it
-            with self.assertRaisesRegex(dispyadmin.StartError, 'is no dispyadmin'):
+            with self.assertRaisesRegex(dispyadmin.StartError, 'is not dispyadmin'):
                 dispyadmin.ask_running(settings)
         self.assertGreaterEqual(node.connections - before, 100)
 
@@ -223,7 +223,7 @@ class Access(ListTest):
                 if level == socket.IPPROTO_TCP:
                     raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
                 super().setsockopt(level, *rest)
-        with mock.patch('socket.socket', Refusing), self.assertRaisesRegex(dispyadmin.StartError, 'is no dispyadmin'):
+        with mock.patch('socket.socket', Refusing), self.assertRaisesRegex(dispyadmin.StartError, 'is not dispyadmin'):
             dispyadmin.ask_running(settings)
 
     def test_how_connecting_fails(self):
@@ -234,7 +234,7 @@ class Access(ListTest):
             with self.subTest(errno.errorcode[number]), mock.patch(
                     'socket.create_connection', side_effect=OSError(number, os.strerror(number))):
                 if number in (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE):
-                    with self.assertRaisesRegex(dispyadmin.StartError, 'is no dispyadmin'):
+                    with self.assertRaisesRegex(dispyadmin.StartError, 'is not dispyadmin'):
                         dispyadmin.ask_running(settings)
                 else:
                     self.assertEqual(dispyadmin.ask_running(settings), ('127.0.0.1:9', None))

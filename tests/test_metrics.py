@@ -239,8 +239,9 @@ class Many(unittest.TestCase):
         self.addCleanup(admin.discard)
         for number in range(self.COUNT):
             node_id = '10.%d.%d.%d:9701' % (number >> 16, number >> 8 & 255, number & 255)
-            info = dispyadmin.Info('node%d' % number, None, (50.5, number << 20, 2 ** 40, 99.0), 8, 3, 8, -1, 5, number, 1.5,
-                                   None, None, None)
+            info = dispyadmin.NO_INFO._replace(
+                name='node%d' % number, avail_info=(50.5, number << 20, 2 ** 40, 99.0), cpus=8, busy=3, max_cpus=8, serve=-1,
+                clients_done=5, jobs_done=number, cpu_time=1.5)
             known = dispyadmin.Known('%040x' % number, 'x', admin=True)
             admin.table.answered(node_id, dispyadmin.Answer(known, info), create=True)
         times, clock = [], lab.FairClock()
