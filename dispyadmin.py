@@ -188,7 +188,7 @@ MAX_ALERT_OUTPUT = 4096        # bytes of what it prints that are logged
 MAX_FORGOTTEN = 10000          # ids that administrators forgot: 10000 * 100 bytes = 1 MB
 MAX_CHANGES = 50000            # outcomes at nodes that are kept, to look at and to undo: 50000 * 200 bytes = 10 MB
 # The last hours.  Of each node 240 samples of 6 bytes are kept, 1.4 KB: 14.4 MB for 10,000 nodes.  A sample of the cluster
-# is a tuple of 7 numbers: 1440 * 0.3 KB = 0.4 MB.
+# has 56 bytes: 1440 * 56 = 80 KB.
 SAMPLE_INTERVAL = 60           # seconds between two samples of each node
 SAMPLES = 240                  # 4 hours
 CLUSTER_INTERVAL = 10          # seconds between two samples of the cluster
@@ -3484,9 +3484,10 @@ class Announcer(Worker):
 class _Due:
     """When a node is to be asked next."""
 
-    __slots__ = ('turn', 'failures', 'asking', 'again', 'beat', 'nudged')
+    __slots__ = ('id', 'turn', 'failures', 'asking', 'again', 'beat', 'nudged')
 
-    def __init__(self):
+    def __init__(self, node_id):
+        self.id = node_id
         self.turn = None      # the heap entry that counts; older ones of the same node are stale
         self.failures = 0     # since its last answer
         self.asking = False   # an exchange is under way
@@ -3509,55 +3510,48 @@ class Schedule:
         self.earlier = lambda: None       # set by Admin: called when a node is due before all others
         self._lock = threading.Lock()
         self._nodes = {}                  # id -> _Due
-        self._well, self._failing = [], []  # heaps of (monotonic time, number, id)
+        self._well, self._failing = [], []  # heaps of (monotonic time, number, _Due)
         self._numbers = itertools.count()
 
-    def add(self, node_id):
-        """Ask this node from now on, first at once."""
+    def add(self, node_id, answered=False):
+        """Ask this node from now on: first at once, or in its turn when it has just answered."""
         with self._lock:
-            if node_id not in self._nodes:
-                self._nodes[node_id] = _Due()
-                self._put(node_id, self._clock())
-
-    def add_answered(self, node_id):
-        """Ask this node from now on; it has just answered."""
-        with self._lock:
-            entry = self._nodes.setdefault(node_id, _Due())
-            if not entry.asking:
-                self._next(node_id, entry, True)
+            is_new = node_id not in self._nodes
+            due = self._nodes.setdefault(node_id, _Due(node_id))
+            if answered and not due.asking:
+                self._next(due, True)
+            elif is_new:
+                self._put(due, self._clock())
 
     def remove(self, node_id):
         """Ask it no more."""
         with self._lock:
-            self._nodes.pop(node_id, None)
+            if node_id in self._nodes:
+                self._nodes.pop(node_id).turn = None
 
     def ask_now(self, node_id):
         """Ask it at once, or once more if it is being asked."""
         with self._lock:
-            entry = self._nodes.get(node_id)
-            if entry is None:
-                return
-            if entry.asking:
-                entry.again = True
-            else:
-                self._put(node_id, self._clock())
+            due = self._nodes.get(node_id)
+            if due and due.asking:
+                due.again = True
+            elif due:
+                self._put(due, self._clock())
 
     def ask_soon(self, node_id):
         """Ask it at once, but not more than once a second, nor so often while it fails: anybody can make us call this."""
         with self._lock:
-            entry = self._nodes.get(node_id)
-            now = self._clock()
-            if entry is not None and not entry.asking and entry.nudged <= now:
-                entry.nudged = max(now, entry.nudged + min(2.0 ** entry.failures, 16.0))
-                self._put(node_id, entry.nudged)
+            due, now = self._nodes.get(node_id), self._clock()
+            if due and not due.asking and due.nudged <= now:
+                due.nudged = max(now, due.nudged + min(2.0 ** due.failures, 16.0))
+                self._put(due, due.nudged)
 
     def ask_in(self, node_id, seconds):
         """Ask it in so many seconds or a tick later, unless it is being asked, or will be before."""
         with self._lock:
-            entry = self._nodes.get(node_id)
-            due = self._clock() + seconds + self.tick
-            if entry is not None and not entry.asking and (entry.turn is None or due < entry.turn[0]):
-                self._put(node_id, due)
+            due, then = self._nodes.get(node_id), self._clock() + seconds + self.tick
+            if due and not due.asking and (due.turn is None or then < due.turn[0]):
+                self._put(due, then)
 
     @property
     def interval(self):
@@ -3568,10 +3562,10 @@ class Schedule:
     def interval(self, seconds):
         with self._lock:
             self._interval = seconds
-            for node_id, entry in self._nodes.items():
-                entry.beat = self._clock() + seconds * self._rand()
-                if entry.turn and not entry.failures:
-                    self._put(node_id, entry.beat)
+            for due in self._nodes.values():
+                due.beat = self._clock() + seconds * self._rand()
+                if due.turn and not due.failures:
+                    self._put(due, due.beat)
 
     @property
     def tick(self):
@@ -3586,69 +3580,69 @@ class Schedule:
 
     def _take(self, heap, now, room):
         taken = []
-        while heap and len(taken) < room and heap[0][0] <= now:
-            turn = heapq.heappop(heap)
-            if self._counts(turn):
-                entry = self._nodes[turn[2]]
-                entry.turn, entry.asking, entry.again = None, True, False
-                taken.append(turn[2])
+        while len(taken) < room and self._first(heap) <= now:
+            due = heapq.heappop(heap)[2]
+            due.turn, due.asking, due.again = None, True, False
+            taken.append(due.id)
         return taken
 
-    def _counts(self, turn):
-        """Whether a heap entry is not stale.  Lock held."""
-        entry = self._nodes.get(turn[2])
-        return entry is not None and entry.turn is turn
+    @staticmethod
+    def _first(heap):
+        """When the first turn in a heap is (monotonic time), without stale ones.  Lock held."""
+        while heap and heap[0][2].turn is not heap[0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else math.inf
 
     def lateness(self):
         """For how many seconds the node that is most overdue has waited; failing ones, and those being asked, are not."""
         with self._lock:
-            while self._well and not self._counts(self._well[0]):
-                heapq.heappop(self._well)
-            return max(0.0, self._clock() - self._well[0][0]) if self._well else 0.0
+            return max(0.0, self._clock() - self._first(self._well))
 
     def next_look(self):
         """When to take again (monotonic time), unless earlier() is called before."""
         with self._lock:
-            due = min((heap[0][0] for heap in (self._well, self._failing) if heap), default=math.inf)
-            return max(due, self._clock() + self.tick)
+            return max(min(self._first(self._well), self._first(self._failing)), self._clock() + self.tick)
 
     def finished(self, node_id, ok):
         """A node that was taken has answered, or not."""
         with self._lock:
-            entry = self._nodes.get(node_id)
-            if entry is not None:
-                entry.asking = False
-                self._next(node_id, entry, ok)
+            due = self._nodes.get(node_id)
+            if due:
+                due.asking = False
+                self._next(due, ok)
 
-    def _next(self, node_id, entry, ok):
+    def _next(self, due, ok):
         """Lock held."""
         now = self._clock()
-        entry.failures = 0 if ok else entry.failures + 1
-        if entry.again:
-            self._put(node_id, now)
+        due.failures = 0 if ok else due.failures + 1
+        if due.again:
+            self._put(due, now)
         elif not ok:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(entry.failures - 1, 10))
-            self._put(node_id, now + pause)
+            self._put(due, now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(due.failures - 1, 10)))
         else:
-            late = None if entry.beat is None else now - entry.beat
-            if late is None:  # its place: nodes that were found together are spread over the interval
-                entry.beat = now + self._interval * self._rand()
-            elif late >= self._interval:  # the program stood still: on with its place, but not at once again
-                entry.beat += self._interval * math.ceil(late / self._interval + 0.5)
-            elif late >= -min(2 * self.tick, self._interval / 2):  # this was its turn, maybe taken a little early
-                entry.beat += self._interval
-            self._put(node_id, entry.beat)
+            due.beat = self._next_beat(due.beat, now)
+            self._put(due, due.beat)
 
-    def _put(self, node_id, due):
+    def _next_beat(self, beat, now):
+        """When the regular turn is after one that was to be at `beat`.  Lock held."""
+        if beat is None:  # its place: nodes that were found together are spread over the interval
+            return now + self._interval * self._rand()
+        late = now - beat
+        if late >= self._interval:  # the program stood still: on with its place, but not at once again
+            return beat + self._interval * math.ceil(late / self._interval + 0.5)
+        if late >= -min(2 * self.tick, self._interval / 2):  # this was its turn, maybe taken a little early
+            return beat + self._interval
+        return beat
+
+    def _put(self, due, then):
         """Lock held."""
-        entry = self._nodes[node_id]
-        entry.turn = due, next(self._numbers), node_id
-        heap = self._failing if entry.failures else self._well
-        heapq.heappush(heap, entry.turn)
-        if heap[0] is entry.turn:
+        due.turn = then, next(self._numbers), due
+        heap = self._failing if due.failures else self._well
+        heapq.heappush(heap, due.turn)
+        if heap[0] is due.turn:
             self.earlier()
         if len(heap) > 100 + 4 * len(self._nodes):  # mostly stale entries: the interval was changed again and again
-            heap[:] = [e.turn for e in self._nodes.values() if e.turn and bool(e.failures) == (heap is self._failing)]
+            heap[:] = [turn for turn in heap if turn[2].turn is turn]
             heapq.heapify(heap)
 
 
@@ -3656,18 +3650,21 @@ class Schedule:
 # History: the last hours
 # ---------------------------------------------------------------------------------------------------------------------
 
+GAP = b'\xff'  # all bytes of a record of which nothing is known
+
 # A node at one moment: busy CPUs; available memory, in GiB; available CPU, in percent; number of its state, of STATES.  A
 # half float has 11 bits, so that memory is right to 0.05 %, from 64 KiB to 64 TiB.
 RECORD = struct.Struct('<HeBB')
 MOST_BUSY, UNKNOWN_BUSY = 0xFFFE, 0xFFFF
-MOST_MEMORY, UNKNOWN_MEMORY, GIB = 65504.0, math.nan, 2 ** 30
+MOST_MEMORY, GIB = 65504.0, 2 ** 30
 UNKNOWN_BYTE = 0xFF
-NO_RECORD = RECORD.pack(UNKNOWN_BUSY, UNKNOWN_MEMORY, UNKNOWN_BYTE, UNKNOWN_BYTE)
 # While a node is lost or locked, nothing is known of it: what it told before is as old as that.
-SILENT_RECORDS = {state: NO_RECORD[:-1] + bytes([STATES.index(state)]) for state in (LOCKED, UNREACHABLE)}
+SILENT_RECORDS = {state: GAP * 5 + bytes([STATES.index(state)]) for state in (LOCKED, UNREACHABLE)}
 ANSWERING = {READY: STATES.index(READY), STOPPED: STATES.index(STOPPED)}
 
-CLUSTER_FIELDS = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory')  # of a sample of the cluster
+# All nodes together: CLUSTER_FIELDS, -1 or not a number where nothing is known.
+CLUSTER_RECORD = struct.Struct('<5q2d')
+CLUSTER_FIELDS = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory')
 
 
 def pack_record(node):
@@ -3678,29 +3675,30 @@ def pack_record(node):
     busy = node.info.busy
     cpu, memory = (node.info.avail_info or (None, None))[:2]
     return RECORD.pack(UNKNOWN_BUSY if busy is None else busy if busy < MOST_BUSY else MOST_BUSY,
-                       UNKNOWN_MEMORY if memory is None else min(memory / GIB, MOST_MEMORY),
+                       math.nan if memory is None else min(memory / GIB, MOST_MEMORY),
                        UNKNOWN_BYTE if cpu is None else int(cpu + 0.5), number)
 
 
-def read_record(block, place):
-    """(busy, CPU, memory in bytes, name of the state) of the RECORD at this place of a block; each may be None."""
-    busy, memory, cpu, number = RECORD.unpack_from(block, place)
+def read_record(busy, memory, cpu, number):
+    """(busy, CPU, memory in bytes, name of the state) of the fields of a RECORD; each may be None."""
     return (None if busy == UNKNOWN_BUSY else busy, None if cpu == UNKNOWN_BYTE else cpu,
             None if memory != memory else int(memory * GIB), None if number == UNKNOWN_BYTE else STATES[number])
 
 
-def cluster_sample(snapshot):
-    """CLUSTER_FIELDS of all nodes in a Snapshot: CPU is the mean, memory the sum over those that tell."""
+def pack_cluster(snapshot):
+    """CLUSTER_RECORD of a Snapshot: CPU is the mean, memory the sum over the nodes that tell."""
     told = [node.info.avail_info for node in snapshot.nodes if node.state in ANSWERING and node.info.avail_info]
     cpus = [available[0] for available in told if available[0] is not None]
     memory = [available[1] for available in told if available[1] is not None]
-    return tuple(snapshot.totals[field] for field in CLUSTER_FIELDS[:5]) + (
-        round(sum(cpus) / len(cpus), 1) if cpus else None, sum(memory) if memory else None)
+    return CLUSTER_RECORD.pack(*[snapshot.totals[field] for field in CLUSTER_FIELDS[:5]] + [
+        round(sum(cpus) / len(cpus), 1) if cpus else math.nan, sum(memory) if memory else math.nan])
 
 
-def _columns(fields, rows):
-    """[(field, its values)] of rows of values."""
-    return [(field, [row[number] for row in rows]) for number, field in enumerate(fields)]
+def read_cluster(*fields):
+    """Values of CLUSTER_FIELDS of the fields of a CLUSTER_RECORD; each may be None."""
+    cpu, memory = fields[5:]
+    return tuple(None if count < 0 else count for count in fields[:5]) + (
+        None if cpu != cpu else cpu, None if memory != memory else int(memory))
 
 
 def steady_time():
@@ -3712,17 +3710,15 @@ def steady_time():
 
 
 class Timeline:
-    """What was seen at a steady pace, the last `length` of it: one value for each slot of `interval` seconds, None for slots
-    in which the program stood still.  Times are those of steady_time()."""
+    """Of each key the last `length` records, one for each slot of `interval` seconds; where the program stood still, there
+    are gaps.  Times are those of steady_time()."""
 
-    def __init__(self, interval, length):
+    def __init__(self, interval, length, record):
         self.interval = interval
-        self._values = collections.deque(maxlen=length)
-        self._next = None  # number of the slot behind the last value
-
-    def slot(self, now):
-        """The number of the slot that this time is in."""
-        return int(now // self.interval)
+        self._length = length
+        self._record = record  # struct.Struct
+        self._end = 0          # number of the slot behind the last
+        self._kept = {}        # key -> bytes of its records, the oldest first
 
     def until_next(self, now):
         """Seconds until the next slot begins."""
@@ -3730,27 +3726,31 @@ class Timeline:
 
     def is_due(self, now):
         """Whether nothing was put in the present slot yet."""
-        return self._next is None or self.slot(now) >= self._next
+        return now // self.interval >= self._end
 
-    def put(self, now, value):
-        """The value of the present slot, which is_due()."""
-        slot = self.slot(now)
-        missed = 0 if self._next is None else min(slot - self._next, self._values.maxlen)
-        self._values.extend([None] * missed)
-        self._values.append(value)
-        self._next = slot + 1
+    def put(self, now, records):
+        """Put {key: record} in the present slot, which is_due(); other keys are forgotten."""
+        slot = int(now // self.interval)
+        gaps = GAP * self._record.size * min(slot - self._end, self._length)
+        for key in self._kept.keys() - records.keys():
+            del self._kept[key]
+        for key, record in records.items():
+            before = self._kept[key] + gaps if key in self._kept else b''
+            self._kept[key] = (before + record)[-self._length * self._record.size:]
+        self._end = slot + 1
 
-    def read(self):
-        """(number of the first slot, values)."""
-        return (self._next or 0) - len(self._values), list(self._values)
+    def forget(self, key):
+        """If this key comes back, its records begin anew."""
+        self._kept.pop(key, None)
+
+    def read(self, key):
+        """(number of the first slot, the fields of each record)."""
+        rows = list(self._record.iter_unpack(self._kept.get(key, b'')))
+        return self._end - len(rows), rows
 
 
 class History(Worker):
-    """Keeps the last hours in memory: a sample of the table now and then, and what readers may have of them.
-
-    A sample of the nodes is one block of bytes with a RECORD for each row; a node has the same row as long as it is in the
-    table.  What has been put is never changed, so readers fetch it under the lock and take it apart without.
-    """
+    """Keeps the last hours in memory: a sample of the table now and then, and what readers may have of them."""
 
     name = 'history'
 
@@ -3759,12 +3759,9 @@ class History(Worker):
         self._table = table
         self._clock = clock    # dates what is shown: when it is set right, what was seen before is dated right, too
         self._steady = steady
-        self._lock = threading.Lock()  # guards what follows
-        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES)  # of tuples of CLUSTER_FIELDS
-        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES)             # of blocks
-        self._rows = {}        # id -> its row
-        self._begun = []       # row -> slot since which it is of the node that has it now
-        self._free = []        # heap of rows that no node has
+        self._lock = threading.Lock()  # guards both
+        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_RECORD)
+        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, RECORD)
 
     # --- its thread ---
 
@@ -3776,73 +3773,39 @@ class History(Worker):
         """Take the samples that are due."""
         now = self._steady()
         if self._cluster.is_due(now):
-            values = cluster_sample(self._table.snapshot())
-            with self._lock:
-                self._cluster.put(now, values)
+            self._put(self._cluster, now, {'': pack_cluster(self._table.snapshot())})
         if self._nodes.is_due(now):
-            self._sample_nodes(now)
+            nodes = self._table.published()
+            self._put(self._nodes, now, {node_id: pack_record(node) for node_id, node in nodes.items()})
 
-    def _sample_nodes(self, now):
-        nodes = self._table.published()
+    def _put(self, timeline, now, records):
         with self._lock:
-            self._give_rows(nodes, self._nodes.slot(now))
-            rows = dict(self._rows)
-        records = [NO_RECORD] * (max(rows.values()) + 1 if rows else 0)
-        for node_id, row in rows.items():
-            records[row] = pack_record(nodes[node_id])
-        block = b''.join(records)
-        with self._lock:
-            self._nodes.put(now, block)
-
-    def _give_rows(self, ids, slot):
-        """A row for each of these ids, and none for others.  Lock held."""
-        for node_id in [known for known in self._rows if known not in ids]:
-            self._take_row(node_id)
-        for node_id in ids:
-            if node_id not in self._rows:
-                row = heapq.heappop(self._free) if self._free else len(self._begun)
-                self._begun[row:row + 1] = [slot]  # what was there before is another node's
-                self._rows[node_id] = row
-
-    def _take_row(self, node_id):
-        """Lock held."""
-        row = self._rows.pop(node_id, None)
-        if row is not None:
-            heapq.heappush(self._free, row)
+            timeline.put(now, records)
 
     def forget(self, node_id):
         """The node is not in the table any more: if it comes back, its history begins anew."""
         with self._lock:
-            self._take_row(node_id)
+            self._nodes.forget(node_id)
 
     # --- for readers ---
 
     def cluster(self):
         """The history of all nodes together, as the HTTP interface shows it."""
-        with self._lock:
-            first, samples = self._cluster.read()
-        samples = [(None,) * len(CLUSTER_FIELDS) if sample is None else sample for sample in samples]
-        shown = self._shown(self._cluster, first, samples)
-        shown.update(_columns(CLUSTER_FIELDS, samples))
-        return shown
+        return self._shown(self._cluster, '', CLUSTER_FIELDS, read_cluster)
 
     def node(self, node_id):
         """The history of a node, as the HTTP interface shows it; empty when there is no sample of it yet."""
-        with self._lock:
-            row = self._rows.get(node_id)
-            first, blocks = self._nodes.read()
-            begun = first + len(blocks) if row is None else max(first, self._begun[row])
-        del blocks[:begun - first]
-        records = [(None,) * 4 if block is None else read_record(block, row * RECORD.size) for block in blocks]
-        shown = self._shown(self._nodes, begun, records)
-        shown.update(_columns(('busy', 'cpu', 'memory', 'state'), records))
-        return shown
+        return self._shown(self._nodes, node_id, ('busy', 'cpu', 'memory', 'state'), read_record)
 
-    def _shown(self, timeline, first, values):
-        """When these values were seen, the first of them in slot `first`."""
-        now = self._clock()
-        since = round(first * timeline.interval + now - self._steady(), 3) if values else None
-        return collections.OrderedDict(time=now, interval=timeline.interval, since=since)
+    def _shown(self, timeline, key, fields, read):
+        """A column of values for each of these fields, and when they were seen."""
+        with self._lock:
+            first, records = timeline.read(key)
+        now, rows = self._clock(), [read(*record) for record in records]
+        since = round(first * timeline.interval + now - self._steady(), 3) if rows else None
+        shown = collections.OrderedDict(time=now, interval=timeline.interval, since=since)
+        shown.update((field, [row[number] for row in rows]) for number, field in enumerate(fields))
+        return shown
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -5314,7 +5277,7 @@ class Admin:
         if node_id in self._unsure:
             self._resolve_unsure(node_id)
         if create and node_id in self.table:
-            self.schedule.add_answered(node_id)
+            self.schedule.add(node_id, answered=True)
             self.remember(node_id)
         if event == RESTARTED:
             self._meet_aliases(node_id)
