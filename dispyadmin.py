@@ -62,7 +62,6 @@ import queue
 import random
 import re
 import secrets
-import select
 import selectors
 import shlex
 import shutil
@@ -2469,7 +2468,7 @@ class Channel:
         self.step = step
         self.expires = expires  # monotonic time at which it is given up
         self.message = None
-        self.events = 0         # what it waits for; 0 when it is not registered with a selector or watch
+        self.events = 0         # what it waits for; 0 when it is not registered with a selector
         self._in = b''
 
     def advance(self):
@@ -2479,6 +2478,20 @@ class Channel:
             if events:
                 return events
         return None
+
+    def watch(self, selector, events, data):
+        """Let a selector tell `data` when one of these events happens."""
+        if not self.events:
+            selector.register(self.sock, events, data)
+        elif self.events != events:
+            selector.modify(self.sock, events, data)
+        self.events = events
+
+    def forget(self, selector):
+        """The selector tells no more of it."""
+        if self.events:
+            selector.unregister(self.sock)
+            self.events = 0
 
     def handshake(self, then):
         try:
@@ -2523,14 +2536,12 @@ NONBLOCK = getattr(socket, 'SOCK_NONBLOCK', 0)
 class Exchange(Channel):
     """One request to one node: connect, send, read the reply, close.  Run by the poller's thread alone."""
 
-    __slots__ = ('talk', 'error', 'number', 'early', 'is_sent', '_request', '_where', '_tls')
+    __slots__ = ('talk', 'error', 'is_sent', '_request', '_where', '_tls')
 
     def __init__(self, talk, tls, expires):
         self.talk = talk
         self.error = None   # NodeError: why it failed
-        self.number = -1    # its file descriptor, while it is watched
         self.is_sent = False  # whether the node may have taken any of the request
-        self.early = False  # whether something has come in that was told of (EdgeWatch) but not read
         self._request = talk.request
         self._where = socket_address(talk.address, talk.port)
         sock = socket.socket(family_of(talk.address), socket.SOCK_STREAM | NONBLOCK)
@@ -2569,7 +2580,7 @@ class Exchange(Channel):
         self._request = self._request[sent:]
         if not self._request:
             self.step = self.receive
-            return None if self.early or self._tls else selectors.EVENT_READ
+            return None if self._tls else selectors.EVENT_READ
         return selectors.EVENT_WRITE
 
     def too_late(self):
@@ -2606,74 +2617,6 @@ def exchange_error(error):
 NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a firewall drops the port.' % EXCHANGE_TIME
 
 
-class EdgeWatch:
-    """Tells which exchanges can go on: each is registered once, and the kernel forgets it when it is closed (epoll, edge-
-    triggered: a step goes on until the kernel has no more for it, so nothing is missed)."""
-
-    def __init__(self, wakeup):
-        self._exchanges = {}  # file descriptor -> Exchange
-        self._wakeup = wakeup.reader.fileno()
-        self._epoll = select.epoll()
-        self._epoll.register(self._wakeup, select.EPOLLIN)
-
-    def watch(self, exchange, events):
-        """Tell when this exchange can go on, with what selectors calls `events`."""
-        if not exchange.events:
-            exchange.number = exchange.sock.fileno()
-            self._epoll.register(exchange.number, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
-            self._exchanges[exchange.number] = exchange
-        exchange.events = events
-
-    def forget(self, exchange):
-        """Tell no more of this exchange, which is closed next, or has been by a failure of TLS."""
-        if exchange.events:
-            del self._exchanges[exchange.number]
-
-    def wait(self, seconds):
-        """(whether the wakeup was set, [exchanges that can go on])."""
-        woken, moving = False, []
-        for number, events in self._epoll.poll(seconds):
-            exchange = self._exchanges.get(number)
-            if exchange is None:
-                woken = True
-            else:
-                exchange.early = exchange.early or events != select.EPOLLOUT
-                moving.append(exchange)
-        return woken, moving
-
-    def close(self):
-        self._epoll.close()
-
-
-class LevelWatch:
-    """The same for systems without epoll."""
-
-    def __init__(self, wakeup):
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(wakeup.reader, selectors.EVENT_READ)
-
-    def watch(self, exchange, events):
-        if not exchange.events:
-            self._selector.register(exchange.sock, events, exchange)
-        elif exchange.events != events:
-            self._selector.modify(exchange.sock, events, exchange)
-        exchange.events = events
-
-    def forget(self, exchange):
-        if exchange.events:
-            self._selector.unregister(exchange.sock)
-
-    def wait(self, seconds):
-        found = [key.data for key, _ in self._selector.select(seconds)]
-        return None in found, [exchange for exchange in found if exchange is not None]
-
-    def close(self):
-        self._selector.close()
-
-
-Watch = EdgeWatch if hasattr(select, 'epoll') else LevelWatch
-
-
 class Poller(Worker):
     """Runs conversations: many exchanges at once on one thread, so that those without an answer hold up nobody.
 
@@ -2698,7 +2641,8 @@ class Poller(Worker):
         self._tls = tls
         self._clock = clock
         self._wakeup = Wakeup()
-        self._watch = Watch(self._wakeup)
+        self._selector = selectors.DefaultSelector()  # of exchanges; None is the wakeup
+        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
         # Talks that wait; any thread appends.
         self._urgent, self._urgent_slow, self._likely, self._unlikely = (collections.deque() for _ in range(4))
         self._aside = collections.deque()          # talks whose exchange took long when there was no place for that
@@ -2744,8 +2688,9 @@ class Poller(Worker):
         self._start_talks(now)
         self._launch_all(now)
         patience = self._patience(now)
-        woken, moving = self._watch.wait(patience)
-        if woken:
+        moving = [key.data for key, _ in self._selector.select(patience)]
+        if None in moving:
+            moving.remove(None)
             self._wakeup.clear()
             self._look_at = 0.0
         self._advance_all(moving)
@@ -2899,7 +2844,7 @@ class Poller(Worker):
         try:
             events = exchange.advance()
             if events:
-                self._watch.watch(exchange, events)
+                exchange.watch(self._selector, events, exchange)
                 return False
         except NodeError as error:
             exchange.error = error
@@ -2930,7 +2875,7 @@ class Poller(Worker):
             open_.pop(exchange, None)
         exchange.talk.exchange = None
         try:
-            self._watch.forget(exchange)
+            exchange.forget(self._selector)
             exchange.close()
         except Exception as error:
             self.report(error)
@@ -2969,7 +2914,7 @@ class Poller(Worker):
         for exchange in itertools.chain(list(self._quick), list(self._trials), list(self._slow)):
             self._land(exchange)
             exchange.talk.steps.close()
-        self._watch.close()
+        self._selector.close()
         self._wakeup.close()
 
 
@@ -3278,11 +3223,7 @@ class Listener(Worker):
         try:
             events = inbound.advance()
             if events:
-                if not inbound.events:
-                    self._selector.register(inbound.sock, events, lambda: self._advance(inbound))
-                elif inbound.events != events:
-                    self._selector.modify(inbound.sock, events, lambda: self._advance(inbound))
-                inbound.events = events
+                inbound.watch(self._selector, events, lambda: self._advance(inbound))
                 return
         except (ssl.SSLError, NodeError) as error:
             self._complain(inbound.address, error)
@@ -3294,9 +3235,7 @@ class Listener(Worker):
 
     def _drop(self, inbound):
         self._inbound.pop(inbound, None)
-        if inbound.events:
-            self._selector.unregister(inbound.sock)
-            inbound.events = 0
+        inbound.forget(self._selector)
         inbound.close()
 
     def _expire(self, now):
@@ -5925,12 +5864,12 @@ def hear_release(ear, sign, tls):
 def run_channel(channel):
     """The message that comes in over a channel, which is closed then.  OSError, NodeError."""
     try:
-        while True:
-            events = channel.advance()
-            if not events:
-                return channel.message
-            with selectors.DefaultSelector() as selector:
-                selector.register(channel.sock, events)
+        with selectors.DefaultSelector() as selector:
+            while True:
+                events = channel.advance()
+                if not events:
+                    return channel.message
+                channel.watch(selector, events, None)
                 if not selector.select(max(0.0, channel.expires - time.monotonic())):
                     raise NodeError(NO_ANSWER)
     finally:
