@@ -62,6 +62,7 @@ import queue
 import random
 import re
 import secrets
+import select
 import selectors
 import shlex
 import shutil
@@ -4300,10 +4301,12 @@ class Alerts(Worker):
             self._size += node_id not in alert.nodes
             alert.nodes[node_id] = None
             alert.message = event.message
-            while len(self._waiting) > MAX_ALERTS or self._size > MAX_ALERT_IDS:
+            is_slow = len(self._waiting) > MAX_ALERTS or self._size > MAX_ALERT_IDS
+            if is_slow:
                 self._size -= len(self._waiting.popleft().nodes)
-                self.report_once('--on_event: the command is too slow; the oldest events are left out')
             self._changed.notify()
+        if is_slow:
+            self.report_once('--on_event: the command is too slow; the oldest events are left out')
 
     def _place(self, event):
         """The Alert that an event goes into: the last of its kind, unless something else of its node waits behind that.
@@ -4328,7 +4331,7 @@ class Alerts(Worker):
                 return
             patience = self._patience()
             if patience > 0:
-                self._changed.wait(None if patience == math.inf else patience)
+                self._changed.wait(patience)
                 return
             alert = self._waiting.popleft()
             self._size -= len(alert.nodes)
@@ -4338,7 +4341,7 @@ class Alerts(Worker):
     def _patience(self):
         """Seconds until the first of those that wait is to be told.  Lock held."""
         if not self._waiting:
-            return math.inf
+            return threading.TIMEOUT_MAX
         first = self._waiting[0]
         due = max(first.since + GATHER_TIME, self._told.get(first.kind, -math.inf) + ALERT_PAUSE)
         return due - self._clock()
@@ -4347,102 +4350,68 @@ class Alerts(Worker):
         """Run the program, and log what became of it."""
         self.runs += 1
         try:
-            program = Program(self._command, alert.json().encode('ascii'))
+            problem, printed = run_program(self._command, alert.json().encode('ascii'), self.stopping)
         except OSError as error:
-            self.failed += 1
-            self.report_once('--on_event: %s cannot be run: %s' % (self._command[0], error.strerror))
-            return
-        problem = program.run(ALERT_TIME, self.stopping)
-        for line in program.output.decode('utf-8', 'replace').splitlines():
+            problem, printed = 'cannot be run: %s' % error.strerror, b''
+        for line in printed.decode('utf-8', 'replace').splitlines():
             logger.debug('--on_event, %s: %s', alert.kind, line)
         if problem:
             self.failed += 1
-            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints'
-                             % (problem, alert.kind))
+            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints' % (problem, alert.kind))
 
 
-class Program:
-    """A program that runs beside this one, in a process group of its own.  One thread's alone."""
+def run_program(command, data, stopping):
+    """Run a program with `data` (bytes) as its standard input, for ALERT_TIME at most, or until `stopping` (Event) is set.
 
-    def __init__(self, command, data):
-        """Start it; `data` (bytes) will be its standard input.  OSError."""
-        self.output = b''   # the beginning of what it prints
-        self._data = data
-        environ = {name: value for name, value in os.environ.items() if name != 'DISPYADMIN_SECRET'}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                         env=environ, start_new_session=True)
-
-    def run(self, seconds, stopping):
-        """Let it run until it ends, for so many seconds at most, or until `stopping` (Event) is set.
-
-        What it leaves behind in its process group ends with it.  Returns what went wrong, to follow "the command", or None.
-        """
-        expires = time.monotonic() + seconds
+    What it leaves behind in its process group ends with it.  Returns what went wrong, to follow "the command", or None, and
+    the beginning of what it printed.  OSError when it cannot be started.
+    """
+    environ = {name: value for name, value in os.environ.items() if name != 'DISPYADMIN_SECRET'}
+    with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env=environ, start_new_session=True) as process:
         try:
-            with selectors.DefaultSelector() as selector:
-                for pipe, events in ((self._process.stdin, selectors.EVENT_WRITE),
-                                     (self._process.stdout, selectors.EVENT_READ)):
-                    os.set_blocking(pipe.fileno(), False)
-                    selector.register(pipe, events)
-                while self._process.poll() is None and time.monotonic() < expires and not stopping.is_set():
-                    self._serve(selector)
-                self._read()
-            late = self._process.poll() is None
+            printed = _serve(process, data, stopping)
+            status = process.poll()
         finally:
-            self._end(gently=stopping.is_set())
-        if late:
-            return None if stopping.is_set() else 'took more than %g seconds and was ended' % seconds
-        status = self._process.returncode
-        return ('ended with status %d' % status if status > 0 else 'was ended by signal %d' % -status) if status else None
+            _end_group(process, gently=stopping.is_set())
+    if status is None:
+        return None if stopping.is_set() else 'took more than %g seconds and was ended' % ALERT_TIME, printed
+    how = 'ended with status %d' % status if status > 0 else 'was ended by signal %d' % -status
+    return how if status else None, printed
 
-    def _serve(self, selector):
-        """Write and read what can be, for a moment; its end is not told by the selector."""
-        if not selector.get_map():
-            time.sleep(0.05)
-        for key, _ in selector.select(0.05) if selector.get_map() else ():
-            over = self._write() if key.fileobj is self._process.stdin else self._read()
-            if over:
-                selector.unregister(key.fileobj)
-                key.fileobj.close()
 
-    def _write(self):
-        """Whether there is nothing more to write."""
+def _serve(process, data, stopping):
+    """Write to a program and read from it until it ends or must end; the beginning of what it printed."""
+    expires, printed = time.monotonic() + ALERT_TIME, b''
+    for pipe in (process.stdin, process.stdout):
+        os.set_blocking(pipe.fileno(), False)
+    while process.poll() is None and time.monotonic() < expires and not stopping.is_set():
+        data = _feed(process.stdin, data)
+        more = process.stdout.read(65536) or b''
+        printed += more[:MAX_ALERT_OUTPUT - len(printed)]
+        if not more:
+            stopping.wait(0.05)  # no selector tells of the end of a program
+    return printed + (process.stdout.read(65536) or b'')[:MAX_ALERT_OUTPUT - len(printed)]
+
+
+def _feed(pipe, data):
+    """Write what a pipe takes at once, and close it behind the last byte; what is left of the data."""
+    try:
+        data = data and data[pipe.write(data) or 0:]
+    except OSError:
+        data = b''  # it does not read, which is its own affair
+    if not data:
+        pipe.close()
+    return data
+
+
+def _end_group(process, gently):
+    """End all that is left of a program; `gently` gives it time to end by itself."""
+    for number in (signal.SIGTERM, signal.SIGKILL) if gently and process.poll() is None else (signal.SIGKILL,):
         try:
-            self._data = self._data[os.write(self._process.stdin.fileno(), self._data):]
-        except BlockingIOError:
-            pass
-        except OSError:
-            return True  # it does not read, which is its own affair
-        return not self._data
-
-    def _read(self):
-        """Read what a pipe holds; whether there will be no more."""
-        if self._process.stdout.closed:
-            return True
-        try:
-            data = os.read(self._process.stdout.fileno(), 65536)
-        except BlockingIOError:
-            return False
-        self.output += data[:MAX_ALERT_OUTPUT - len(self.output)]
-        return not data
-
-    def _end(self, gently):
-        """End all that is left of it."""
-        if gently and self._process.poll() is None:
-            self._signal(signal.SIGTERM)
-            try:
-                self._process.wait(END_TIME / 2)
-            except subprocess.TimeoutExpired:
-                pass
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            pipe.close()
-
-    def _signal(self, number):
-        try:
-            os.killpg(self._process.pid, number)
-        except (ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+            process.wait(END_TIME / 2)
+        except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
             pass  # nothing is left; or what is left is another user's
 
 
@@ -4451,7 +4420,7 @@ def find_program(command):
     words = shlex.split(command)
     program = shutil.which(words[0])
     if program is None:
-        raise StartError('--on_event: there is no program %s that can be run; give its whole path'
+        raise StartError('--on_event: there is no program %s that can be run; enter its whole path'
                          % printable(words[0])[:200])
     if not hasattr(os, 'killpg'):
         raise StartError('--on_event: needs a POSIX system')
