@@ -189,7 +189,7 @@ MAX_ALERT_OUTPUT = 4096        # bytes of what it prints that are logged
 MAX_FORGOTTEN = 10000          # ids that administrators forgot: 10000 * 100 bytes = 1 MB
 MAX_CHANGES = 50000            # outcomes at nodes that are kept, to look at and to undo: 50000 * 200 bytes = 10 MB
 # The last hours.  Of each node 240 samples of 6 bytes are kept, 1.4 KB: 14.4 MB for 10,000 nodes.  A sample of the cluster
-# is a tuple of 7 numbers: 1440 * 0.3 KB = 0.4 MB.
+# has 56 bytes: 1440 * 56 = 80 KB.
 SAMPLE_INTERVAL = 60           # seconds between two samples of each node
 SAMPLES = 240                  # 4 hours
 CLUSTER_INTERVAL = 10          # seconds between two samples of the cluster
@@ -2502,7 +2502,7 @@ class Channel:
         self.step = step
         self.expires = expires  # monotonic time at which it is given up
         self.message = None
-        self.events = 0         # what it waits for; 0 when it is not registered with a selector or watch
+        self.events = 0         # what it waits for; 0 when it is not registered with a selector
         self._in = b''
 
     def advance(self):
@@ -2512,6 +2512,20 @@ class Channel:
             if events:
                 return events
         return None
+
+    def watch(self, selector, events, data):
+        """Let a selector tell `data` when one of these events happens."""
+        if not self.events:
+            selector.register(self.sock, events, data)
+        elif self.events != events:
+            selector.modify(self.sock, events, data)
+        self.events = events
+
+    def forget(self, selector):
+        """The selector tells no more of it."""
+        if self.events:
+            selector.unregister(self.sock)
+            self.events = 0
 
     def handshake(self, then):
         try:
@@ -2556,14 +2570,12 @@ NONBLOCK = getattr(socket, 'SOCK_NONBLOCK', 0)
 class Exchange(Channel):
     """One request to one node: connect, send, read the reply, close.  Run by the poller's thread alone."""
 
-    __slots__ = ('talk', 'error', 'number', 'early', 'is_sent', '_request', '_where', '_tls')
+    __slots__ = ('talk', 'error', 'is_sent', '_request', '_where', '_tls')
 
     def __init__(self, talk, tls, expires):
         self.talk = talk
         self.error = None   # NodeError: why it failed
-        self.number = -1    # its file descriptor, while it is watched
         self.is_sent = False  # whether the node may have taken any of the request
-        self.early = False  # whether something has come in that was told of (EdgeWatch) but not read
         self._request = talk.request
         self._where = socket_address(talk.address, talk.port)
         sock = socket.socket(family_of(talk.address), socket.SOCK_STREAM | NONBLOCK)
@@ -2602,7 +2614,7 @@ class Exchange(Channel):
         self._request = self._request[sent:]
         if not self._request:
             self.step = self.receive
-            return None if self.early or self._tls else selectors.EVENT_READ
+            return None if self._tls else selectors.EVENT_READ
         return selectors.EVENT_WRITE
 
     def too_late(self):
@@ -2637,74 +2649,6 @@ def exchange_error(error):
 NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a firewall drops the port.' % EXCHANGE_TIME
 
 
-class EdgeWatch:
-    """Tells which exchanges can go on: each is registered once, and the kernel forgets it when it is closed (epoll, edge-
-    triggered: a step goes on until the kernel has no more for it, so nothing is missed)."""
-
-    def __init__(self, wakeup):
-        self._exchanges = {}  # file descriptor -> Exchange
-        self._wakeup = wakeup.reader.fileno()
-        self._epoll = select.epoll()
-        self._epoll.register(self._wakeup, select.EPOLLIN)
-
-    def watch(self, exchange, events):
-        """Tell when this exchange can go on, with what selectors calls `events`."""
-        if not exchange.events:
-            exchange.number = exchange.sock.fileno()
-            self._epoll.register(exchange.number, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
-            self._exchanges[exchange.number] = exchange
-        exchange.events = events
-
-    def forget(self, exchange):
-        """Tell no more of this exchange, which is closed next, or has been by a failure of TLS."""
-        if exchange.events:
-            del self._exchanges[exchange.number]
-
-    def wait(self, seconds):
-        """(whether the wakeup was set, [exchanges that can go on])."""
-        woken, moving = False, []
-        for number, events in self._epoll.poll(seconds):
-            exchange = self._exchanges.get(number)
-            if exchange is None:
-                woken = True
-            else:
-                exchange.early = exchange.early or events != select.EPOLLOUT
-                moving.append(exchange)
-        return woken, moving
-
-    def close(self):
-        self._epoll.close()
-
-
-class LevelWatch:
-    """The same for systems without epoll."""
-
-    def __init__(self, wakeup):
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(wakeup.reader, selectors.EVENT_READ)
-
-    def watch(self, exchange, events):
-        if not exchange.events:
-            self._selector.register(exchange.sock, events, exchange)
-        elif exchange.events != events:
-            self._selector.modify(exchange.sock, events, exchange)
-        exchange.events = events
-
-    def forget(self, exchange):
-        if exchange.events:
-            self._selector.unregister(exchange.sock)
-
-    def wait(self, seconds):
-        found = [key.data for key, _ in self._selector.select(seconds)]
-        return None in found, [exchange for exchange in found if exchange is not None]
-
-    def close(self):
-        self._selector.close()
-
-
-Watch = EdgeWatch if hasattr(select, 'epoll') else LevelWatch
-
-
 class Poller(Worker):
     """Runs conversations: many exchanges at once on one thread, so that those without an answer hold up nobody.
 
@@ -2729,7 +2673,8 @@ class Poller(Worker):
         self._tls = tls
         self._clock = clock
         self._wakeup = Wakeup()
-        self._watch = Watch(self._wakeup)
+        self._selector = selectors.DefaultSelector()  # of exchanges; None is the wakeup
+        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
         # Talks that wait; any thread appends.
         self._urgent, self._urgent_slow, self._likely, self._unlikely = (collections.deque() for _ in range(4))
         self._aside = collections.deque()          # talks whose exchange took long when there was no place for that
@@ -2775,8 +2720,9 @@ class Poller(Worker):
         self._start_talks(now)
         self._launch_all(now)
         patience = self._patience(now)
-        woken, moving = self._watch.wait(patience)
-        if woken:
+        moving = [key.data for key, _ in self._selector.select(patience)]
+        if None in moving:
+            moving.remove(None)
             self._wakeup.clear()
             self._look_at = 0.0
         self._advance_all(moving)
@@ -2930,7 +2876,7 @@ class Poller(Worker):
         try:
             events = exchange.advance()
             if events:
-                self._watch.watch(exchange, events)
+                exchange.watch(self._selector, events, exchange)
                 return False
         except NodeError as error:
             exchange.error = error
@@ -2961,7 +2907,7 @@ class Poller(Worker):
             open_.pop(exchange, None)
         exchange.talk.exchange = None
         try:
-            self._watch.forget(exchange)
+            exchange.forget(self._selector)
             exchange.close()
         except Exception as error:
             self.report(error)
@@ -3000,7 +2946,7 @@ class Poller(Worker):
         for exchange in itertools.chain(list(self._quick), list(self._trials), list(self._slow)):
             self._land(exchange)
             exchange.talk.steps.close()
-        self._watch.close()
+        self._selector.close()
         self._wakeup.close()
 
 
@@ -3299,11 +3245,7 @@ class Listener(Worker):
         try:
             events = inbound.advance()
             if events:
-                if not inbound.events:
-                    self._selector.register(inbound.sock, events, lambda: self._advance(inbound))
-                elif inbound.events != events:
-                    self._selector.modify(inbound.sock, events, lambda: self._advance(inbound))
-                inbound.events = events
+                inbound.watch(self._selector, events, lambda: self._advance(inbound))
                 return
         except (ssl.SSLError, NodeError) as error:
             self._complain(inbound.address, error)
@@ -3315,9 +3257,7 @@ class Listener(Worker):
 
     def _drop(self, inbound):
         self._inbound.pop(inbound, None)
-        if inbound.events:
-            self._selector.unregister(inbound.sock)
-            inbound.events = 0
+        inbound.forget(self._selector)
         inbound.close()
 
     def _expire(self, now):
@@ -3505,9 +3445,10 @@ class Announcer(Worker):
 class _Due:
     """When a node is to be asked next."""
 
-    __slots__ = ('turn', 'failures', 'asking', 'again', 'beat', 'nudged')
+    __slots__ = ('id', 'turn', 'failures', 'asking', 'again', 'beat', 'nudged')
 
-    def __init__(self):
+    def __init__(self, node_id):
+        self.id = node_id
         self.turn = None      # the heap entry that counts; older ones of the same node are stale
         self.failures = 0     # since its last answer
         self.asking = False   # an exchange is under way
@@ -3530,55 +3471,48 @@ class Schedule:
         self.earlier = lambda: None       # set by Admin: called when a node is due before all others
         self._lock = threading.Lock()
         self._nodes = {}                  # id -> _Due
-        self._well, self._failing = [], []  # heaps of (monotonic time, number, id)
+        self._well, self._failing = [], []  # heaps of (monotonic time, number, _Due)
         self._numbers = itertools.count()
 
-    def add(self, node_id):
-        """Ask this node from now on, first at once."""
+    def add(self, node_id, answered=False):
+        """Ask this node from now on: first at once, or in its turn when it has just answered."""
         with self._lock:
-            if node_id not in self._nodes:
-                self._nodes[node_id] = _Due()
-                self._put(node_id, self._clock())
-
-    def add_answered(self, node_id):
-        """Ask this node from now on; it has just answered."""
-        with self._lock:
-            entry = self._nodes.setdefault(node_id, _Due())
-            if not entry.asking:
-                self._next(node_id, entry, True)
+            is_new = node_id not in self._nodes
+            due = self._nodes.setdefault(node_id, _Due(node_id))
+            if answered and not due.asking:
+                self._next(due, True)
+            elif is_new:
+                self._put(due, self._clock())
 
     def remove(self, node_id):
         """Ask it no more."""
         with self._lock:
-            self._nodes.pop(node_id, None)
+            if node_id in self._nodes:
+                self._nodes.pop(node_id).turn = None
 
     def ask_now(self, node_id):
         """Ask it at once, or once more if it is being asked."""
         with self._lock:
-            entry = self._nodes.get(node_id)
-            if entry is None:
-                return
-            if entry.asking:
-                entry.again = True
-            else:
-                self._put(node_id, self._clock())
+            due = self._nodes.get(node_id)
+            if due and due.asking:
+                due.again = True
+            elif due:
+                self._put(due, self._clock())
 
     def ask_soon(self, node_id):
         """Ask it at once, but not more than once a second, nor so often while it fails: anybody can make us call this."""
         with self._lock:
-            entry = self._nodes.get(node_id)
-            now = self._clock()
-            if entry is not None and not entry.asking and entry.nudged <= now:
-                entry.nudged = max(now, entry.nudged + min(2.0 ** entry.failures, 16.0))
-                self._put(node_id, entry.nudged)
+            due, now = self._nodes.get(node_id), self._clock()
+            if due and not due.asking and due.nudged <= now:
+                due.nudged = max(now, due.nudged + min(2.0 ** due.failures, 16.0))
+                self._put(due, due.nudged)
 
     def ask_in(self, node_id, seconds):
         """Ask it in so many seconds or a tick later, unless it is being asked, or will be before."""
         with self._lock:
-            entry = self._nodes.get(node_id)
-            due = self._clock() + seconds + self.tick
-            if entry is not None and not entry.asking and (entry.turn is None or due < entry.turn[0]):
-                self._put(node_id, due)
+            due, then = self._nodes.get(node_id), self._clock() + seconds + self.tick
+            if due and not due.asking and (due.turn is None or then < due.turn[0]):
+                self._put(due, then)
 
     @property
     def interval(self):
@@ -3589,10 +3523,10 @@ class Schedule:
     def interval(self, seconds):
         with self._lock:
             self._interval = seconds
-            for node_id, entry in self._nodes.items():
-                entry.beat = self._clock() + seconds * self._rand()
-                if entry.turn and not entry.failures:
-                    self._put(node_id, entry.beat)
+            for due in self._nodes.values():
+                due.beat = self._clock() + seconds * self._rand()
+                if due.turn and not due.failures:
+                    self._put(due, due.beat)
 
     @property
     def tick(self):
@@ -3607,69 +3541,69 @@ class Schedule:
 
     def _take(self, heap, now, room):
         taken = []
-        while heap and len(taken) < room and heap[0][0] <= now:
-            turn = heapq.heappop(heap)
-            if self._counts(turn):
-                entry = self._nodes[turn[2]]
-                entry.turn, entry.asking, entry.again = None, True, False
-                taken.append(turn[2])
+        while len(taken) < room and self._first(heap) <= now:
+            due = heapq.heappop(heap)[2]
+            due.turn, due.asking, due.again = None, True, False
+            taken.append(due.id)
         return taken
 
-    def _counts(self, turn):
-        """Whether a heap entry is not stale.  Lock held."""
-        entry = self._nodes.get(turn[2])
-        return entry is not None and entry.turn is turn
+    @staticmethod
+    def _first(heap):
+        """When the first turn in a heap is (monotonic time), without stale ones.  Lock held."""
+        while heap and heap[0][2].turn is not heap[0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else math.inf
 
     def lateness(self):
         """For how many seconds the node that is most overdue has waited; failing ones, and those being asked, are not."""
         with self._lock:
-            while self._well and not self._counts(self._well[0]):
-                heapq.heappop(self._well)
-            return max(0.0, self._clock() - self._well[0][0]) if self._well else 0.0
+            return max(0.0, self._clock() - self._first(self._well))
 
     def next_look(self):
         """When to take again (monotonic time), unless earlier() is called before."""
         with self._lock:
-            due = min((heap[0][0] for heap in (self._well, self._failing) if heap), default=math.inf)
-            return max(due, self._clock() + self.tick)
+            return max(min(self._first(self._well), self._first(self._failing)), self._clock() + self.tick)
 
     def finished(self, node_id, ok):
         """A node that was taken has answered, or not."""
         with self._lock:
-            entry = self._nodes.get(node_id)
-            if entry is not None:
-                entry.asking = False
-                self._next(node_id, entry, ok)
+            due = self._nodes.get(node_id)
+            if due:
+                due.asking = False
+                self._next(due, ok)
 
-    def _next(self, node_id, entry, ok):
+    def _next(self, due, ok):
         """Lock held."""
         now = self._clock()
-        entry.failures = 0 if ok else entry.failures + 1
-        if entry.again:
-            self._put(node_id, now)
+        due.failures = 0 if ok else due.failures + 1
+        if due.again:
+            self._put(due, now)
         elif not ok:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(entry.failures - 1, 10))
-            self._put(node_id, now + pause)
+            self._put(due, now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(due.failures - 1, 10)))
         else:
-            late = None if entry.beat is None else now - entry.beat
-            if late is None:  # its place: nodes that were found together are spread over the interval
-                entry.beat = now + self._interval * self._rand()
-            elif late >= self._interval:  # the program stood still: on with its place, but not at once again
-                entry.beat += self._interval * math.ceil(late / self._interval + 0.5)
-            elif late >= -min(2 * self.tick, self._interval / 2):  # this was its turn, maybe taken a little early
-                entry.beat += self._interval
-            self._put(node_id, entry.beat)
+            due.beat = self._next_beat(due.beat, now)
+            self._put(due, due.beat)
 
-    def _put(self, node_id, due):
+    def _next_beat(self, beat, now):
+        """When the regular turn is after one that was to be at `beat`.  Lock held."""
+        if beat is None:  # its place: nodes that were found together are spread over the interval
+            return now + self._interval * self._rand()
+        late = now - beat
+        if late >= self._interval:  # the program stood still: on with its place, but not at once again
+            return beat + self._interval * math.ceil(late / self._interval + 0.5)
+        if late >= -min(2 * self.tick, self._interval / 2):  # this was its turn, maybe taken a little early
+            return beat + self._interval
+        return beat
+
+    def _put(self, due, then):
         """Lock held."""
-        entry = self._nodes[node_id]
-        entry.turn = due, next(self._numbers), node_id
-        heap = self._failing if entry.failures else self._well
-        heapq.heappush(heap, entry.turn)
-        if heap[0] is entry.turn:
+        due.turn = then, next(self._numbers), due
+        heap = self._failing if due.failures else self._well
+        heapq.heappush(heap, due.turn)
+        if heap[0] is due.turn:
             self.earlier()
         if len(heap) > 100 + 4 * len(self._nodes):  # mostly stale entries: the interval was changed again and again
-            heap[:] = [e.turn for e in self._nodes.values() if e.turn and bool(e.failures) == (heap is self._failing)]
+            heap[:] = [turn for turn in heap if turn[2].turn is turn]
             heapq.heapify(heap)
 
 
@@ -3677,18 +3611,21 @@ class Schedule:
 # History: the last hours
 # ---------------------------------------------------------------------------------------------------------------------
 
+GAP = b'\xff'  # all bytes of a record of which nothing is known
+
 # A node at one moment: busy CPUs; available memory, in GiB; available CPU, in percent; number of its state, of STATES.  A
 # half float has 11 bits, so that memory is right to 0.05 %, from 64 KiB to 64 TiB.
 RECORD = struct.Struct('<HeBB')
 MOST_BUSY, UNKNOWN_BUSY = 0xFFFE, 0xFFFF
-MOST_MEMORY, UNKNOWN_MEMORY, GIB = 65504.0, math.nan, 2 ** 30
+MOST_MEMORY, GIB = 65504.0, 2 ** 30
 UNKNOWN_BYTE = 0xFF
-NO_RECORD = RECORD.pack(UNKNOWN_BUSY, UNKNOWN_MEMORY, UNKNOWN_BYTE, UNKNOWN_BYTE)
 # While a node is lost or locked, nothing is known of it: what it told before is as old as that.
-SILENT_RECORDS = {state: NO_RECORD[:-1] + bytes([STATES.index(state)]) for state in (LOCKED, UNREACHABLE)}
+SILENT_RECORDS = {state: GAP * 5 + bytes([STATES.index(state)]) for state in (LOCKED, UNREACHABLE)}
 ANSWERING = {READY: STATES.index(READY), STOPPED: STATES.index(STOPPED)}
 
-CLUSTER_FIELDS = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory')  # of a sample of the cluster
+# All nodes together: CLUSTER_FIELDS, -1 or not a number where nothing is known.
+CLUSTER_RECORD = struct.Struct('<5q2d')
+CLUSTER_FIELDS = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory')
 
 
 def pack_record(node):
@@ -3699,29 +3636,30 @@ def pack_record(node):
     busy = node.info.busy
     cpu, memory = (node.info.avail_info or (None, None))[:2]
     return RECORD.pack(UNKNOWN_BUSY if busy is None else busy if busy < MOST_BUSY else MOST_BUSY,
-                       UNKNOWN_MEMORY if memory is None else min(memory / GIB, MOST_MEMORY),
+                       math.nan if memory is None else min(memory / GIB, MOST_MEMORY),
                        UNKNOWN_BYTE if cpu is None else int(cpu + 0.5), number)
 
 
-def read_record(block, place):
-    """(busy, CPU, memory in bytes, name of the state) of the RECORD at this place of a block; each may be None."""
-    busy, memory, cpu, number = RECORD.unpack_from(block, place)
+def read_record(busy, memory, cpu, number):
+    """(busy, CPU, memory in bytes, name of the state) of the fields of a RECORD; each may be None."""
     return (None if busy == UNKNOWN_BUSY else busy, None if cpu == UNKNOWN_BYTE else cpu,
             None if memory != memory else int(memory * GIB), None if number == UNKNOWN_BYTE else STATES[number])
 
 
-def cluster_sample(snapshot):
-    """CLUSTER_FIELDS of all nodes in a Snapshot: CPU is the mean, memory the sum over those that tell."""
+def pack_cluster(snapshot):
+    """CLUSTER_RECORD of a Snapshot: CPU is the mean, memory the sum over the nodes that tell."""
     told = [node.info.avail_info for node in snapshot.nodes if node.state in ANSWERING and node.info.avail_info]
     cpus = [available[0] for available in told if available[0] is not None]
     memory = [available[1] for available in told if available[1] is not None]
-    return tuple(snapshot.totals[field] for field in CLUSTER_FIELDS[:5]) + (
-        round(sum(cpus) / len(cpus), 1) if cpus else None, sum(memory) if memory else None)
+    return CLUSTER_RECORD.pack(*[snapshot.totals[field] for field in CLUSTER_FIELDS[:5]] + [
+        round(sum(cpus) / len(cpus), 1) if cpus else math.nan, sum(memory) if memory else math.nan])
 
 
-def _columns(fields, rows):
-    """[(field, its values)] of rows of values."""
-    return [(field, [row[number] for row in rows]) for number, field in enumerate(fields)]
+def read_cluster(*fields):
+    """Values of CLUSTER_FIELDS of the fields of a CLUSTER_RECORD; each may be None."""
+    cpu, memory = fields[5:]
+    return tuple(None if count < 0 else count for count in fields[:5]) + (
+        None if cpu != cpu else cpu, None if memory != memory else int(memory))
 
 
 def steady_time():
@@ -3733,17 +3671,15 @@ def steady_time():
 
 
 class Timeline:
-    """What was seen at a steady pace, the last `length` of it: one value for each slot of `interval` seconds, None for slots
-    in which the program stood still.  Times are those of steady_time()."""
+    """Of each key the last `length` records, one for each slot of `interval` seconds; where the program stood still, there
+    are gaps.  Times are those of steady_time()."""
 
-    def __init__(self, interval, length):
+    def __init__(self, interval, length, record):
         self.interval = interval
-        self._values = collections.deque(maxlen=length)
-        self._next = None  # number of the slot behind the last value
-
-    def slot(self, now):
-        """The number of the slot that this time is in."""
-        return int(now // self.interval)
+        self._length = length
+        self._record = record  # struct.Struct
+        self._end = 0          # number of the slot behind the last
+        self._kept = {}        # key -> bytes of its records, the oldest first
 
     def until_next(self, now):
         """Seconds until the next slot begins."""
@@ -3751,27 +3687,31 @@ class Timeline:
 
     def is_due(self, now):
         """Whether nothing was put in the present slot yet."""
-        return self._next is None or self.slot(now) >= self._next
+        return now // self.interval >= self._end
 
-    def put(self, now, value):
-        """The value of the present slot, which is_due()."""
-        slot = self.slot(now)
-        missed = 0 if self._next is None else min(slot - self._next, self._values.maxlen)
-        self._values.extend([None] * missed)
-        self._values.append(value)
-        self._next = slot + 1
+    def put(self, now, records):
+        """Put {key: record} in the present slot, which is_due(); other keys are forgotten."""
+        slot = int(now // self.interval)
+        gaps = GAP * self._record.size * min(slot - self._end, self._length)
+        for key in self._kept.keys() - records.keys():
+            del self._kept[key]
+        for key, record in records.items():
+            before = self._kept[key] + gaps if key in self._kept else b''
+            self._kept[key] = (before + record)[-self._length * self._record.size:]
+        self._end = slot + 1
 
-    def read(self):
-        """(number of the first slot, values)."""
-        return (self._next or 0) - len(self._values), list(self._values)
+    def forget(self, key):
+        """If this key comes back, its records begin anew."""
+        self._kept.pop(key, None)
+
+    def read(self, key):
+        """(number of the first slot, the fields of each record)."""
+        rows = list(self._record.iter_unpack(self._kept.get(key, b'')))
+        return self._end - len(rows), rows
 
 
 class History(Worker):
-    """Keeps the last hours in memory: a sample of the table now and then, and what readers may have of them.
-
-    A sample of the nodes is one block of bytes with a RECORD for each row; a node has the same row as long as it is in the
-    table.  What has been put is never changed, so readers fetch it under the lock and take it apart without.
-    """
+    """Keeps the last hours in memory: a sample of the table now and then, and what readers may have of them."""
 
     name = 'history'
 
@@ -3780,12 +3720,9 @@ class History(Worker):
         self._table = table
         self._clock = clock    # dates what is shown: when it is set right, what was seen before is dated right, too
         self._steady = steady
-        self._lock = threading.Lock()  # guards what follows
-        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES)  # of tuples of CLUSTER_FIELDS
-        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES)             # of blocks
-        self._rows = {}        # id -> its row
-        self._begun = []       # row -> slot since which it is of the node that has it now
-        self._free = []        # heap of rows that no node has
+        self._lock = threading.Lock()  # guards both
+        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_RECORD)
+        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, RECORD)
 
     # --- its thread ---
 
@@ -3797,73 +3734,39 @@ class History(Worker):
         """Take the samples that are due."""
         now = self._steady()
         if self._cluster.is_due(now):
-            values = cluster_sample(self._table.snapshot())
-            with self._lock:
-                self._cluster.put(now, values)
+            self._put(self._cluster, now, {'': pack_cluster(self._table.snapshot())})
         if self._nodes.is_due(now):
-            self._sample_nodes(now)
+            nodes = self._table.published()
+            self._put(self._nodes, now, {node_id: pack_record(node) for node_id, node in nodes.items()})
 
-    def _sample_nodes(self, now):
-        nodes = self._table.published()
+    def _put(self, timeline, now, records):
         with self._lock:
-            self._give_rows(nodes, self._nodes.slot(now))
-            rows = dict(self._rows)
-        records = [NO_RECORD] * (max(rows.values()) + 1 if rows else 0)
-        for node_id, row in rows.items():
-            records[row] = pack_record(nodes[node_id])
-        block = b''.join(records)
-        with self._lock:
-            self._nodes.put(now, block)
-
-    def _give_rows(self, ids, slot):
-        """A row for each of these ids, and none for others.  Lock held."""
-        for node_id in [known for known in self._rows if known not in ids]:
-            self._take_row(node_id)
-        for node_id in ids:
-            if node_id not in self._rows:
-                row = heapq.heappop(self._free) if self._free else len(self._begun)
-                self._begun[row:row + 1] = [slot]  # what was there before is another node's
-                self._rows[node_id] = row
-
-    def _take_row(self, node_id):
-        """Lock held."""
-        row = self._rows.pop(node_id, None)
-        if row is not None:
-            heapq.heappush(self._free, row)
+            timeline.put(now, records)
 
     def forget(self, node_id):
         """The node is not in the table any more: if it comes back, its history begins anew."""
         with self._lock:
-            self._take_row(node_id)
+            self._nodes.forget(node_id)
 
     # --- for readers ---
 
     def cluster(self):
         """The history of all nodes together, as the HTTP interface shows it."""
-        with self._lock:
-            first, samples = self._cluster.read()
-        samples = [(None,) * len(CLUSTER_FIELDS) if sample is None else sample for sample in samples]
-        shown = self._shown(self._cluster, first, samples)
-        shown.update(_columns(CLUSTER_FIELDS, samples))
-        return shown
+        return self._shown(self._cluster, '', CLUSTER_FIELDS, read_cluster)
 
     def node(self, node_id):
         """The history of a node, as the HTTP interface shows it; empty when there is no sample of it yet."""
-        with self._lock:
-            row = self._rows.get(node_id)
-            first, blocks = self._nodes.read()
-            begun = first + len(blocks) if row is None else max(first, self._begun[row])
-        del blocks[:begun - first]
-        records = [(None,) * 4 if block is None else read_record(block, row * RECORD.size) for block in blocks]
-        shown = self._shown(self._nodes, begun, records)
-        shown.update(_columns(('busy', 'cpu', 'memory', 'state'), records))
-        return shown
+        return self._shown(self._nodes, node_id, ('busy', 'cpu', 'memory', 'state'), read_record)
 
-    def _shown(self, timeline, first, values):
-        """When these values were seen, the first of them in slot `first`."""
-        now = self._clock()
-        since = round(first * timeline.interval + now - self._steady(), 3) if values else None
-        return collections.OrderedDict(time=now, interval=timeline.interval, since=since)
+    def _shown(self, timeline, key, fields, read):
+        """A column of values for each of these fields, and when they were seen."""
+        with self._lock:
+            first, records = timeline.read(key)
+        now, rows = self._clock(), [read(*record) for record in records]
+        since = round(first * timeline.interval + now - self._steady(), 3) if rows else None
+        shown = collections.OrderedDict(time=now, interval=timeline.interval, since=since)
+        shown.update((field, [row[number] for row in rows]) for number, field in enumerate(fields))
+        return shown
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -4416,10 +4319,12 @@ class Alerts(Worker):
             self._size += node_id not in alert.nodes
             alert.nodes[node_id] = None
             alert.message = event.message
-            while len(self._waiting) > MAX_ALERTS or self._size > MAX_ALERT_IDS:
+            is_slow = len(self._waiting) > MAX_ALERTS or self._size > MAX_ALERT_IDS
+            if is_slow:
                 self._size -= len(self._waiting.popleft().nodes)
-                self.report_once('--on_event: the command is too slow; the oldest events are left out')
             self._changed.notify()
+        if is_slow:
+            self.report_once('--on_event: the command is too slow; the oldest events are left out')
 
     def _place(self, event):
         """The Alert that an event goes into: the last of its kind, unless something else of its node waits behind that.
@@ -4444,7 +4349,7 @@ class Alerts(Worker):
                 return
             patience = self._patience()
             if patience > 0:
-                self._changed.wait(None if patience == math.inf else patience)
+                self._changed.wait(patience)
                 return
             alert = self._waiting.popleft()
             self._size -= len(alert.nodes)
@@ -4454,7 +4359,7 @@ class Alerts(Worker):
     def _patience(self):
         """Seconds until the first of those that wait is to be told.  Lock held."""
         if not self._waiting:
-            return math.inf
+            return threading.TIMEOUT_MAX
         first = self._waiting[0]
         due = max(first.since + GATHER_TIME, self._told.get(first.kind, -math.inf) + ALERT_PAUSE)
         return due - self._clock()
@@ -4463,102 +4368,68 @@ class Alerts(Worker):
         """Run the program, and log what became of it."""
         self.runs += 1
         try:
-            program = Program(self._command, alert.json().encode('ascii'))
+            problem, printed = run_program(self._command, alert.json().encode('ascii'), self.stopping)
         except OSError as error:
-            self.failed += 1
-            self.report_once('--on_event: %s cannot be run: %s' % (self._command[0], error.strerror))
-            return
-        problem = program.run(ALERT_TIME, self.stopping)
-        for line in program.output.decode('utf-8', 'replace').splitlines():
+            problem, printed = 'cannot be run: %s' % error.strerror, b''
+        for line in printed.decode('utf-8', 'replace').splitlines():
             logger.debug('--on_event, %s: %s', alert.kind, line)
         if problem:
             self.failed += 1
-            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints'
-                             % (problem, alert.kind))
+            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints' % (problem, alert.kind))
 
 
-class Program:
-    """A program that runs beside this one, in a process group of its own.  One thread's alone."""
+def run_program(command, data, stopping):
+    """Run a program with `data` (bytes) as its standard input, for ALERT_TIME at most, or until `stopping` (Event) is set.
 
-    def __init__(self, command, data):
-        """Start it; `data` (bytes) will be its standard input.  OSError."""
-        self.output = b''   # the beginning of what it prints
-        self._data = data
-        environ = {name: value for name, value in os.environ.items() if name != 'DISPYADMIN_SECRET'}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                         env=environ, start_new_session=True)
-
-    def run(self, seconds, stopping):
-        """Let it run until it ends, for so many seconds at most, or until `stopping` (Event) is set.
-
-        What it leaves behind in its process group ends with it.  Returns what went wrong, to follow "the command", or None.
-        """
-        expires = time.monotonic() + seconds
+    What it leaves behind in its process group ends with it.  Returns what went wrong, to follow "the command", or None, and
+    the beginning of what it printed.  OSError when it cannot be started.
+    """
+    environ = {name: value for name, value in os.environ.items() if name != 'DISPYADMIN_SECRET'}
+    with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env=environ, start_new_session=True) as process:
         try:
-            with selectors.DefaultSelector() as selector:
-                for pipe, events in ((self._process.stdin, selectors.EVENT_WRITE),
-                                     (self._process.stdout, selectors.EVENT_READ)):
-                    os.set_blocking(pipe.fileno(), False)
-                    selector.register(pipe, events)
-                while self._process.poll() is None and time.monotonic() < expires and not stopping.is_set():
-                    self._serve(selector)
-                self._read()
-            late = self._process.poll() is None
+            printed = _serve(process, data, stopping)
+            status = process.poll()
         finally:
-            self._end(gently=stopping.is_set())
-        if late:
-            return None if stopping.is_set() else 'took more than %g seconds and was ended' % seconds
-        status = self._process.returncode
-        return ('ended with status %d' % status if status > 0 else 'was ended by signal %d' % -status) if status else None
+            _end_group(process, gently=stopping.is_set())
+    if status is None:
+        return None if stopping.is_set() else 'took more than %g seconds and was ended' % ALERT_TIME, printed
+    how = 'ended with status %d' % status if status > 0 else 'was ended by signal %d' % -status
+    return how if status else None, printed
 
-    def _serve(self, selector):
-        """Write and read what can be, for a moment; its end is not told by the selector."""
-        if not selector.get_map():
-            time.sleep(0.05)
-        for key, _ in selector.select(0.05) if selector.get_map() else ():
-            over = self._write() if key.fileobj is self._process.stdin else self._read()
-            if over:
-                selector.unregister(key.fileobj)
-                key.fileobj.close()
 
-    def _write(self):
-        """Whether there is nothing more to write."""
+def _serve(process, data, stopping):
+    """Write to a program and read from it until it ends or must end; the beginning of what it printed."""
+    expires, printed = time.monotonic() + ALERT_TIME, b''
+    for pipe in (process.stdin, process.stdout):
+        os.set_blocking(pipe.fileno(), False)
+    while process.poll() is None and time.monotonic() < expires and not stopping.is_set():
+        data = _feed(process.stdin, data)
+        more = process.stdout.read(65536) or b''
+        printed += more[:MAX_ALERT_OUTPUT - len(printed)]
+        if not more:
+            stopping.wait(0.05)  # no selector tells of the end of a program
+    return printed + (process.stdout.read(65536) or b'')[:MAX_ALERT_OUTPUT - len(printed)]
+
+
+def _feed(pipe, data):
+    """Write what a pipe takes at once, and close it behind the last byte; what is left of the data."""
+    try:
+        data = data and data[pipe.write(data) or 0:]
+    except OSError:
+        data = b''  # it does not read, which is its own affair
+    if not data:
+        pipe.close()
+    return data
+
+
+def _end_group(process, gently):
+    """End all that is left of a program; `gently` gives it time to end by itself."""
+    for number in (signal.SIGTERM, signal.SIGKILL) if gently and process.poll() is None else (signal.SIGKILL,):
         try:
-            self._data = self._data[os.write(self._process.stdin.fileno(), self._data):]
-        except BlockingIOError:
-            pass
-        except OSError:
-            return True  # it does not read, which is its own affair
-        return not self._data
-
-    def _read(self):
-        """Read what a pipe holds; whether there will be no more."""
-        if self._process.stdout.closed:
-            return True
-        try:
-            data = os.read(self._process.stdout.fileno(), 65536)
-        except BlockingIOError:
-            return False
-        self.output += data[:MAX_ALERT_OUTPUT - len(self.output)]
-        return not data
-
-    def _end(self, gently):
-        """End all that is left of it."""
-        if gently and self._process.poll() is None:
-            self._signal(signal.SIGTERM)
-            try:
-                self._process.wait(END_TIME / 2)
-            except subprocess.TimeoutExpired:
-                pass
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            pipe.close()
-
-    def _signal(self, number):
-        try:
-            os.killpg(self._process.pid, number)
-        except (ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+            process.wait(END_TIME / 2)
+        except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
             pass  # nothing is left; or what is left is another user's
 
 
@@ -4567,7 +4438,7 @@ def find_program(command):
     words = shlex.split(command)
     program = shutil.which(words[0])
     if program is None:
-        raise StartError('--on_event: there is no program %s that can be run; give its whole path'
+        raise StartError('--on_event: there is no program %s that can be run; enter its whole path'
                          % printable(words[0])[:200])
     if not hasattr(os, 'killpg'):
         raise StartError('--on_event: needs a POSIX system')
@@ -5377,7 +5248,7 @@ class Admin:
             self.journal.record(event, [node_id], '%s %s.' % (self._label(node_id), HAPPENED[event]))
         self.plans.resolve_unsure(node_id)
         if create and node_id in self.table:
-            self.schedule.add_answered(node_id)
+            self.schedule.add(node_id, answered=True)
             self.remember(node_id)
         if event == RESTARTED:
             self._meet_aliases(node_id)
@@ -6025,12 +5896,12 @@ def hear_release(ear, sign, tls):
 def run_channel(channel):
     """The message that comes in over a channel, which is closed then.  OSError, NodeError."""
     try:
-        while True:
-            events = channel.advance()
-            if not events:
-                return channel.message
-            with selectors.DefaultSelector() as selector:
-                selector.register(channel.sock, events)
+        with selectors.DefaultSelector() as selector:
+            while True:
+                events = channel.advance()
+                if not events:
+                    return channel.message
+                channel.watch(selector, events, None)
                 if not selector.select(max(0.0, channel.expires - time.monotonic())):
                     raise NodeError(NO_ANSWER)
     finally:

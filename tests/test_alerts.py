@@ -2,6 +2,7 @@
 slow programs."""
 
 import json
+import logging
 import os
 import shlex
 import signal
@@ -96,7 +97,7 @@ class RealNodes(AlertTest):
         self.wait_told('found', node)
         admin.control('cpus', [node], cpus=2)
         node.info['cpus'] = 1
-        self.assertIn('drifted', self.wait_told('drifted', node)['message'])
+        self.assertIn('has changed', self.wait_told('drifted', node)['message'])
         node.close()
         admin.wait_node(node, state='unreachable')
         self.assertEqual({note['kind'] for note in self.told()}, {'found', 'drifted'})
@@ -277,6 +278,30 @@ child.wait()
         self.assertLessEqual(len(alerts._waiting), dispyadmin.MAX_ALERTS)
         self.assertEqual(alerts._size, sum(len(alert.nodes) for alert in alerts._waiting))
         self.assertEqual(len(log.output), 1)
+
+    def test_nobody_waits_for_the_log(self):
+        """While a warning is written, however slowly, events are taken."""
+        alerts, stuck = self.alerts('import time; time.sleep(600)'), []
+
+        class Slow(logging.Handler):
+            def emit(self, record):
+                other = threading.Thread(target=alerts.take, args=(event('lost', '10.0.0.1:9701'),), daemon=True)
+                other.start()
+                other.join(10)
+                stuck.append(other.is_alive())
+        handler = Slow(logging.WARNING)
+        dispyadmin.logger.addHandler(handler)
+        self.addCleanup(dispyadmin.logger.removeHandler, handler)
+        for number in range(3 * dispyadmin.MAX_ALERTS):
+            alerts.take(event(('lost', 'back')[number % 2], '10.0.0.1:9701'))
+        self.assertEqual(stuck, [False])
+
+    def test_more_than_a_pipe_holds(self):
+        """A program that reads late is told all of it; one that does not read at all is none that fails."""
+        code = 'import sys, time; time.sleep(0.3); print(len(sys.stdin.read()))'
+        self.assertEqual(dispyadmin.run_program([sys.executable, '-c', code], b'x' * 1000000, threading.Event()),
+                         (None, b'1000000\n'))
+        self.assertEqual(dispyadmin.run_program(['/bin/true'], b'x' * 1000000, threading.Event()), (None, b''))
 
     def test_no_thread_and_no_descriptor_stays(self):
         dispyadmin.GATHER_TIME = dispyadmin.ALERT_PAUSE = 0.0

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import struct
 import time
 import unittest
 from unittest import mock
@@ -36,11 +37,16 @@ class Turned:
 
 
 class Timelines(unittest.TestCase):
+    def timeline(self):
+        return Timeline(10, 4, struct.Struct('<d'))
+
     def fill(self, timeline, *times):
+        """(number of the first slot, values), None for gaps."""
         for now in times:
             if timeline.is_due(now):
-                timeline.put(now, now)
-        return timeline.read()
+                timeline.put(now, {'a': struct.pack('<d', now)})
+        first, rows = timeline.read('a')
+        return first, [None if math.isnan(value) else value for value, in rows]
 
     def test_one_value_for_each_slot(self):
         cases = [((), (0, [])),
@@ -54,10 +60,20 @@ class Timelines(unittest.TestCase):
                  ((100.0, 1e9), (10 ** 8 - 3, [None, None, None, 1e9]))]
         for times, expected in cases:
             with self.subTest(times):
-                self.assertEqual(self.fill(Timeline(10, 4), *times), expected)
+                self.assertEqual(self.fill(self.timeline(), *times), expected)
+
+    def test_each_key(self):
+        """A key that comes later has no gaps before; one that was left out, or forgotten, begins anew."""
+        timeline = self.timeline()
+        for now, keys in ((100.0, 'a'), (130.0, 'ab'), (140.0, 'b'), (150.0, 'ab')):
+            timeline.put(now, {key: struct.pack('<d', now) for key in keys})
+        self.assertEqual(timeline.read('a'), (15, [(150.0,)]))
+        self.assertEqual(timeline.read('b'), (13, [(130.0,), (140.0,), (150.0,)]))
+        timeline.forget('b')
+        self.assertEqual(timeline.read('b'), (16, []))
 
     def test_until_next(self):
-        timeline = Timeline(10, 4)
+        timeline = self.timeline()
         for now, wait in ((100.0, 10), (101.0, 9), (109.5, 0.5)):
             self.assertAlmostEqual(timeline.until_next(now), wait)
 
@@ -181,7 +197,7 @@ class OfNodes(HistoryTest):
             self.assertNotIn(None, self.node(A, 'busy')[0])
 
     def test_forgotten_node(self):
-        """Its row goes to another node, which does not inherit what it did; it begins anew itself."""
+        """A node that comes then does not inherit what it did; it begins anew itself."""
         self.meet(A, opened(busy=1))
         self.meet(B, opened(OTHER, busy=2))
         self.sample(2)
@@ -193,8 +209,6 @@ class OfNodes(HistoryTest):
         self.meet(A, opened(busy=4))
         self.sample()
         self.assertEqual([self.node(node_id, 'busy')[0] for node_id in (A, B, C)], [[4], [2] * 6, [3, 3, 3]])
-        self.assertEqual(sorted(self.history._rows.values()), [0, 1, 2])
-        self.assertEqual(self.history._free, [])
 
     def test_node_with_another_id(self):
         """It shows the sign of a node at another address: it has no row of its own any more, and no history."""
@@ -206,8 +220,8 @@ class OfNodes(HistoryTest):
         self.assertEqual(self.node(B, 'state'), [[]])
         self.assertEqual(self.node(A, 'state'), [['ready', 'ready']])
 
-    def test_rows_are_not_kept_for_ever(self):
-        """Nodes that come and go: blocks are as long as there are nodes at once."""
+    def test_bounded(self):
+        """Nodes that come and go: as much is kept as there are nodes at once, of each a record for each sample at most."""
         for number in range(300):
             ids = ['10.1.%d.%d:9701' % (number, last) for last in range(3)]
             for last, node_id in enumerate(ids):
@@ -215,9 +229,14 @@ class OfNodes(HistoryTest):
             self.sample()
             for node_id in ids:
                 self.table.forget(node_id)
-        self.assertEqual(len(self.history._begun), 3)
+            self.assertEqual(sum(map(len, self.history._nodes._kept.values())), 3 * dispyadmin.RECORD.size)
         self.sample()
-        self.assertEqual((self.history._rows, len(self.history._nodes.read()[1][-1])), ({}, 0))
+        self.assertEqual(self.history._nodes._kept, {})
+        self.meet(A, opened())
+        self.sample(2 * dispyadmin.SAMPLES)
+        self.pass_time(10 * 86400)
+        self.sample(2)
+        self.assertEqual(len(self.history._nodes._kept[A]), dispyadmin.SAMPLES * dispyadmin.RECORD.size)
 
     def test_samples_at_their_pace(self):
         """However often it looks."""

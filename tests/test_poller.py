@@ -1,5 +1,6 @@
-"""The poller by itself, in this process: both ways of waiting for sockets, and nodes that do not answer."""
+"""The poller by itself, in this process: every way of waiting for sockets, and nodes that do not answer."""
 
+import selectors
 import socket
 import threading
 import time
@@ -11,12 +12,13 @@ from dispyadmin import Answer, NodeError, Talk
 from . import lab
 
 REQUEST = dispyadmin.write_message(b'NODE_INFO:', {'sign': 'c' * 40})
-WAYS = [dispyadmin.LevelWatch] + [dispyadmin.EdgeWatch] * hasattr(dispyadmin.select, 'epoll')
+WAYS = [getattr(selectors, name) for name in ('SelectSelector', 'PollSelector', 'EpollSelector', 'KqueueSelector')
+        if hasattr(selectors, name)]
 
 
 class PollerTest(lab.LabTest):
-    def poller(self, places, watch=dispyadmin.Watch, tls=None):
-        with unittest.mock.patch.object(dispyadmin, 'Watch', watch):
+    def poller(self, places, way=selectors.DefaultSelector, tls=None):
+        with unittest.mock.patch.object(dispyadmin.selectors, 'DefaultSelector', way):
             poller = dispyadmin.Poller(places, tls)
         poller.start()
         self.addCleanup(poller.join, time.monotonic() + 5)
@@ -51,9 +53,9 @@ class PollerTest(lab.LabTest):
 
 
 class Waiting(PollerTest):
-    def check(self, watch, **tls):
+    def check(self, way, **tls):
         client = dispyadmin.tls_contexts(tls['certfile'], None)[0] if tls else None
-        poller = self.poller(64, watch, client)
+        poller = self.poller(64, way, client)
         nodes = [self.fake('open', port=0, **tls) for _ in range(20)]
         garbage, closed = self.fake('open', port=0, mode='garbage', **tls), self.closed()
         waits = [self.ask(poller, node.address, node.port) for node in nodes]
@@ -88,21 +90,21 @@ class Waiting(PollerTest):
         return sock.getsockname()
 
     def test_what_speaks_first_is_no_dispynode(self):
-        for watch in WAYS:
-            with self.subTest(watch.__name__):
-                error = self.ask(self.poller(16, watch), *self.speaks_first())(3)[1]
+        for way in WAYS:
+            with self.subTest(way.__name__):
+                error = self.ask(self.poller(16, way), *self.speaks_first())(3)[1]
                 self.assertIn('no dispynode', str(error))
 
     def test_every_way_of_waiting(self):
-        for watch in WAYS:
-            with self.subTest(watch.__name__):
-                self.check(watch)
+        for way in WAYS:
+            with self.subTest(way.__name__):
+                self.check(way)
 
     def test_every_way_of_waiting_with_tls(self):
         certificate = lab.certificate(self.folder())
-        for watch in WAYS:
-            with self.subTest(watch.__name__):
-                self.check(watch, certfile=certificate)
+        for way in WAYS:
+            with self.subTest(way.__name__):
+                self.check(way, certfile=certificate)
 
 
 class Failure(PollerTest):
