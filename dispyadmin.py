@@ -587,7 +587,7 @@ _FIRST = ('busy', 'serve', 'clients_done', 'jobs_done', 'cpu_time', 'scheduler_i
 _INNER = ('cpu', 'memory', 'disk', 'swap')
 _LAST = ('name', 'service_start', 'service_stop', 'service_end', 'cpus', 'max_cpus')
 _SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
-_SCALAR = b'(N|K.|G.{8}|M..|J.{4}|\x88|\x89|\x8a(?:%b)|\x8c(?:%b))\x94?' % (
+_SCALAR = b'N|K.|G.{8}|M..|J.{4}|\x88|\x89|\x8a(?:%b)|\x8c(?:%b)' % (
     b'|'.join(_SIZED[:MAX_INT_BYTES + 1]), b'|'.join(_SIZED))
 
 
@@ -596,7 +596,7 @@ def _text_pattern(text):
 
 
 def _item_patterns(keys):
-    return b''.join(_text_pattern(key) + _SCALAR for key in keys)
+    return b''.join(b'%b(?P<%b>%b)\x94?' % (_text_pattern(key), key.encode('ascii'), _SCALAR) for key in keys)
 
 
 _REPLY = re.compile(b'\x80[\x04\x05]\x95.{8}}\x94?[(]%b%b(?:N|%b%b\x93\x94?[)]\x81\x94?}\x94?[(]%bub)%bu[.]' % (
@@ -609,15 +609,12 @@ def read_reply(data):
     match = _REPLY.fullmatch(data)
     if match is None:
         return None
-    values = []
-    for part in match.groups(b'N'):
+    told = {}
+    for key, part in match.groupdict(b'N').items():
         size, is_length, make = _SCALARS[part[0]]
-        values.append(make(part[1 + size * is_length:]))
-    inner, last = len(_FIRST), len(_FIRST + _INNER)
-    told = dict(zip(_FIRST, values))
-    told['avail_info'] = None if match.start(inner + 1) < 0 else dict(zip(_INNER, values[inner:last]))
-    told.update(zip(_LAST, values[last:]))
-    return told
+        told[key] = make(part[1 + size * is_length:])
+    available = {key: told.pop(key) for key in _INNER}
+    return dict(told, avail_info=available if match.group('cpu') else None)
 
 
 def read_info(reply):
