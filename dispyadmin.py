@@ -471,8 +471,8 @@ class _ValueReader:
 
     Known are None, bool, int, float, str, list, tuple, dict with str keys, byte strings of Python 2 (read as str) and
     the one class of the protocol, read as a dict.  Nothing is imported or called.  Containers cannot be shared, so the
-    result is a tree, no larger than the bytes it came from.  `read_value` is the way in: what a step does to a value that is
-    not there, or is no list, is an error there.
+    result is a tree, no larger than the bytes it came from.  `read_value` is the way in: there, what a step does to a value
+    that is missing, or is no list, is an error.
     """
 
     SHARED = (str, int, float, bool, type(None))
@@ -530,7 +530,7 @@ class _ValueReader:
 
     def pop(self, count):
         """The last `count` values, which leave the stack."""
-        return [self.stack.pop() for _ in range(count)][::-1]
+        return self.plain([self.stack.pop() for _ in range(count)][::-1])
 
     def mark(self):
         self.outer.append(self.stack)
@@ -539,6 +539,11 @@ class _ValueReader:
     def pop_mark(self):
         """The values above the topmost mark; they and the mark leave the stack."""
         values, self.stack = self.stack, self.outer.pop()
+        return self.plain(values)
+
+    def plain(self, values):
+        """What may be in a container: all but the class."""
+        self.demand(_AvailInfo not in values)
         return values
 
     def scalar(self, size, is_length, make):
@@ -566,7 +571,7 @@ class _ValueReader:
         self.push(_AvailInfo)
 
     def new_object(self):
-        self.demand(self.pop(2) == [_AvailInfo, ()])
+        self.demand(self.stack.pop() == () and self.stack.pop() is _AvailInfo)
         self.push(_AvailInfo())
 
     def build(self):
@@ -621,23 +626,21 @@ _FIRST = ('busy', 'serve', 'clients_done', 'jobs_done', 'cpu_time', 'scheduler_i
 _INNER = ('cpu', 'memory', 'disk', 'swap')
 _LAST = ('name', 'service_start', 'service_stop', 'service_end', 'cpus', 'max_cpus')
 _SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
-_MEMO = b'(?:\x94|q.)?'
-_SCALAR = b'(N|K.|G.{8}|M..|J.{4}|\x88|\x89|\x8a(?:%b)|\x8c(?:%b))' % (b'|'.join(_SIZED[:MAX_INT_BYTES + 1]),
-                                                                       b'|'.join(_SIZED)) + _MEMO
+_SCALAR = b'N|K.|G.{8}|M..|J.{4}|\x88|\x89|\x8a(?:%b)|\x8c(?:%b)' % (
+    b'|'.join(_SIZED[:MAX_INT_BYTES + 1]), b'|'.join(_SIZED))
 
 
-def _key_pattern(text):
-    return b'\x8c' + re.escape(bytes([len(text)]) + text.encode('ascii')) + _MEMO
+def _text_pattern(text):
+    return b'\x8c' + re.escape(bytes([len(text)]) + text.encode('ascii')) + b'\x94?'
 
 
 def _item_patterns(keys):
-    return b''.join(_key_pattern(key) + _SCALAR for key in keys)
+    return b''.join(b'%b(?P<%b>%b)\x94?' % (_text_pattern(key), key.encode('ascii'), _SCALAR) for key in keys)
 
 
-_AVAIL_INFO = _key_pattern('dispy') + _key_pattern('DispyNodeAvailInfo') + b'\x93' + _MEMO + b'[)]\x81' + _MEMO
-_REPLY = re.compile(b'\x80[\x04\x05]\x95.{8}}' + _MEMO + b'[(]' + _item_patterns(_FIRST) + _key_pattern('avail_info') +
-                    b'(?:N|' + _AVAIL_INFO + b'}' + _MEMO + b'[(]' + _item_patterns(_INNER) + b'ub)' +
-                    _item_patterns(_LAST) + b'u[.]', re.DOTALL)
+_REPLY = re.compile(b'\x80[\x04\x05]\x95.{8}}\x94?[(]%b%b(?:N|%b%b\x93\x94?[)]\x81\x94?}\x94?[(]%bub)%bu[.]' % (
+    _item_patterns(_FIRST), _text_pattern('avail_info'), _text_pattern('dispy'), _text_pattern('DispyNodeAvailInfo'),
+    _item_patterns(_INNER), _item_patterns(_LAST)), re.DOTALL)
 
 
 def read_reply(data):
@@ -645,15 +648,12 @@ def read_reply(data):
     match = _REPLY.fullmatch(data)
     if match is None:
         return None
-    values = []
-    for part in match.groups(b'N'):
+    told = {}
+    for key, part in match.groupdict(b'N').items():
         size, is_length, make = _SCALARS[part[0]]
-        values.append(make(part[1 + size * is_length:]))
-    inner, last = len(_FIRST), len(_FIRST + _INNER)
-    told = dict(zip(_FIRST, values))
-    told['avail_info'] = None if match.start(inner + 1) < 0 else dict(zip(_INNER, values[inner:last]))
-    told.update(zip(_LAST, values[last:]))
-    return told
+        told[key] = make(part[1 + size * is_length:])
+    available = {key: told.pop(key) for key in _INNER}
+    return dict(told, avail_info=available if match.group('cpu') else None)
 
 
 def read_info(reply):
@@ -12061,19 +12061,15 @@ def ask_running(settings):
     host = '127.0.0.1' if is_localhost(host) else host  # no resolver is needed for that
     if port == 0:
         return place, None  # it would be at a port that only it knows
-    try:
-        if not settings.certfile:
-            try:
-                return 'http://%s/' % place, _ask_for_nodes(settings, host, port, None)
-            except _NotHttp:
-                context = _client_context(host)
-        else:
-            context = tls_contexts(settings.certfile, settings.keyfile)[0]
-        return 'https://%s/' % place, _ask_for_nodes(settings, host, port, context)
-    except _NotThere:
-        return place, None
-    except _NotHttp:
-        raise StartError(NO_DISPYADMIN % place)
+    given = settings.certfile and tls_contexts(settings.certfile, settings.keyfile)[0]
+    for context in [given] if given else [None, _client_context(host)]:
+        try:
+            return '%s://%s/' % ('https' if context else 'http', place), _ask_for_nodes(settings, host, port, context)
+        except _NotThere:
+            return place, None
+        except _NotHttp:
+            continue
+    raise StartError(NO_DISPYADMIN % place)
 
 
 def _client_context(host):
