@@ -59,7 +59,6 @@ import math
 import operator
 import os
 import pickle  # to write requests only: what comes in is read by read_value(), as even a strict find_class is not safe
-import queue
 import random
 import re
 import secrets
@@ -2458,14 +2457,16 @@ def plain_first(request, steps):
     raise MismatchError('It does not use TLS: start dispynode there with the same --certfile and --keyfile as dispyadmin.')
 
 
+NO_CONTROL = write_message(b'SERVICE_TIME:', {'control': 'none', 'time': None})  # a control that does not exist
+
+
 def is_admin(code):
     """Conversation: does this auth code come from the admin secret?  Asks for a control that does not exist.
 
     A node that is opened by its client secret, for want of an admin secret, answers that with nothing, others with -1.
     """
     try:
-        reply = yield frame(code, write_message(b'SERVICE_TIME:', {'control': 'none', 'time': None}))
-        return read_control(reply) is not NOT_ADMIN
+        return read_control((yield frame(code, NO_CONTROL))) is not NOT_ADMIN
     except (WireError, NodeError):
         return True  # no answer is no proof; the first real control will tell
 
@@ -5163,7 +5164,7 @@ class Admin:
                 collector.put(node_id, result)
         self.poller.submit(self.talk(node_id, self._info_steps(node_id), done), slow=was_lost)
 
-    def look(self, node_id):
+    def find_client_secret(self, node_id):
         """Ask an address, for a diagnosis: (Answer, its client secret if that is known, None), or (None, None, error).
 
         A row learns of it as of a poll; without one nothing is kept.
@@ -5178,7 +5179,7 @@ class Admin:
                     self.answered(node_id, outcome[0])
             finally:
                 collector.put(node_id, (None, None, error) if error else outcome + (None,))
-        steps = look_closely(self._request, self.table.known(node_id), self._secrets,
+        steps = find_client_secret(self._request, self.table.known(node_id), self._secrets,
                              functools.partial(self.table.may_send, node_id))
         self.poller.submit(self.talk(node_id, steps, done))
         late = NodeError('It did not answer all questions within %d seconds.' % SECRET_TIME)
@@ -5301,15 +5302,16 @@ class Admin:
             claimed = canonical(claimed or address)
         except ValueError:
             return address
-        return claimed if claimed != address and self._is_own(address) and self._is_own(claimed) else address
+        return claimed if claimed != address and self.is_own(address) and self.is_own(claimed) else address
 
-    def _is_own(self, address):
+    def is_own(self, address):
+        """Whether this is an address of this machine."""
         return is_loopback(address) or address in self._own_network()[0]
 
     def reaches(self, address):
         """Whether a search reaches this address."""
         networks, plain = self._own_network()[1], ipaddress.ip_address(address.partition('%')[0])
-        return not networks or self._is_own(address) or plain.is_link_local or any(plain in network for network in networks)
+        return not networks or self.is_own(address) or plain.is_link_local or any(plain in network for network in networks)
 
     def _own_network(self):
         """(addresses, networks) of this machine, as of a few seconds ago: asking the kernel takes a millisecond."""
@@ -5550,32 +5552,101 @@ MAX_DIAGNOSED = 4              # addresses of one name
 MAX_DIAGNOSES = 4              # at one time: each has up to 4 addresses * 3 ports = 12 threads for some seconds
 LOOPBACKS = ('127.0.0.1', '127.0.1.1')  # where dispynode listens when the machine's own name stands for one of them
 
-REFUSED_CURE = ('Start dispynode at %s; if it runs there, it may listen at 127.0.0.1 only or have another port: start it '
-                'with -i and this address.')
-SILENT_CURE = 'See whether %s is on; if it is, let TCP and UDP port %d through its firewall and those on the way.'
-ROUTE_CURE = ('See whether %s is on and in a network that this machine reaches; a firewall that rejects looks the same: let '
-              'TCP and UDP port %d through.')
-LOOPBACK_CURE = ('dispynode listens at %s only, where no other machine reaches it: start it with -i %s (see what '
-                 'the machine\'s own name stands for in /etc/hosts).')
-PORT_CURE = 'dispynode answers at %s: give that port, or start dispyadmin with --node_port %d.'
-STRANGER_CURE = 'Start dispynode at %s with another port (-p), or give its right port: this one belongs to another program.'
-TLS_THERE_CURE = 'Start dispyadmin with the --certfile and --keyfile of the nodes, or dispynode at %s without.'
-TLS_HERE_CURE = 'Start dispynode at %s with the same --certfile and --keyfile as dispyadmin.'
-CERTIFICATE_CURE = 'Start dispynode at %s and dispyadmin with the same --certfile; if it is the same, it may have expired.'
-ADMIN_SECRET_CURE = ('Start dispynode at %s again with an --admin_secret that differs from its --secret, and give that to '
-                     'dispyadmin.')
-LOCKED_CURE = ('Give dispyadmin the --admin_secret of dispynode at %s, on the page or as its --secret; if the node has '
-               'none, start it again with one that differs from its --secret.')
-OTHER_SECRET_CURE = ('Give dispyadmin the --admin_secret of dispynode at %s, on the page or as its --secret: those known '
-                     'are others.')
-PSUTIL_CURE = ('Install psutil at %s (pip install psutil) and start dispynode again: then it tells its CPU, memory, swap '
-               'and disk.')
-TROUBLE_CURE = 'Start dispynode at %s again; if that does not help, see which other program answers at this address.'
-FOREIGN_CURE = 'If %s is the same node under another address, forget that row; else find out who poses as it.'
-ADD_CURE = 'Add %s here, or start dispyadmin with --node %s: then it is asked whether broadcasts reach it or not.'
+ADD_FIX = 'Add %(id)s here, or start dispyadmin with --node %(id)s: then it is asked whether broadcasts reach it or not.'
+ADMIN_SECRET_FIX = ('Restart dispynode at %(id)s with an --admin_secret that differs from its --secret, and enter that '
+                    '--admin_secret here.')
+NAME_FIX = 'Enter an IP address instead of %(host)s, or add the name to DNS or to /etc/hosts of this machine.'
+ROUTE_FIX = ('Check that %(address)s is on and in a network that this machine reaches; a firewall that rejects looks the '
+             'same: let TCP and UDP port %(port)d through.')
+FINDINGS = {  # cause: (step, state, message, fix or None)
+    'no name': ('name', FAILED, '%(why)s', NAME_FIX),
+    'no interface': ('name', FAILED, '%(why)s', 'Name an interface of this machine after the address.'),
+    'silent dns': ('name', FAILED, 'No name server answers within %(seconds)d seconds.',
+                   'Enter an IP address instead of %(host)s, or check the name servers of this machine.'),
+    'an address': ('name', SKIPPED, '%(host)s is an address.', None),
+    'a name': ('name', OK, '%(host)s stands for %(addresses)s.', None),
+    'no route': ('route', FAILED, 'There is no way from this machine to %(address)s: %(why)s.', ROUTE_FIX),
+    'near': ('route', OK, '%(address)s is reached from %(source)s.', None),
+    'far': ('route', OK, '%(address)s is reached from %(source)s, in another network: broadcasts do not get there, so add '
+            'the node by hand or with --node.', None),
+    'connected': ('connect', OK, '%(id)s takes connections.', None),
+    'refused': ('connect', FAILED, '%(id)s: %(why)s', 'Start dispynode at %(id)s; if it runs there, it may listen at '
+                '127.0.0.1 only or have another port: start it with -i and this address.'),
+    'silent': ('connect', FAILED, '%(id)s: No answer within %(seconds)g seconds: the machine is off, or a firewall drops the '
+               'port.', 'Check that %(address)s is on; if it is, let TCP and UDP port '
+               '%(port)d through its firewall and those on the way.'),
+    'unreachable': ('connect', FAILED, '%(id)s: %(why)s', ROUTE_FIX),
+    'no tls': ('tls', SKIPPED, 'Neither side uses TLS.', None),
+    'tls': ('tls', OK, 'TLS works, and the certificate is the one of dispyadmin.', None),
+    'tls here': ('tls', FAILED, 'It does not use TLS, and dispyadmin does.',
+                 'Start dispynode at %(id)s with the same --certfile and --keyfile as dispyadmin.'),
+    'tls there': ('tls', FAILED, 'It uses TLS, and dispyadmin does not.',
+                  'Start dispyadmin with the --certfile and --keyfile of the nodes, or dispynode at %(id)s without.'),
+    'certificate': ('tls', FAILED, 'It has another certificate than dispyadmin%(why)s.', 'Start dispynode at %(id)s and '
+                    'dispyadmin with the same --certfile; if it is the same, it may have expired.'),
+    'dispynode': ('protocol', OK, 'It answers as dispynode does.', None),
+    'stranger': ('protocol', FAILED, '%(speaks)s', 'Start dispynode at %(id)s with another port (-p), or enter its right '
+                 'port: this one belongs to another program.'),
+    'release': ('version', OK, 'It runs dispy %(release)s.', None),
+    'strange release': ('version', WARNING, 'It runs dispy %(release)s; this dispyadmin was made for %(releases)s and may '
+                        'not understand all of it.', None),
+    'no release': ('version', SKIPPED, 'Its dispy release is not known: it does not tell while it runs jobs, when a '
+                   'firewall keeps its answer from this machine, or if it is none from %(releases)s.', None),
+    'trouble': ('secret', FAILED, '%(why)s', 'Restart dispynode at %(id)s; if that does not help, check which other program '
+                'answers at this address.'),
+    'alias': ('secret', OK, 'It is %(owner)s under another address; see there.', None),
+    'impostor': ('secret', WARNING, 'It shows the same sign as %(owner)s, so no auth code is sent to it.', 'If %(owner)s is '
+                 'the same node under another address, forget that row; else find the impostor.'),
+    'admin secret': ('secret', OK, 'A known admin secret opens it.', None),
+    'client secret': ('secret', WARNING, 'It has no --admin_secret, and a known secret is its client secret (--secret): it '
+                      'can be seen but not controlled.', ADMIN_SECRET_FIX),
+    'no admin secret': ('secret', WARNING, 'It has no --admin_secret: it can be seen but not controlled.', ADMIN_SECRET_FIX),
+    'only client secret': ('secret', FAILED, 'A known secret is its client secret (--secret). Its --admin_secret is '
+                           'another, or the same, which locks every admin out.', ADMIN_SECRET_FIX),
+    'other secret': ('secret', FAILED, 'No known secret is its --admin_secret.', 'Enter the --admin_secret of dispynode at '
+                     '%(id)s, on the page or as --secret: those known are others.'),
+    'locked': ('secret', FAILED, 'No known secret opens it.', 'Enter the --admin_secret of dispynode at %(id)s, on the page '
+               'or as --secret; if the node has none, restart it with one that differs from its --secret.'),
+    'psutil': ('psutil', OK, 'psutil is there: it tells what is available.', None),
+    'no psutil': ('psutil', WARNING, 'psutil is missing there, so it does not tell what is available.', 'Install psutil at '
+                  '%(id)s (pip install psutil) and restart dispynode: then it tells its CPU, memory, swap and disk.'),
+    'other port': ('elsewhere', WARNING, 'dispynode answers at %(ids)s.',
+                   'dispynode answers at %(id)s: enter that port, or start dispyadmin with --node_port %(port)d.'),
+    'loopback': ('elsewhere', WARNING, 'dispynode answers at %(ids)s.', 'dispynode listens at %(address)s only, where no '
+                 "other machine reaches it: start it with -i %(own)s (check what the machine's own name stands for in "
+                 '/etc/hosts).'),
+    'announced': ('elsewhere', WARNING, 'The dispynode that announces itself from here listens at %(id)s.', ADD_FIX),
+    'not elsewhere': ('elsewhere', SKIPPED, 'No dispynode answers at %(where)s either.', None),
+    'no elsewhere': ('elsewhere', SKIPPED, 'There is no other usual port to look at.', None),
+    'listed': ('table', OK, 'It is listed as %(where)s; it is %(state)s.', None),
+    'listed badly': ('table', WARNING, 'It is listed as %(where)s; it is %(state)s.%(why)s', None),
+    'not listed': ('table', WARNING, 'It is not in the table of nodes.', ADD_FIX),
+    'nothing listed': ('table', SKIPPED, 'It is not in the table of nodes.', None),
+}
 
 
-def look_closely(request, known, secrets_, may_send):
+class Findings:
+    """What is found at one place or host, and the first fix."""
+
+    def __init__(self):
+        self.findings = []
+        self.fix = None
+
+    def say(self, cause, **values):
+        """Add one of FINDINGS; its sentences may name these values, and attributes.  The first fix counts: what comes later
+        often follows from it."""
+        step, state, message, fix = FINDINGS[cause]
+        values = dict(vars(self), **values)
+        self.findings.append(Finding(step, state, message % values))
+        self.fix = self.fix or fix and fix % values
+
+    def take(self, other):
+        """Add other Findings."""
+        self.findings.extend(other.findings)
+        self.fix = self.fix or other.fix
+
+
+def find_client_secret(request, known, secrets_, may_send):
     """Conversation: ask_info(), and where no secret opens the node as its admin, which one is its client secret.
 
     Returns (Answer, secret or None).  A control that does not exist tells: with the client secret it is answered with
@@ -5586,16 +5657,15 @@ def look_closely(request, known, secrets_, may_send):
     for secret in tuple(secrets_) if answer.known.secret is None else ():
         if not may_send(sign):
             break
-        message = write_message(b'SERVICE_TIME:', {'control': 'none', 'time': None})
         try:
-            if read_control((yield frame(auth_code(secret, sign), message))) is NOT_ADMIN:
+            if read_control((yield frame(auth_code(secret, sign), NO_CONTROL))) is NOT_ADMIN:
                 return answer, secret
         except (NodeError, WireError):
             break  # what is known already will do
     return answer, None
 
 
-def knock(message):
+def send_ping(message):
     """Conversation: say something to which a node answers by a connection of its own, if it answers."""
     try:
         yield frame(NO_CODE, message)
@@ -5606,232 +5676,166 @@ def knock(message):
 def run_parallel(call, items, seconds=None, threads=math.inf):
     """[call(item) for each item], on threads of their own, so many at one time.  None for those that are not done when so
     many seconds are over for each thread.  What a call raises is raised here, at the end."""
-    results, waiting = [(None, None)] * len(items), queue.Queue()
-    for number in range(len(items)):
-        waiting.put(number)
+    results, errors, waiting = [None] * len(items), [], collections.deque(enumerate(items))
 
     def run():
-        try:
-            while True:
-                number = waiting.get_nowait()
-                try:
-                    results[number] = call(items[number]), None
-                except Exception as error:
-                    results[number] = None, error
-        except queue.Empty:
-            pass
+        while True:
+            try:
+                number, item = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                results[number] = call(item)
+            except Exception as error:
+                errors.append(error)
     running = [threading.Thread(target=run, name='parallel', daemon=True) for _ in range(min(len(items), threads))]
     for thread in running:
         thread.start()
     for thread in running:
         thread.join(seconds)
-    for _, error in results:
-        if error is not None:
-            raise error
-    return [result for result, _ in results]
+    if errors:
+        raise errors[0]
+    return list(results)
 
 
-class Contact:
-    """One connection to an address and port, in which NODE_INFO is asked with an auth code that opens nothing."""
-
-    def __init__(self, address, port, request, tls=None):
-        self.connected = False
-        self.data = b''    # what came back, as far as it tells who speaks
-        self.error = None  # OSError or NodeError that ended it
-        self._deadline = time.monotonic() + CONTACT_TIME
-        try:
-            with socket.socket(family_of(address), socket.SOCK_STREAM) as sock:
-                sock.settimeout(CONTACT_TIME)
-                sock.connect(socket_address(address, port))
-                self.connected = True
-                if tls is None:
-                    self._talk(sock, request)
-                else:
-                    with tls.wrap_socket(sock) as secure:
-                        self._talk(secure, request)
-        except (OSError, NodeError) as error:
-            self.error = error
-
-    def _talk(self, sock, request):
-        sock.sendall(frame(NO_CODE, request))
-        nudged = False
-        while len(self.data) < 44:
-            left = max(0.01, self._deadline - time.monotonic())
-            sock.settimeout(left if nudged else min(left, NUDGE_TIME))
-            try:
-                data = sock.recv(64)
-            except socket.timeout:
-                if nudged:
-                    raise
-                nudged = True
-                sock.sendall(b'\r\n\r\n')
-                continue
-            if not data:
-                return
-            self.data += data
-
-    @property
-    def sign(self):
-        """The sign that a dispynode showed, or None when it is none."""
-        text = self.data[4:44].decode('latin-1')
-        return text if self.data[:4] == struct.pack('>L', 40) and SIGN.match(text) else None
-
-    @property
-    def is_refused(self):
-        return isinstance(self.error, OSError) and self.error.errno == errno.ECONNREFUSED
-
-    @property
-    def is_silent(self):
-        return isinstance(self.error, socket.timeout)
-
-    @property
-    def is_distrusted(self):
-        """Whether TLS works but the certificate is not the one of --certfile."""
-        return isinstance(self.error, ssl.SSLError) and getattr(self.error, 'reason', None) == 'CERTIFICATE_VERIFY_FAILED'
-
-    def why(self):
-        """Why there is no connection, in a sentence."""
-        if self.is_silent:
-            return 'No answer within %g seconds: the machine is off, or a firewall drops the port.' % CONTACT_TIME
-        return connection_error(self.error) if isinstance(self.error, OSError) else str(self.error)
-
-    def speaks(self):
-        """What speaks there that is no dispynode, in a sentence."""
-        line = self.data.partition(b'\n')[0].strip()[:40]
-        if line and all(32 <= byte < 127 for byte in line):
-            return 'Another program answers there; it says "%s".' % line.decode('ascii')
-        if self.data:
-            return 'Another program answers there; it sends what no dispynode sends.'
-        if self.is_silent:
-            return 'It takes the connection and then says nothing: it hangs, or it is another program.'
-        return 'It closes the connection without an answer: it is another program.'
+REACHED = ('connected', 'refused', 'silent', 'unreachable')  # the most telling first
 
 
-class Visit:
-    """What is found at one address and port: findings, and the first cure."""
+class Probe(Findings):
+    """What is found at one address and port."""
 
     def __init__(self, admin, address, port):
+        super().__init__()
         self.id = format_id(address, port)
         self.address = address
         self.port = port
-        self.findings = []
-        self.cure = None
-        self.contact = None   # Contact without TLS
-        self.sign = None      # of the dispynode that answers, if one does ...
-        self.speaks = False   # ... and whether it can be asked: TLS is as it is here
+        self.reached = None  # of REACHED: what became of the connection
+        self.sign = None     # of the dispynode that answers, if one does ...
+        self.speaks = False  # ... and whether it can be asked: TLS is as it is here
         self._admin = admin
-        self._request = write_message(b'NODE_INFO:', {'sign': admin.sign})
 
-    def say(self, step, state, message, cure=None):
-        """Add a finding.  The first cure counts: what comes later often follows from it."""
-        self.findings.append(Finding(step, state, message))
-        self.cure = self.cure or cure
-
-    def meet(self):
+    def connect(self):
         """Connect, and see what speaks there.  Any thread.
 
         Without TLS first, whatever is used here: a dispynode without it takes the beginning of TLS for a message of up to
         4 GB, and makes room for that.
         """
-        self.contact = Contact(self.address, self.port, self._request)
-        self.sign = self.contact.sign
-        if not self.contact.connected:
-            self.say('connect', FAILED, '%s: %s' % (self.id, self.contact.why()))
+        tls, (data, error) = self._admin.client_tls, self._exchange()
+        self.sign = sign_in(data)
+        if not self.reached:
+            self.reached = ('silent' if isinstance(error, socket.timeout) else
+                            'refused' if getattr(error, 'errno', None) == errno.ECONNREFUSED else 'unreachable')
+        why = connection_error(error) if isinstance(error, OSError) else error
+        self.say(self.reached, why=why, seconds=CONTACT_TIME)
+        if self.reached != 'connected':
             return self
-        self.say('connect', OK, '%s takes connections.' % self.id)
         if not self.sign:
-            self._meet_with_tls()
-        elif self._admin.client_tls:
-            self.say('tls', FAILED, 'It does not use TLS, and dispyadmin does.', TLS_HERE_CURE % self.id)
+            self._connect_with_tls(tls, data, error)
+        elif tls:
+            self.say('tls here')
         else:
-            self._say_speaks(SKIPPED, 'Neither side uses TLS.')
+            self._say_speaks('no tls')
         return self
 
-    def _meet_with_tls(self):
-        tls = self._admin.client_tls
-        secure = Contact(self.address, self.port, self._request, tls or distrusting_tls())
-        why = getattr(secure.error, 'verify_message', None)
-        if secure.is_distrusted:
-            self.sign = Contact(self.address, self.port, self._request, distrusting_tls()).sign
-            self.say('tls', FAILED, 'It has another certificate than the one given here%s.' % (' (%s)' % why if why else ''),
-                     CERTIFICATE_CURE % self.id)
-        elif not secure.sign:
-            spoken = self.contact if self.contact.data else secure
-            self.say('protocol', FAILED, spoken.speaks(), STRANGER_CURE % self.id)
+    def _connect_with_tls(self, tls, data, error):
+        """It showed no sign without: this came back."""
+        secure, secure_error = self._exchange(tls or distrusting_tls())
+        self.sign = sign_in(secure)
+        if getattr(secure_error, 'reason', None) == 'CERTIFICATE_VERIFY_FAILED':
+            why = getattr(secure_error, 'verify_message', None)
+            self.say('certificate', why=' (%s)' % why if why else '')
+            self.sign = sign_in(self._exchange(distrusting_tls())[0])
+        elif not self.sign:
+            self.say('stranger', speaks=what_speaks(*(data, error) if data else (secure, secure_error)))
         elif tls:
-            self.sign = secure.sign
-            self._say_speaks(OK, 'TLS works, and the certificate is the one given here.')
+            self._say_speaks('tls')
         else:
-            self.sign = secure.sign
-            self.say('tls', FAILED, 'It uses TLS, and dispyadmin does not.', TLS_THERE_CURE % self.id)
+            self.say('tls there')
 
-    def _say_speaks(self, state, message):
+    def _say_speaks(self, cause):
         self.speaks = True
-        self.say('tls', state, message)
-        self.say('protocol', OK, 'It answers as dispynode does.')
+        self.say(cause)
+        self.say('dispynode')
+
+    def _exchange(self, tls=None):
+        """(what comes back when NODE_INFO is asked with an auth code that opens nothing, what ended the connection)."""
+        deadline, data = time.monotonic() + CONTACT_TIME, bytearray()
+        try:
+            with socket.socket(family_of(self.address), socket.SOCK_STREAM) as sock:
+                sock.settimeout(CONTACT_TIME)
+                sock.connect(socket_address(self.address, self.port))
+                self.reached = 'connected'
+                with tls.wrap_socket(sock) if tls else sock as stream:
+                    stream.sendall(frame(NO_CODE, write_message(b'NODE_INFO:', {'sign': self._admin.sign})))
+                    read_beginning(stream, data, deadline)
+        except (OSError, NodeError) as error:
+            return bytes(data), error
+        return bytes(data), None
 
     # --- a dispynode that can be asked ---
 
     def ask(self):
         """Find out its release, which secret opens it, and whether it has psutil."""
+        table = self._admin.table
         self._ask_release()
-        answer, client_secret, error = self._admin.look(self.id)
+        answer, client_secret, error = self._admin.find_client_secret(self.id)
         if error is not None:
-            self.say('secret', FAILED, as_sentence(error), TROUBLE_CURE % self.id)
+            self.say('trouble', why=as_sentence(error))
             return
-        owner = self._admin.table.owner(answer.known.sign)
-        published = self._admin.table.get(owner) if owner else None
-        if published and owner != self.id:
-            self._say_foreign(owner, published.view)
-        elif answer.known.secret is not None:
-            self._say_opened(answer)
+        owner = table.owner(answer.known.sign)
+        row = table.get(owner) if owner else None
+        if row and owner != self.id:
+            self.say('alias' if self.id in row.view['addresses'] else 'impostor', owner=owner)
+        elif answer.known.secret is None:
+            self.say('locked' if client_secret is None else 'only client secret' if client_secret else 'other secret')
         else:
-            self._say_locked(client_secret)
+            known = answer.known
+            self.say('admin secret' if known.admin else 'client secret' if known.secret else 'no admin secret')
+            self.say('no psutil' if answer.info.avail_info is None else 'psutil')
 
     def _ask_release(self):
-        published = self._admin.table.get(self._admin.table.owner(self.sign) or self.id)
-        release = published and published.view['version']
-        release = release or ask_release(self._admin, self.address, self.port, self.sign)
-        if release in DISPY_RELEASES:
-            self.say('version', OK, 'It runs dispy %s.' % release)
-        elif release:
-            self.say('version', WARNING, 'It runs dispy %s; this dispyadmin was made for %s to %s and may not understand '
-                     'all of it.' % (release, DISPY_RELEASES[0], DISPY_RELEASES[-1]))
-        else:
-            self.say('version', SKIPPED, 'Its dispy release is not known: it does not tell while it runs jobs, when a '
-                     'firewall keeps its answer from this machine, or if it is none from %s to %s.'
-                     % (DISPY_RELEASES[0], DISPY_RELEASES[-1]))
+        table = self._admin.table
+        row = table.get(table.owner(self.sign) or self.id)
+        release = row and row.view['version'] or ask_release(self._admin, self.address, self.port, self.sign)
+        known = release in DISPY_RELEASES
+        self.say('release' if known else 'strange release' if release else 'no release', release=release,
+                 releases='%s to %s' % (DISPY_RELEASES[0], DISPY_RELEASES[-1]))
 
-    def _say_foreign(self, owner, view):
-        if self.id in view['addresses']:
-            self.say('secret', OK, 'It is %s under another address; see there.' % owner)
-        else:
-            self.say('secret', WARNING, 'It shows the same sign as %s, so no auth code is sent to it.' % owner,
-                     FOREIGN_CURE % owner)
 
-    def _say_opened(self, answer):
-        if answer.known.admin:
-            self.say('secret', OK, 'A known admin secret opens it.')
-        elif answer.known.secret:
-            self.say('secret', WARNING, 'It has no --admin_secret, and a known secret is its client secret (--secret): it '
-                     'can be seen but not controlled.', ADMIN_SECRET_CURE % self.id)
-        else:
-            self.say('secret', WARNING, 'It has no --admin_secret: it can be seen but not controlled.',
-                     ADMIN_SECRET_CURE % self.id)
-        if answer.info.avail_info is None:
-            self.say('psutil', WARNING, 'psutil is missing there, so it does not tell what is available.',
-                     PSUTIL_CURE % self.id)
-        else:
-            self.say('psutil', OK, 'psutil is there: it tells what is available.')
+def read_beginning(stream, data, deadline):
+    """Read so much into `data` (bytearray) that it tells what speaks there; what says nothing is nudged once.  OSError."""
+    patience = NUDGE_TIME
+    while len(data) < 44:
+        stream.settimeout(max(0.01, min(patience, deadline - time.monotonic())))
+        try:
+            more = stream.recv(64)
+        except socket.timeout:
+            if patience > NUDGE_TIME:
+                raise
+            patience = CONTACT_TIME
+            stream.sendall(b'\r\n\r\n')
+            continue
+        if not more:
+            break
+        data += more
 
-    def _say_locked(self, client_secret):
-        if client_secret:
-            self.say('secret', FAILED, 'A known secret is its client secret (--secret). Its --admin_secret is another, or '
-                     'the same, which locks every admin out.', ADMIN_SECRET_CURE % self.id)
-        elif client_secret == '':
-            self.say('secret', FAILED, 'No known secret is its --admin_secret.', OTHER_SECRET_CURE % self.id)
-        else:
-            self.say('secret', FAILED, 'No known secret opens it.', LOCKED_CURE % self.id)
+
+def sign_in(data):
+    """The sign in a dispynode's answer; None when it is another program's."""
+    sign = data[4:44].decode('latin-1')
+    return sign if data[:4] == struct.pack('>L', 40) and SIGN.match(sign) else None
+
+
+def what_speaks(data, error):
+    """What speaks that sent this and no sign, in a sentence; `error` ended the connection, or nothing did."""
+    line = data.partition(b'\n')[0].strip()[:40]
+    if line and all(32 <= byte < 127 for byte in line):
+        return 'Another program answers there; it says "%s".' % line.decode('ascii')
+    if data:
+        return 'Another program answers there; it sends what no dispynode sends.'
+    if isinstance(error, socket.timeout):
+        return 'It takes the connection and then says nothing: it hangs, or it is another program.'
+    return 'It closes the connection without an answer: it is another program.'
 
 
 def distrusting_tls():
@@ -5865,7 +5869,7 @@ def ask_release(admin, address, port, sign):
         ask = {'ip_addr': source.partition('%')[0], 'port': own_port, 'sign': secrets.token_hex(20)}
         for release in admin.announcer.releases():
             ping = write_message(b'PING:', {'version': release, 'ip_addrs': [], 'port': own_port})
-            admin.poller.submit(Talk(address, port, knock(ping), lambda *_: None))
+            admin.poller.submit(Talk(address, port, send_ping(ping), lambda *_: None))
             try:
                 sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), socket_address(address, port))
             except OSError:
@@ -5882,12 +5886,10 @@ def hear_release(ear, sign, tls):
             sock, sender = ear.accept()
         except OSError:
             break
-        with sock:
-            try:
-                message = run_channel(Inbound(sock, peer_address(sender), tls, deadline))
-                announcement = read_announcement(message)
-            except (OSError, NodeError, WireError):
-                continue
+        try:
+            announcement = read_announcement(run_channel(Inbound(sock, peer_address(sender), tls, deadline)))
+        except (OSError, NodeError, WireError):
+            continue
         if announcement and announcement.sign == sign and announcement.version:
             return announcement.version
     return None
@@ -5908,14 +5910,13 @@ def run_channel(channel):
         channel.close()
 
 
-class Diagnosis:
+class Diagnosis(Findings):
     """Why there is no node, or none that works, at a host: run() looks at one thing after the other."""
 
     def __init__(self, admin, host, port=None, has_table=True):
+        super().__init__()
         self.host = host
         self.port = port
-        self.findings = []
-        self.cure = None
         self.ids = []                # of the dispynodes that answer
         self._admin = admin
         self._has_table = has_table  # whether its table of nodes means anything
@@ -5925,39 +5926,35 @@ class Diagnosis:
 
     def run(self):
         """The diagnosis as the HTTP interface shows it."""
-        places = [(address, port) for address in self._reach() for port in self._ports]
-        visits = run_parallel(Visit.meet, [Visit(self._admin, *place) for place in places])
-        nodes = collections.OrderedDict()  # sign -> Visit: another one with its sign is the same node under another address
-        for visit in visits:
-            if visit.sign:
-                nodes.setdefault(visit.sign, visit)
-        for visit in nodes.values():
-            self.ids.append(visit.id)
-            self._signs[visit.id] = visit.sign
-            if visit.speaks:
-                visit.ask()
-            self._take(visit)
-        if visits and not nodes:
-            self._take_failures(visits)
-        self._skip('it cannot be asked' if visits else 'it cannot be reached')
-        self._look_in_table()
+        probes = self._probe(self._reach(), self._ports)
+        nodes = collections.OrderedDict()  # sign -> Probe: another one with its sign is the same node under another address
+        for probe in probes:
+            if probe.sign:
+                nodes.setdefault(probe.sign, probe)
+        for probe in nodes.values():
+            self.ids.append(probe.id)
+            self._signs[probe.id] = probe.sign
+            if probe.speaks:
+                probe.ask()
+            self.take(probe)
+        if probes and not nodes:
+            self._say_no_node(probes)
+        self._skip('it cannot be asked' if probes else 'it cannot be reached')
+        if self._has_table:
+            self._look_in_table()
         return {'host': self.host, 'port': self.port, 'steps': [finding._asdict() for finding in self.findings],
-                'cure': self.cure, 'nodes': self.ids}
+                'cure': self.fix, 'fix': self.fix, 'nodes': self.ids}
 
-    def _say(self, step, state, message, cure=None):
-        self.findings.append(Finding(step, state, message))
-        self.cure = self.cure or cure
-
-    def _take(self, visit):
-        self.findings.extend(visit.findings)
-        self.cure = self.cure or visit.cure
+    def _probe(self, addresses, ports):
+        places = itertools.product(addresses, ports)
+        return run_parallel(Probe.connect, [Probe(self._admin, address, port) for address, port in places])
 
     def _skip(self, why):
         """Say which steps there was no use in."""
         done = {finding.step for finding in self.findings}
         for step in ('route', 'connect', 'tls', 'protocol', 'version', 'secret', 'psutil'):
             if step not in done and not (step == 'protocol' and self.ids):
-                self._say(step, SKIPPED, 'Not looked at, as %s.' % why)
+                self.findings.append(Finding(step, SKIPPED, 'Not looked at, as %s.' % why))
 
     # --- name and route ---
 
@@ -5966,20 +5963,17 @@ class Diagnosis:
         try:
             found, = run_parallel(resolve, [self.host], RESOLVE_TIME)
         except NodeError as error:
-            self._say('name', FAILED, str(error), 'Name an interface of this machine after the address.' if '%' in self.host
-                      else 'Give an IP address instead of %s, or enter the name in DNS or /etc/hosts of this machine.'
-                      % self.host)
+            self.say('no interface' if '%' in self.host else 'no name', why=error)
             return []
         if not found:
-            self._say('name', FAILED, 'No name server answers within %d seconds.' % RESOLVE_TIME,
-                      'Give an IP address instead of %s, or see to the name servers of this machine.' % self.host)
+            self.say('silent dns', seconds=RESOLVE_TIME)
             return []
         self._addresses = found[:MAX_DIAGNOSED]
         if found == [self.host]:
-            self._say('name', SKIPPED, '%s is an address.' % self.host)
+            self.say('an address')
         else:
             more = ', and %d more that are not looked at' % (len(found) - MAX_DIAGNOSED) if found[MAX_DIAGNOSED:] else ''
-            self._say('name', OK, '%s stands for %s%s.' % (self.host, ', '.join(self._addresses), more))
+            self.say('a name', addresses=', '.join(self._addresses) + more)
         return self._find_routes()
 
     def _find_routes(self):
@@ -5992,91 +5986,74 @@ class Diagnosis:
                 failed.append((address, getattr(error, 'strerror', None) or str(error)))
             else:
                 reached.append(address)
-                self._say_route(address, source)
+                self.say('near' if self._admin.reaches(address) else 'far', address=address, source=source)
         for address, why in () if reached else failed:
-            self._say('route', FAILED, 'There is no way from this machine to %s: %s.' % (address, why.rstrip('.')),
-                      ROUTE_CURE % (address, self._ports[0]))
+            self.say('no route', address=address, port=self._ports[0], why=why.rstrip('.'))
         return reached
-
-    def _say_route(self, address, source):
-        if is_near(address, source):
-            self._say('route', OK, '%s is reached from %s, in the same network.' % (address, source))
-        else:
-            self._say('route', OK, '%s is reached from %s, in another network: broadcasts do not get there, so it must be '
-                      'added by hand or with --node.' % (address, source))
 
     # --- no dispynode answers ---
 
-    def _take_failures(self, visits):
-        """None of these is a dispynode: the most telling one counts."""
-        visits = sorted(visits, key=lambda visit: not visit.contact.connected)
-        for visit in visits:
-            if visit.contact.connected or not visits[0].contact.connected:
-                self._take(visit)
+    def _say_no_node(self, probes):
+        """None of these is a dispynode: the most telling ones count."""
+        probes = sorted(probes, key=lambda probe: REACHED.index(probe.reached))
+        first = probes[0]
+        for probe in probes:
+            if probe.reached == 'connected' or first.reached != 'connected':
+                self.take(probe)
         self._skip('it cannot be asked')
-        elsewhere = self._search()
-        if elsewhere and not self._is_tls_trouble():
-            self.cure = elsewhere
-        self.cure = self.cure or self._connect_cure(visits)
+        if not self._search() and first.reached == 'refused' and self._admin.reaches(first.address):
+            self._search_announced(first.id)
 
-    def _is_tls_trouble(self):
-        return any(finding.step == 'tls' and finding.state == FAILED for finding in self.findings)
+    def _search(self):
+        """Whether there is a dispynode at other ports, or at the loopback addresses if this is the machine."""
+        usual = {node_port for _, node_port in PORT_PAIRS} | set(self._admin.node_ports)
+        others = sorted(usual - set(self._ports))
+        own = [address for address in self._addresses if self._admin.is_own(address)]
+        loopbacks = [address for address in LOOPBACKS if own and address not in self._addresses]
+        probes = self._probe(self._addresses, others) + self._probe(loopbacks, sorted(usual | set(self._ports)))
+        found = [probe for probe in probes if probe.sign]
+        if found:
+            self.ids.extend(probe.id for probe in found)
+            first = found[0]
+            self._say_elsewhere('loopback' if first.address in loopbacks else 'other port', id=first.id, port=first.port,
+                                address=first.address, own=', '.join(own[:1]), ids=', '.join(probe.id for probe in found))
+        else:
+            where = ['port %d' % port for port in others] + list(LOOPBACKS if own else ())
+            self.say('not elsewhere' if where else 'no elsewhere', where=' or '.join(where))
+        return found
 
-    def _connect_cure(self, visits):
-        for visit in visits:
-            if visit.contact.is_refused:
-                return self._admin.reaches(visit.address) and self._named_cure(visit.id) or REFUSED_CURE % visit.id
-        first = visits[0]
-        cure = SILENT_CURE if first.contact.is_silent else ROUTE_CURE
-        return cure % (first.address, first.port)
-
-    def _named_cure(self, node_id):
-        """What helps when a node listens at another address of this machine and announces itself from here; or None."""
+    def _search_announced(self, node_id):
+        """See whether a node listens at another address of this machine and announces itself from here."""
         admin, deadline = self._admin, time.monotonic() + SEARCH_TIME
         admin.announcer.scan(all_nodes=True)
         while time.monotonic() < deadline:
-            published = admin.table.get(node_id)
-            if published and published.view['announces']:
-                named = published.view['announces']
-                self._say('elsewhere', WARNING, 'The dispynode that announces itself from here listens at %s.' % named)
-                return ADD_CURE % (named, named)
+            row = admin.table.get(node_id)
+            if row and row.view['announces']:
+                self._say_elsewhere('announced', id=row.view['announces'])
+                break
             time.sleep(0.05)
-        return None
 
-    def _search(self):
-        """Look for a dispynode at other ports, and at the loopback addresses if this is the machine.  A cure, or None."""
-        usual = {node_port for _, node_port in PORT_PAIRS} | set(self._admin.node_ports)
-        places = [(address, port) for address in self._addresses for port in sorted(usual - set(self._ports))]
-        own = [address for address in self._addresses if is_own_address(address)]
-        places += [(address, port) for address in LOOPBACKS if own and address not in self._addresses
-                   for port in sorted(usual | set(self._ports))]
-        found = [visit for visit in run_parallel(Visit.meet, [Visit(self._admin, *place) for place in places]) if visit.sign]
-        if not found:
-            where = ['port %d' % port for port in sorted(usual - set(self._ports))] + list(LOOPBACKS if own else ())
-            self._say('elsewhere', SKIPPED, 'No dispynode answers at %s either.' % ' or '.join(where) if where else
-                      'There is no other usual port to look at.')
-            return None
-        self.ids.extend(visit.id for visit in found)
-        self._say('elsewhere', WARNING, 'dispynode answers at %s.' % ', '.join(visit.id for visit in found))
-        first = found[0]
-        if first.address in self._addresses:
-            return PORT_CURE % (first.id, first.port)
-        return LOOPBACK_CURE % (first.address, own[0])
+    def _say_elsewhere(self, cause, **values):
+        """Its fix is better than the others, but when TLS differs, which there it would, too."""
+        if ('tls', FAILED) not in [finding[:2] for finding in self.findings]:
+            self.fix = None
+        self.say(cause, **values)
 
     # --- the table ---
 
     def _look_in_table(self):
         """Say as what these nodes are listed, or the places that were asked for."""
-        if not self._has_table:
-            return
         ids = self.ids or [format_id(address, port) for address in self._addresses for port in self._ports]
-        rows = [(node_id, self._row(node_id)) for node_id in ids]
-        for node_id, view in rows:
-            if view:
-                self._say_listed(node_id, view)
-        if not any(view for _, view in rows):
-            self._say('table', WARNING if self.ids else SKIPPED, 'It is not in the table of nodes.',
-                      ADD_CURE % (ids[0], ids[0]) if self.ids else None)
+        listed = [(node_id, view) for node_id, view in [(node_id, self._row(node_id)) for node_id in ids] if view]
+        for node_id, view in listed:
+            where = node_id if view['id'] == node_id else '%s, of which %s is another address' % (view['id'], node_id)
+            why = ' ' + view['reason'] if view['reason'] and not self.fix else ''  # else it was said above
+            good = view['state'] in (READY, STOPPED)
+            self.say('listed' if good else 'listed badly', where=where, state=view['state'], why=why)
+        if self.ids and not listed:
+            self.say('not listed', id=ids[0])
+        elif not listed:
+            self.say('nothing listed')
 
     def _row(self, node_id):
         """The view of the row that stands for this address, or None."""
@@ -6084,32 +6061,13 @@ class Diagnosis:
         published = table.get(table.row(node_id)) or table.get(table.owner(self._signs.get(node_id)))
         return published and published.view
 
-    def _say_listed(self, node_id, view):
-        where = node_id if view['id'] == node_id else '%s, of which %s is another address' % (view['id'], node_id)
-        good = view['state'] in (READY, STOPPED)
-        reason = ' ' + view['reason'] if view['reason'] and not self.cure else ''  # else it was said above
-        self._say('table', OK if good else WARNING, 'It is listed as %s; it is %s.%s' % (where, view['state'], reason))
-
-
-def is_own_address(address):
-    """Whether this is an address of this machine."""
-    return is_loopback(address) or any(interface.address == address for interface in list_interfaces())
-
-
-def is_near(address, source):
-    """Whether an address is in the network of our address `source`, so that broadcasts reach it."""
-    if is_own_address(address):
-        return True
-    plain = ipaddress.ip_address(address.partition('%')[0])
-    return any(interface.address == source and
-               plain in network_of(interface) for interface in list_interfaces())
-
 
 _diagnoses = threading.BoundedSemaphore(MAX_DIAGNOSES)
 
 
 def diagnose(admin, host, port=None, has_table=True):
-    """Why is this host's node not there?  {'host', 'port', 'steps', 'cure', 'nodes'}; InputError when too many are asked.
+    """Why is this host's node not there?  {'host', 'port', 'steps', 'cure' and 'fix', which are the same, 'nodes'};
+    InputError when too many are asked.
 
     Nothing is changed, but that rows of the table learn what their nodes answered.
     """
@@ -9724,7 +9682,7 @@ PAGE_JS = r'''/* dispyadmin's page.
     }).forEach(function (step) { list.appendChild(makeStep(step)); });
     const cure = parent.querySelector('.cure');
     parent.insertBefore(list, cure);
-    setText(cure, reply.cure || 'Nothing is wrong with it.');
+    setText(cure, reply.fix ? 'Fix: ' + reply.fix : 'No problem found.');
     cure.scrollIntoView({block: 'nearest'});
   }
 
@@ -9767,7 +9725,7 @@ PAGE_JS = r'''/* dispyadmin's page.
       const reply = await request('POST', 'api/diagnose', where);
       if (parent.dataset.busy !== turn) return;   // it was closed meanwhile
       drawDiagnosis(parent, reply);
-      setText(said, title + ': ' + (reply.cure ? 'something is wrong' : 'nothing is wrong'));
+      setText(said, title + ': ' + (reply.fix ? 'problem found' : 'no problem found'));
     } catch (error) {
       if (parent.dataset.busy === turn) setText(said, error.message);
     } finally {
@@ -12322,7 +12280,7 @@ def serve(settings):
 
 
 def tell_diagnosis(settings):
-    """Diagnose a host and print what is found.  The exit status: 0 when there is nothing to cure, else 3."""
+    """Diagnose a host and print what is found.  The exit status: 0 when no problem is found, else 3."""
     admin = bystander(settings)
     workers = admin.poller, admin.listener, admin.announcer
     for worker in workers:
@@ -12336,8 +12294,8 @@ def tell_diagnosis(settings):
             worker.join(time.monotonic() + END_TIME)
     for step in found['steps']:
         tell('%s %-9s %-9s %s' % (MARKS[step['state']], step['state'], step['step'], step['message']))
-    tell('Cure: %s' % found['cure'] if found['cure'] else 'Nothing is wrong with it.')
-    return 3 if found['cure'] else 0
+    tell('Fix: %s' % found['fix'] if found['fix'] else 'No problem found.')
+    return 3 if found['fix'] else 0
 
 
 def tell(line, stream=None):

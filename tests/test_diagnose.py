@@ -1,4 +1,4 @@
-"""Why is a node not there?  Each cause made for real, and the cure that is told over HTTP, on the command line, on the
+"""Why is a node not there?  Each cause made for real, and the fix that is told over HTTP, on the command line, on the
 page."""
 
 import http.server
@@ -77,7 +77,8 @@ class DiagnoseTest(lab.LabTest):
         self.assertLess(clock() - began, seconds)
         self.no_secret(answer.text)
         reply = answer.json
-        self.assertEqual(set(reply), {'host', 'port', 'steps', 'cure', 'nodes'})
+        self.assertEqual(set(reply), {'host', 'port', 'steps', 'cure', 'fix', 'nodes'})
+        self.assertEqual(reply['fix'], reply['cure'])
         for step in reply['steps']:
             self.assertEqual(set(step), {'step', 'state', 'message'})
             self.assertIn(step['state'], STATES)
@@ -96,7 +97,7 @@ class DiagnoseTest(lab.LabTest):
             mark, state, step, message = line.split(None, 3)
             self.assertEqual(mark, {'ok': '+', 'warning': '!', 'failed': 'x', 'skipped': '-'}[state])
             steps[step] = state, message
-        self.assertEqual(status, 3 if lines[-1].startswith('Cure: ') else 0, out)
+        self.assertEqual(status, 3 if lines[-1].startswith('Fix: ') else 0, out)
         return steps, lines[-1], status
 
     def no_secret(self, text):
@@ -104,7 +105,7 @@ class DiagnoseTest(lab.LabTest):
             self.assertNotIn(secret, text)
 
     def check(self, reply, *words, **states):
-        """The cure has these words (none: nothing is wrong), and these steps are in these states."""
+        """The fix has these words (none: no problem), and these steps are in these states."""
         found = {step['step']: step['state'] for step in reply['steps']}
         self.assertEqual({step: found.get(step) for step in states}, states, reply)
         if not words:
@@ -148,7 +149,7 @@ class Secrets(DiagnoseTest):
                 self.assertEqual({step: steps[step][0] for step in states}, states)
                 self.assertEqual(steps['version'], ('ok', 'It runs dispy 4.15.2.'))   # asked, as there is no table
                 self.assertEqual(status, 3 if words else 0)
-                self.assertEqual(last, 'Cure: %s' % reply['cure'] if words else 'Nothing is wrong with it.')
+                self.assertEqual(last, 'Fix: %s' % reply['fix'] if words else 'No problem found.')
         self.assertIn('client secret', self.message(self.ask(admin, both.id), 'secret'))
         steps, last, status = self.command(client.id, '--secret', CLIENT_SECRET)
         self.assertEqual((steps['secret'][0], status), ('warning', 3))
@@ -188,7 +189,7 @@ class Secrets(DiagnoseTest):
             self.check(reply, connect='ok', secret='ok', table='ok')
 
     def test_unlisted(self):
-        """A node that is fine and not in the table: the cure is to add it; the diagnosis itself lists nothing."""
+        """A node that is fine and not in the table: the fix is to add it; the diagnosis itself lists nothing."""
         node = self.fake(SECRET)
         admin = self.admin('--secret', SECRET)
         reply = self.ask(admin, node.address)
