@@ -12340,9 +12340,10 @@ def main(argv=None):
             start_logging(settings.debug, logging.WARNING)
             return list_nodes(settings)
         settings.secret = read_secret(settings.secret)
-        start_logging(settings.debug)
         if settings.diagnose:
+            start_logging(settings.debug, logging.WARNING)
             return tell_diagnosis(settings)
+        start_logging(settings.debug)
         serve(settings)
         return 0
     except (UsageError, StartError, OSError) as error:

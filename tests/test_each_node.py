@@ -207,7 +207,8 @@ class Flood(lab.HostileTest):
         while most of them have still to be waited for."""
         admin = self.start(lab.Admin, '--secret', 'open', '--poll_interval', 1, namespace=self.head)
         self.host.call(self.swallow)
-        lab.wait_for(lambda: admin.get('/api/about')['info_ports'][0]['state'] == 'held', what='it hears announcements')
+        lab.wait_for(lambda: admin.get('/api/about')['info_ports'][0]['state'] == 'own addresses',
+                     what='it hears announcements')
         self.host.call(lambda: self.announce_all(3000))
         honest = self.head.call(lambda: self.start(wire.FakeNode, self.head.address, 9703, 'open', name='honest'))
         self.head.call(lambda: honest.ping((self.head.address, 9700)))
