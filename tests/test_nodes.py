@@ -240,7 +240,7 @@ class Polling(lab.LabTest):
         node.signal(signal.SIGTERM)
         node.wait()
         gone = admin.wait_node(node, timeout=5, state='unreachable')
-        self.assertIn('ended', gone['reason'])
+        self.assertIn('exited', gone['reason'])
 
     def test_terminated_is_checked(self):
         """Anybody can send it; a node that still answers stays."""
