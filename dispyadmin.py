@@ -1325,25 +1325,41 @@ def same_time(one, other):
     return min(apart, DAY - apart) <= 90
 
 
+def same_minute(one, other):
+    """Whether two times are the same, to the minute; None is the same as None."""
+    return one is other if one is None or other is None else abs(one - other) < 60
+
+
 def order_times(info, wanted, now):
-    """The [(control, Unix time or None)] that bring a node to these `wanted` Times without ending dispynode, and if possible
-    without ending its schedule; None when nothing does.
+    """The [(control, Unix time or None)] that bring a node to these `wanted` Times of today without ending dispynode; None
+    when nothing does.
 
     dispynode moves times by a day, refuses, or ends at once, as the order will have it: all orders are tried, each with
-    none or all of the times cleared first, which are 12 at most.
+    none or all of the times cleared first, which are 12 at most.  Best is one after which the schedule lives, the node
+    accepts jobs now as the times say, and little is sent.
     """
     shown = times_of(info)
-    differing = [c for c in SERVICE_TIMES if not same_time(getattr(shown, c), getattr(wanted, c))]
+    stands_still = any(at is not None and at < now - DAY for at in shown)
+    differing = [c for c in SERVICE_TIMES if stands_still and getattr(wanted, c) is not None
+                 or not same_time(getattr(shown, c), getattr(wanted, c))]
     cleared = [(c, None) for c in SERVICE_TIMES if getattr(shown, c) is not None]
     everything = [c for c in SERVICE_TIMES if getattr(wanted, c) is not None]
-    found = {}
+    found, accepts = [], is_open(wanted, now)
     for first, controls in (([], differing), (cleared, everything)):
         for order in itertools.permutations(controls):
             sent = first + [(c, getattr(wanted, c)) for c in order]
             times, fate = foresee_times(info, sent, now)
-            if times is not None and all(map(same_time, times, wanted)):
-                found.setdefault(fate, sent)
-    return found.get(IDLE, found.get(DIED))
+            if fate != ENDED and times is not None and all(map(same_time, times, wanted)):
+                found.append(((fate != IDLE, accepts_jobs(times, now) != accepts, len(sent)), len(found), sent))
+    return min(found)[2] if found else None
+
+
+def is_open(times, now):
+    """Whether a node with these Times of today, each day anew, is to accept jobs now: from Start to Stop, else to End."""
+    start, close = times.start, times.end if times.stop is None else times.stop
+    if start is None or close is None:
+        return (start is None or start <= now) and (close is None or close > now)
+    return start <= now < close if start < close else not close <= now < start
 
 
 # --- the settings ---
@@ -1500,7 +1516,7 @@ class SetServiceTime(Setting):
         times, fate = foresee_times(info, sent, now)
         if times is None:
             return refused(self.refuse(info))
-        same = times == times_of(info) or self.time is None and getattr(info, self.key) is None
+        same = all(same_minute(*pair) for pair in zip(times, times_of(info)))
         danger = fate == ENDED or self.control == 'end' and self.time is not None
         after = getattr(times, self.control)
         if self.time is not None:
@@ -2279,8 +2295,8 @@ class NodeTable:
         """Change what administrators want of a node: {key: new value, or None}.  Returns {key: what was there}, or None when
         there is no such row.
 
-        With `seen`, only that is changed which is still as it was seen: {key: value or None}.  Every change of a desired
-        record goes through here, so that none overwrites what it does not know of.
+        With `seen`, only that is changed which is still as it was seen: {key: value or None}, or made by the same operation.
+        Every change of a desired record goes through here, so that none overwrites what it does not know of.
         """
         with self._lock:
             node = self._nodes.get(node_id)
@@ -3789,7 +3805,7 @@ class Step:
         self.operation = operation
         self.edit = {}         # key -> Setting, Drain or None: how the desired record changes
         self.replaced = {}     # key -> what was there
-        self.before = None     # Info, as the node showed it when it was asked
+        self.before = self.after = None  # Info, as the node showed it when it was asked, and afterwards
         self.sent = []         # settings that the node took
         self.problem = None    # sentence: what was left out, or refused
         self.is_unsure = False  # whether something was sent and no reply came
@@ -3836,7 +3852,9 @@ class SetStep(Step):
         return foresight._replace(message='Stays drained; gets %s on its return.' % count_of(foresight.after, 'CPU'), same=False)
 
     def choose(self, desired, info, clock, ours):
-        return ([] if self.is_overridden(desired) else self.setting.steps(info, clock, ours)), None
+        if self.is_overridden(desired):
+            return [], self.setting.foresee(info, clock, ours).refusal
+        return self.setting.steps(info, clock, ours), None
 
     def describe(self, info, desired, clock, ours):
         if not self.sent:
@@ -3884,7 +3902,7 @@ class ReturnStep(Step):
         super().__init__(node, operation)
         drain = node.desired.get('drain')
         if drain:
-            self.edit = {'drain': drain._replace(returning=True, idle=None)}
+            self.edit = {'drain': drain._replace(returning=True, idle=None, operation=operation)}
 
     def obstacle(self):
         return None if self.edit else 'Rejected: the node is not drained.'
@@ -3914,15 +3932,14 @@ class RestoreStep(Step):
             if not is_same(node.desired.get(key), made):
                 self.changed.append(key)
             elif key == 'drain' and old is None:
-                self.edit[key] = made._replace(returning=True, idle=None)
+                self.edit[key] = node.desired[key]._replace(returning=True, idle=None, operation=operation)
                 self.waits = True
             else:
-                self.edit[key] = old._replace(returning=False, operation=operation) if key == 'drain' else (
+                self.edit[key] = old._replace(returning=False, idle=None, operation=operation) if key == 'drain' else (
                     old and old.of(operation, old.value))
-        # Service times stand together: a control of one may have moved the others.
         self.keys = [key for key in self.edit if key != 'drain']
-        if any(key in TIME_KEYS for key in self.keys):
-            self.keys += [key for key in TIME_KEYS if key not in self.keys]
+        if any(key in TIME_KEYS for key in self.keys):  # a control of one may have moved the others
+            self.keys += [key for key in TIME_KEYS if key in self.shown and key not in self.keys]
 
     def obstacle(self):
         return None if self.edit else 'Skipped: changed since by another operation.'
@@ -3940,10 +3957,10 @@ class RestoreStep(Step):
 
     def choose(self, desired, info, clock, ours):
         settings, wanted, times = [], in_force(desired), {}
-        if 'drain' in self.edit:
-            settings.append(wanted['cpus'])
+        if 'drain' in self.edit and 'drain' in desired:
+            settings.append(fitting(wanted['cpus'], info))
         for key in self.keys:
-            setting, had = wanted.get(key), getattr(self.shown, key)
+            setting, had = wanted.get(key), self.shown.get(key)
             if key in TIME_KEYS:
                 times[key[len('service_'):]] = setting if setting and setting.time != 'now' else had
             elif key == 'cpus' and 'drain' in desired:
@@ -3994,9 +4011,13 @@ class ReapplyStep(Step):
 
 
 class EndStep(Step):
-    """Stop dispynode on a node that is drained."""
+    """Stop dispynode on a node that is drained and idle, if it still is when this is sent."""
 
     def choose(self, desired, info, clock, ours):
+        drain = desired.get('drain')
+        is_due = drain and drain.then == END and drain.idle and not drain.returning
+        if not is_due or info.cpus or info.busy:
+            return [], None
         return SetServiceTime('end', 'now').steps(info, clock, ours), None
 
 
@@ -4082,8 +4103,9 @@ SYSTEM = Actor('dispyadmin')  # what dispyadmin does by itself, as it was told t
 
 # One node's part in a plan that has run.  `before` and `after` are values of the node; `undo` is what gives it back, or None.
 Change = collections.namedtuple('Change', 'id outcome before after message undo')
-# [(key, what the desired record had, what the plan made of it)], and the Info that the node showed before.
-Undo = collections.namedtuple('Undo', 'keys shown')
+# [(key, what the desired record had, what the plan made of it)]; {key: what the node showed before}, of what the plan changed
+# at it; and, of a row that was removed, what is kept of it.
+Undo = collections.namedtuple('Undo', 'keys shown kept')
 
 
 class Plan:
@@ -4103,16 +4125,20 @@ class Plan:
         self.needs_state = False  # whether it is only done when it has been written down
         self.began, self.ended = time.time(), None   # Unix times
         self.total = 0            # nodes
-        self.changes = collections.OrderedDict()  # id -> Change
+        self.changes = {}         # id -> Change; copied whole before it is looked through
         self._texts = {}          # messages: many nodes say the same
 
     def share(self, text):
         """This text, as one object for all nodes that say it."""
         return self._texts.setdefault(text, text)
 
+    def forget_texts(self):
+        """It is over: few more messages will come."""
+        self._texts = {}
+
     def outcomes(self):
         """{outcome: how many nodes}."""
-        return dict(collections.Counter(change.outcome for change in self.changes.values()))
+        return dict(collections.Counter(change.outcome for change in list(self.changes.values())))
 
     def summary(self):
         """Its JSON, without the changes."""
@@ -4122,7 +4148,7 @@ class Plan:
 
     def can_undo(self):
         """Whether there is something to give back."""
-        return self.ended is not None and any(change.undo for change in self.changes.values())
+        return self.ended is not None and any(change.undo for change in list(self.changes.values()))
 
 
 class Event:
@@ -4215,16 +4241,19 @@ class Journal:
 
     def _trim(self, plan):
         """Forget the oldest plans that are over, but this one.  Lock held."""
+        if self._rows <= MAX_CHANGES and len(self._plans) <= MAX_EVENTS:
+            return
         for oldest in [old for old in self._plans.values() if old.ended and old is not plan]:
             if self._rows <= MAX_CHANGES and len(self._plans) <= MAX_EVENTS:
                 break
             del self._plans[oldest.number]
             self._rows -= len(oldest.changes)
-            oldest.changes = collections.OrderedDict()
+            oldest.changes = {}
 
     def end(self, plan):
         """It is over: an event, and a line in the log."""
         plan.ended, plan.steps = self._clock(), {}
+        plan.forget_texts()
         nodes = list(plan.changes)
         self.record('action', nodes, plan.title, plan.by, plan)
         log_action(plan.action, plan.asked, plan.by, nodes, plan.outcomes())
@@ -4487,6 +4516,7 @@ UNKNOWN_NODE = 'The node is not in the table; it may have been forgotten meanwhi
 HAS_ENDED = 'dispynode exited; restart it on the node.'
 STILL_RUNS = 'dispynode still runs: stop it on the node. %s'
 UNSURE = 'No reply after it was sent: the next poll shows whether the node took it.'
+NOT_TAKEN = 'The node did not take it: no reply came, and it does not show it.'
 UNCLEAR = "The node's reply makes no sense; see what it shows now."
 
 
@@ -4564,7 +4594,7 @@ class PlanRunner:
         original = self._journal.plan(number)
         if not original.can_undo():
             raise InputError('operation: there is nothing to undo in %d' % number)
-        changes = {node_id: change for node_id, change in original.changes.items() if change.undo}
+        changes = {node_id: change for node_id, change in dict(original.changes).items() if change.undo}
         forgotten = original.action == 'forget'
         nodes = {i: Node(*split_id(i), now=time.time()).publish(0, time.time()) for i in changes} if forgotten else None
         make = RelistStep if forgotten else RestoreStep
@@ -4729,7 +4759,7 @@ class PlanRunner:
             if answer.info is None or not answer.known.admin:
                 return answer, taken
             step.before = step.before or answer.info
-            desired, clock = self._look_at(step, answer.info)
+            (desired, clock), unclear = self._look_at(step, answer.info), []
             settings, step.problem = step.choose(desired, answer.info, clock, time.time())
             for setting in settings:
                 answer, value = yield from self._send(step, setting, answer, ask)
@@ -4739,10 +4769,18 @@ class PlanRunner:
                     taken[setting.key] = setting.of(step.operation, value.get(setting.key))
                 elif value is NOT_ADMIN or answer.known.secret is None:
                     return answer, taken
+                elif value is REFUSED:
+                    step.problem = setting.refuse(answer.info)
                 else:
-                    step.problem = setting.refuse(answer.info) if value is REFUSED else UNCLEAR
+                    unclear.append(setting)
             if settings:
                 answer = yield from self._look_again(answer, taken, ask)
+            for setting in unclear:  # a reply that makes no sense: what the node shows counts
+                if setting.drift(answer.info, clock, time.time()) is None:
+                    step.sent.append(setting)
+                    taken[setting.key] = setting.of(step.operation, getattr(answer.info, setting.key))
+                else:
+                    step.problem = UNCLEAR
             if not isinstance(step, (RestoreStep, ReapplyStep)) or self._table.clock(step.id) == clock:
                 break
         return answer, taken
@@ -4753,7 +4791,9 @@ class PlanRunner:
         drain = desired.get('drain')
         if isinstance(step, DrainStep) and not step.replaced.get('drain') and is_same(drain, step.drain) and (
                 info.cpus is not None and info.cpus != drain.had):
-            self._table.edit(step.id, {'drain': drain._replace(had=info.cpus)}, {'drain': drain})
+            step.edit['drain'] = step.drain = drain._replace(had=info.cpus)
+            self._table.edit(step.id, step.edit, {'drain': drain})
+            self._admin.reconciler.wake()  # it writes that down; this thread must not wait for a disk
             desired = self._table.desired(step.id)
         return desired, self._table.clock(step.id)
 
@@ -4767,9 +4807,9 @@ class PlanRunner:
             except NodeError as error:
                 if not error.is_sent:
                     raise
-                step.is_unsure = True
+                step.is_unsure, step.sent = True, step.sent + [setting]
                 raise
-            if value is not REFUSED:
+            if value is not REFUSED or setting.ends_now:
                 break
             again = yield from ask(known=answer.known)
             if again.known.sign == answer.known.sign or not again.known.admin:
@@ -4827,7 +4867,7 @@ class PlanRunner:
             self._record(plan, failure(step.id, 'pending', 'Pending: done when the node answers. %s' % as_sentence(error)), tell,
                          undo=self._undo_of(step))
         elif step.is_unsure:
-            self._unsure[step.id] = step
+            self._unsure[step.id] = plan, step
             self._record(plan, failure(step.id, 'unreachable', UNSURE), tell, undo=self._undo_of(step))
         else:
             self._fail(plan, step, 'unreachable', as_sentence(error), tell)
@@ -4844,7 +4884,7 @@ class PlanRunner:
         self._record(plan, failure(step.id, outcome, message), tell, self._before(plan, step))
 
     def _conclude_taken(self, plan, step, node, taken, tell):
-        settled = step.settled(taken)
+        step.after, settled = node.info, step.settled(taken)
         self._table.edit(step.id, settled, {key: step.edit.get(key) for key in settled})
         step.edit.update(settled)
         message = step.describe(node.info, self._table.desired(step.id), node.clock, time.time())
@@ -4860,15 +4900,28 @@ class PlanRunner:
     def _undo_of(step):
         """What gives a node back what it had before this step; None where nothing was changed."""
         keys = [(key, step.replaced.get(key), value) for key, value in step.edit.items()]
-        return Undo(keys, step.before or step.node.info) if keys else None
+        before, drain = step.before or step.node.info, step.node.desired.get('drain')
+        shown = {key: getattr(before, key) for key in step.edit if key != 'drain'}
+        if step.after is not None:
+            shown.update((key, getattr(before, key)) for key in TIME_KEYS
+                         if not same_time(getattr(before, key), getattr(step.after, key)))
+        if drain and 'cpus' in shown:
+            shown['cpus'] = drain.had  # it had none because it was drained
+        return Undo(keys, shown, None) if keys else None
 
     def resolve_unsure(self, node_id):
         """A node answers: if its last reply was lost, what it shows now tells whether it took what was sent.  Poller's
         thread."""
-        step = self._unsure.pop(node_id, None)
+        plan, step = self._unsure.pop(node_id, (None, None))
         node = step and self._table.get(node_id)
-        if node and 'drain' not in step.edit:
-            self._take_back(step, [key for key in step.edit if key in node.drift])
+        if not node or 'drain' in step.edit:  # a drain is enforced
+            return
+        if any(setting.drift(node.info, node.clock, time.time()) for setting in step.sent):
+            self._take_back(step, list(step.edit))
+            self._record(plan, failure(node_id, 'unreachable', NOT_TAKEN), lambda *_: None)
+        else:
+            self._record(plan, success(node_id, step.describe(node.info, node.desired, node.clock, time.time())),
+                         lambda *_: None, self._before(plan, step), self._undo_of(step))
 
 
 class Admin:
@@ -6164,7 +6217,8 @@ class Reconciler(Worker):
             return self._watch_end(node, drain)
         if not view['controllable']:
             return None
-        self._admin.schedule.ask_in(node.id, KEEP_INTERVAL)
+        if not drain.idle or drain.returning:
+            self._admin.schedule.ask_in(node.id, KEEP_INTERVAL)
         target = fitting(in_force(node.desired)['cpus'], info).target(info)
         if info.cpus != target:
             if drain.idle:
@@ -6184,19 +6238,23 @@ class Reconciler(Worker):
         if drain.then == STAY:
             self._tell(node, 'is drained: it stays out of service')
             return None
+        if self.save():
+            return None  # what is to be ended is written down first; this is tried again
         self._ended[node.id] = time.monotonic()
         return EndStep(node, None)
 
     def _watch_end(self, node, drain):
         """A drained node was told to end: it is gone, or it stays, as its schedule may have died.
 
-        A poll that fails is no proof: the node said that it ends, or refuses connections, or has been silent for long.
+        A poll that fails is no proof: the node said that it ends, or refuses connections.
         """
         late = time.monotonic() - self._ended.setdefault(node.id, time.monotonic())
         if node.state == UNREACHABLE:
-            if node.is_gone or late > END_WAIT:
+            if node.is_gone:
                 self._replace(node, None)
                 self._tell(node, 'is drained: dispynode is stopped')
+        elif not node.view['controllable']:
+            return  # nothing is known of it
         elif node.info.cpus != 0:
             self._replace(node, None)  # it was started again: it has ended
             self._tell(node, 'is drained: dispynode was stopped, and started again')
@@ -6209,6 +6267,8 @@ class Reconciler(Worker):
     def _replace(self, node, drain):
         """Change a node's drain, unless somebody did meanwhile: the new one, or None."""
         seen = node.desired['drain']
+        if self._admin.table.desired(node.id).get('drain') != seen:
+            return None
         return drain if self._admin.table.edit(node.id, {'drain': drain}, {'drain': seen}) else None
 
     def _tell(self, node, what):
@@ -6219,7 +6279,16 @@ class Reconciler(Worker):
         plan = Plan(self._admin.journal.number(), 'reconcile', '', {}, SYSTEM)
         plan.steps[step.id], plan.total = step, 1
         self._busy.add(step.id)
-        self._admin.plans.begin(plan, lambda node_id, _: self._busy.discard(node_id))
+
+        def tell(node_id, result):
+            if isinstance(step, EndStep) and not (result['ok'] or step.is_unsure):
+                self._replace(step.node, step.node.desired['drain']._replace(idle=None))  # it is told again
+            self._busy.discard(node_id)
+        try:
+            self._admin.plans.begin(plan, tell)
+        except BaseException:
+            self._busy.discard(step.id)
+            raise
 
     def _may_try(self, node_id):
         """Whether something may be set at this node again now; the pauses grow while that is of no use."""
