@@ -4405,7 +4405,8 @@ class Alerts(Worker):
             logger.debug('--on_event, %s: %s', alert.kind, line)
         if problem:
             self.failed += 1
-            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints' % (problem, alert.kind))
+            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints'
+                             % (problem, alert.kind))
 
 
 def run_program(command, data, stopping):
@@ -5625,9 +5626,9 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
     'connected': ('connect', OK, '%(id)s takes connections.', None),
     'refused': ('connect', FAILED, '%(id)s: %(why)s', 'Start dispynode at %(id)s; if it runs there, it may listen at '
                 '127.0.0.1 only or have another port: start it with -i and this address.'),
-    'silent': ('connect', FAILED, '%(id)s: No answer within %(seconds)g seconds: the machine is off, or a firewall drops the '
-               'port.', 'Check that %(address)s is on; if it is, let TCP and UDP port '
-               '%(port)d through its firewall and those on the way.'),
+    'silent': ('connect', FAILED, '%(id)s: No answer within %(seconds)g seconds: the machine is off, or a firewall drops '
+               'the port.', 'Check that %(address)s is on; if it is, let TCP and UDP port %(port)d through its firewall and '
+               'those on the way.'),
     'unreachable': ('connect', FAILED, '%(id)s: %(why)s', ROUTE_FIX),
     'no tls': ('tls', SKIPPED, 'Neither side uses TLS.', None),
     'tls': ('tls', OK, 'TLS works, and the certificate is the one of dispyadmin.', None),
