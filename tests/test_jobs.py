@@ -118,12 +118,16 @@ class HeadNode(JobsTest):
         segment = self.start(lab.Segment, 3)
         self.head, hosts = segment.hosts[0], segment.hosts[1:]
         self.targets = self.together(*[lambda host=host: self.node('open', address=host.address, namespace=host,
-                                                                   info_port=9700)
+                                                                   info_port=9700, debug=True)
                                        for host in hosts])
         self.server = self.start(lab.Admin, '--secret', 'open', '--poll_interval', 1, '--ping_interval', 5,
                                  namespace=self.head)
         for node in self.targets:
             self.server.wait_node(node, state='ready')
+
+    def said(self, client):
+        """What the client and the nodes said last."""
+        return '\n--\n'.join(each.output()[-3000:] for each in [client] + self.targets)
 
     def compute(self, seconds):
         client = self.client(self.head.address, 9700, 4, seconds, namespace=self.head)
@@ -135,9 +139,9 @@ class HeadNode(JobsTest):
             states = {node['id']: node['state'] for node in self.server.get('/api/nodes')['nodes']}
             lost.extend(node.id for node in self.targets if states.get(node.id) != 'ready')
             return self.has_printed(client, 'done')() or not client.running()
-        lab.wait_for(look, 60, lambda: 'a first job is done: ' + client.output())
+        lab.wait_for(look, 60, lambda: 'a first job is done: ' + self.said(client))
         took = clock() - began
-        lab.wait_for(self.has_printed(client, 'closed'), 60, lambda: 'the client is done: ' + client.output())
+        lab.wait_for(self.has_printed(client, 'closed'), 60, lambda: 'the client is done: ' + self.said(client))
         self.assertEqual(lost, [])
         self.assertLess(took, 30 + 10)             # 30 s for the port, then its own start and the job
         return client
@@ -154,12 +158,12 @@ class HeadNode(JobsTest):
         self.server.close()
         client = self.client(self.head.address, 9700, 4, 12, namespace=self.head)
         lab.wait_for(lambda: sum(node.info()['busy'] for node in self.targets) == 4, 30,
-                     lambda: 'jobs run: ' + client.output())
+                     lambda: 'jobs run: ' + self.said(client))
         server = self.start(lab.Admin, '--secret', 'open', '--poll_interval', 1, '--ping_interval', 5,
                             namespace=self.head)
         for node in self.targets:
             server.wait_node(node, state='ready', busy=2)
-        lab.wait_for(self.has_printed(client, 'closed'), 90, lambda: 'the client is done: ' + client.output())
+        lab.wait_for(self.has_printed(client, 'closed'), 90, lambda: 'the client is done: ' + self.said(client))
         lab.wait_for(lambda: server.get('/api/nodes')['totals']['jobs_done'] == 4, 15, 'all jobs are counted')
 
     def test_two_admins(self):
