@@ -857,7 +857,7 @@ def socket_address(address, port):
     address, _, zone = address.partition('%')
     try:
         return address, port, 0, int(zone) if zone.isdigit() else socket.if_nametoindex(zone) if zone else 0
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a zero byte
         names = ', '.join(name for _, name in socket.if_nameindex()[:8])
         raise NodeError('This machine has no interface %s; it has %s.' % (printable(zone), names or 'none'))
 

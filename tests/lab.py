@@ -529,7 +529,10 @@ class Watched(wire.FakeNode):
 
     def longest_gap(self, since):
         """Seconds between two questions, at most, from a time of its clock until now."""
-        times = [since] + sorted(t for t in self.times if t > since) + [self.clock()]
+        now = self.clock()
+        if since > now:
+            raise AssertionError('a time of another clock; take it from clock() of the node')
+        times = [since] + sorted(t for t in self.times if t > since) + [now]
         return max(b - a for a, b in zip(times, times[1:]))
 
 

@@ -505,6 +505,8 @@ class Charts(test_page.PageTest, PacedTest):
         self.browser.size(1400, 1000)
         self.open(admin)
         self.wait('document.querySelectorAll("#rows tr").length > 20', 'rows')
+        fresh = 'document.querySelector("#freshness").textContent'
+        self.wait('%s !== %s' % (fresh, json.dumps(self.js(fresh))), 'it is drawn again, all in its place')
         asked = 'performance.getEntriesByType("resource").filter(entry => entry.name.includes("api/history")).length'
         self.assertEqual(self.js(asked), 0)
         folded = self.js('document.querySelector("#viewport").clientHeight')
