@@ -4358,7 +4358,8 @@ class Alerts(Worker):
             logger.debug('--on_event, %s: %s', alert.kind, line)
         if problem:
             self.failed += 1
-            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints' % (problem, alert.kind))
+            self.report_once('--on_event: the command %s (kind of event: %s); -d logs what it prints'
+                             % (problem, alert.kind))
 
 
 def run_program(command, data, stopping):
@@ -5508,9 +5509,9 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
     'connected': ('connect', OK, '%(id)s takes connections.', None),
     'refused': ('connect', FAILED, '%(id)s: %(why)s', 'Start dispynode at %(id)s; if it runs there, it may listen at '
                 '127.0.0.1 only or have another port: start it with -i and this address.'),
-    'silent': ('connect', FAILED, '%(id)s: No answer within %(seconds)g seconds: the machine is off, or a firewall drops the '
-               'port.', 'Check that %(address)s is on; if it is, let TCP and UDP port '
-               '%(port)d through its firewall and those on the way.'),
+    'silent': ('connect', FAILED, '%(id)s: No answer within %(seconds)g seconds: the machine is off, or a firewall drops '
+               'the port.', 'Check that %(address)s is on; if it is, let TCP and UDP port %(port)d through its firewall and '
+               'those on the way.'),
     'unreachable': ('connect', FAILED, '%(id)s: %(why)s', ROUTE_FIX),
     'no tls': ('tls', SKIPPED, 'Neither side uses TLS.', None),
     'tls': ('tls', OK, 'TLS works, and the certificate is the one of dispyadmin.', None),
@@ -12342,9 +12343,10 @@ def main(argv=None):
             start_logging(settings.debug, logging.WARNING)
             return list_nodes(settings)
         settings.secret = read_secret(settings.secret)
-        start_logging(settings.debug)
         if settings.diagnose:
+            start_logging(settings.debug, logging.WARNING)
             return tell_diagnosis(settings)
+        start_logging(settings.debug)
         serve(settings)
         return 0
     except (UsageError, StartError) as error:
