@@ -506,7 +506,9 @@ class Charts(test_page.PageTest, PacedTest):
         self.click('#past summary')
         self.wait('document.querySelector("#viewport").clientHeight === %d' % folded, 'the whole table')
         self.wait(last, 'a row at the lower edge, which is lower now')
+        self.js('document.querySelector("#past").addEventListener("toggle", () => { window.toggled = true; })')
         self.click('#past summary')
+        self.wait('window.toggled', 'the page knows that it is unfolded')
         self.driver.refresh()
         self.wait('document.querySelector("#past").open && document.querySelectorAll("#past-charts [data-series]").length',
                   'still open')
