@@ -135,9 +135,9 @@ STARVED_TIME = 0.2             # seconds without new exchanges when the system h
 FIRST_PAUSE = 2.0              # seconds until a silent node is asked again; doubled each time ...
 LONGEST_PAUSE = 60.0           # ... up to this
 
-# The info port is shared with dispy clients (JobCluster), which try to take it every 5 s and must have it within 30 s: a
-# client that starts just after the port was taken waits 16 s, then at most 5 s more for its own next try, which falls into
-# the 7 s in which the port is free.
+# Where it is held whole (see HEARS_APART), the info port is shared with dispy clients (JobCluster), which try to take it
+# every 5 s and must have it within 30 s: a client that starts just after the port was taken waits 16 s, then at most 5 s
+# more for its own next try, which falls into the 7 s in which the port is free.
 HOLD_TIME = 16.0               # seconds
 REST_TIME = 7.0                # seconds
 RETRY_TIME = 5.0               # seconds between tries while a client has the port
@@ -794,9 +794,14 @@ def check_port(port):
     return port
 
 
+def is_unscoped(address):
+    """Whether a canonical address is a link-local one that does not name its interface."""
+    return '%' not in address and bool(re.match(r'fe[89ab][0-9a-f]:', address))
+
+
 def lacks_interface(address):
     """What is wrong with a canonical link-local address that does not name its interface; '' for all others."""
-    if '%' in address or not re.match(r'fe[89ab][0-9a-f]:', address):
+    if not is_unscoped(address):
         return ''
     names = sorted({interface.name for interface in list_interfaces() if '%' in interface.address})[:8]
     return '%s is a link-local address: add its interface, as in %s%%%s%s' % (
@@ -3108,8 +3113,9 @@ class Listener(Worker):
     name = 'listener'
 
     def __init__(self, hosts, info_port, reply_port, places, tls=None, clock=time.monotonic):
-        """`hosts` are addresses, or none for all; `info_port` is None for the usual ones in turns with dispy clients, else a
-        port to hold, or 0 for none; `reply_port` is None for the usual one.  StartError."""
+        """`hosts` are addresses, or none for all; `info_port` is None for the usual ones, left to dispy clients (see
+        HEARS_APART) or in turns with them, else a port to hold, or 0 for none; `reply_port` is None for the usual one.
+        StartError."""
         super().__init__()
         self.hear = lambda address, announcement, connected: None  # set by Admin
         self.port_taken = lambda: None                             # set by Admin
@@ -5444,9 +5450,11 @@ class Admin:
 
 
 def named_id(announcement):
-    """The id that an announcement names as its own, or None: the address is what the sender says."""
+    """The id that an announcement names as its own, or None: the address is what the sender says.  The system is not asked
+    for its interfaces: a flood of announcements must not cost that much."""
     try:
-        return format_id(check_host(canonical(announcement.ip_addr)), announcement.port)
+        address = check_host(canonical(announcement.ip_addr), needs_interface=False)
+        return None if is_unscoped(address) else format_id(address, announcement.port)
     except ValueError:
         return None
 
@@ -5572,8 +5580,8 @@ class Seeker(Worker):
         if port and len(addresses) == 1:
             return True  # it is in the table, and polled, whatever it is
         found = {r['id'] for r in self._admin.add(host, port) if r['ok']}
-        if found and row not in found:
-            self._admin.table.forget(row)  # it stood for a port at which nothing is
+        if found and row not in found and not any(self._admin.table.kept(row).values()):
+            self._admin.table.forget(row)  # it stood for a port at which nothing is, and nothing was set there
         return bool(found)
 
     def _list(self, host, port, addresses):

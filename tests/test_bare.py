@@ -402,8 +402,11 @@ class Files(BareTest):
         process = self.start(lab.Process, [sys.executable, environment.SCRIPT, '--config', path, '--save_config'])
 
         def opened():
-            return any(os.readlink('/proc/%d/fd/%s' % (process.pid, number)) == path
-                       for number in os.listdir('/proc/%d/fd' % process.pid))
+            try:
+                return any(os.readlink('/proc/%d/fd/%s' % (process.pid, number)) == path
+                           for number in os.listdir('/proc/%d/fd' % process.pid))
+            except FileNotFoundError:
+                return False                          # one was closed just now: look again
         lab.wait_for(opened, what='the pipe is opened')
         with open(path, 'w') as file:
             file.write('[DEFAULT]\npoll_interval = 17\n')
@@ -527,6 +530,15 @@ class Sentences(BareTest):
             dispyadmin.socket_address('fe80::1', 9701)
         self.assertEqual(dispyadmin.socket_address('fe80::1%lo', 9701)[:2], ('fe80::1', 9701))
         self.assertEqual(dispyadmin.lacks_interface('fe8::1') + dispyadmin.lacks_interface('fec0::1'), '')
+
+    def test_link_local_address_of_an_announcement(self):
+        """A flood of them does not make us ask the system for its interfaces each time."""
+        def named(address):
+            return dispyadmin.named_id(unittest.mock.Mock(ip_addr=address, port=9701))
+        with unittest.mock.patch('dispyadmin.list_interfaces', side_effect=AssertionError('asked')):
+            self.assertIsNone(named('fe80::1'))
+            self.assertEqual(named('fe80::1%eth0'), '[fe80::1%eth0]:9701')
+            self.assertEqual(named('10.0.0.1'), '10.0.0.1:9701')
 
     def test_routes(self):
         """What a firewall or a route refuses."""

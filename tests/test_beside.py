@@ -180,15 +180,27 @@ class BesideTest(JobsTest):
         site.wait(lambda: wanted <= site.held(relay), PROGRAM_TIME,
                   lambda: 'dispynetrelay has its sockets: %s; %s' % (site.held(relay), relay.output()))
         first, second = [host.address for host in site.inner.hosts]
-        client = site.client(host=site.outside.address, namespace=site.outside, jobs=2, until=[first, second],
-                             ping_interval=None)
-        site.wait(self.has_printed(client, 'done ' + first), 2 * PROGRAM_TIME,
-                  lambda: 'a job is done at the node that was there: %s\n%s' % (client.output(), relay.output()))
+        client = self.relayed_client(site, relay, first, second)
         node = site.add_node(site.inner.hosts[1], expected=False)
         site.wait(self.has_ended_well(client), 2 * PROGRAM_TIME,
                   lambda: 'a job is done at the node that has come: %s\n%s' % (client.output(), relay.output()))
         site.server.wait_node(node, timeout=TURN, state='ready')
         assert relay.running(), relay.output()
+
+    def relayed_client(self, site, relay, first, second):
+        """A client behind the relay that has computed at the first node. It asks once, by one datagram, and can be answered
+        before it listens, on a busy machine and whatever runs beside the relay: then the next client asks."""
+        for last in (False, False, True):
+            client = site.client(host=site.outside.address, namespace=site.outside, jobs=2, until=[first, second],
+                                 ping_interval=None)
+            try:
+                site.wait(self.has_printed(client, 'done ' + first), PROGRAM_TIME,
+                          lambda: 'a job is done at the node that was there: %s\n%s' % (client.output(), relay.output()))
+                return client
+            except AssertionError:
+                if last:
+                    raise
+                lab.finish(client)
 
     def check_client(self, site, ping_interval=5):
         """A client has its port within 30 s, and its jobs run to their end."""

@@ -526,6 +526,7 @@ class Charts(test_page.PageTest, PacedTest):
         self.wait('document.querySelector("#viewport").clientHeight === %d' % folded, 'the whole table')
         self.wait(last, 'a row at the lower edge, which is lower now')
         self.click('#past summary')
+        self.wait('sessionStorage.getItem("history") === "open"', 'it is stored')     # by an event after the click
         self.driver.refresh()
         self.wait('document.querySelector("#past").open && document.querySelectorAll("#past-charts [data-series]").length',
                   'still open')

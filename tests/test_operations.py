@@ -497,6 +497,21 @@ class State(OperationsTest):
         self.assertIsNone(again.node(gone))
         self.assertEqual(os.listdir(os.path.dirname(state)), ['state.json'])
 
+    def test_nothing_set_is_dropped_for_another_address(self):
+        """--node with a name: what was set at an address that is silent now stays when another one answers."""
+        first, second = '127.0.0.2:9701', '127.0.0.3:9701'
+        admin = mock.Mock(table=NodeTable(), node_ports=[9701])
+        admin.add_row = admin.table.add
+        admin.add.return_value = [{'id': first, 'ok': False}, {'id': second, 'ok': True}]
+        with mock.patch('dispyadmin.resolve', return_value=['127.0.0.2', '127.0.0.3']):
+            for kept, shown in (({}, False), ({'wanted': {'cpus': Wanted('cpus', {'cpus': 1}, None)}}, True),
+                                ({'added': True}, True)):
+                with self.subTest(kept):
+                    admin.table.add('127.0.0.2', 9701)
+                    admin.table.keep(first, **kept)
+                    self.assertTrue(dispyadmin.Seeker([], admin)._look('head', None))
+                    self.assertEqual(admin.table.get(first) is not None, shown)
+
     def test_damaged_file_is_set_aside(self):
         for data in ('', '{', '[]', '{"dispyadmin": 1}', '{"dispyadmin": 1, "nodes": [], "forgotten": []}', 'x' * 1000):
             with self.subTest(data):

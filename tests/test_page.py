@@ -378,4 +378,5 @@ class Token(PageTest):
         self.browser.errors()                        # the refused requests are meant
         self.driver.refresh()
         lab.wait_for(lambda: 'token' in self.js('document.body.innerText'), REFRESH, 'that a token is needed')
+        self.driver.get('about:blank')               # else it may still ask for an icon, which is refused too
         self.browser.errors()

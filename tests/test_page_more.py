@@ -473,7 +473,8 @@ class Spreadsheet(MoreTest):
         folder = self.folder()
         self.driver.execute_cdp_cmd('Browser.setDownloadBehavior', {'behavior': 'allow', 'downloadPath': folder})
         self.click('csv')
-        name = lab.wait_for(lambda: glob.glob(os.path.join(folder, '*.csv')), what=lambda: os.listdir(folder))[0]
+        name = lab.wait_for(lambda: [path for path in glob.glob(os.path.join(folder, '*.csv')) if os.path.getsize(path)],
+                            what=lambda: os.listdir(folder))[0]
         with open(name, encoding='utf-8-sig', newline='') as file:
             text = file.read()
         return text, list(csv.DictReader(io.StringIO(text)))
