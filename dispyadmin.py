@@ -1204,16 +1204,19 @@ class NodeClock(collections.namedtuple('NodeClock', 'zone ahead')):
         minutes = int((seconds + self.offset(seconds)) % DAY) // 60
         return '%02d:%02d' % (minutes // 60, minutes % 60)
 
+    def day(self, seconds):
+        """The number of a Unix time's day, as the node's clock shows it."""
+        return int((seconds + self.offset(seconds)) // DAY)
+
     def moment(self, seconds, ours, today=''):
         """A Unix time of the node in words: with its day, when that is not today there."""
         if seconds is None:
             return 'none'
-        days = [(at + self.offset(at)) // DAY for at in (seconds, self.now(ours))]
-        apart = int(days[0] - days[1])
+        apart = self.day(seconds) - self.day(self.now(ours))
         day = {0: today, 1: 'tomorrow', -1: 'yesterday'}.get(apart)
         if day is None:
-            date = datetime.datetime(1970, 1, 1) + datetime.timedelta(days=int(days[0]))
-            day = WEEKDAYS[date.weekday()] if abs(apart) < 7 else date.strftime('%Y-%m-%d')
+            date = datetime.date(1970, 1, 1) + datetime.timedelta(days=self.day(seconds))
+            day = WEEKDAYS[date.weekday()] if abs(apart) < 7 else date.isoformat()
         return ('%s %s' % (day, self.clock(seconds))).strip()
 
     def today(self, text, ours):
@@ -1369,19 +1372,38 @@ def is_open(times, now):
 
 # --- the settings ---
 
-class Foresight(collections.namedtuple('Foresight', 'after message same danger refusal')):
-    """What a setting will do at a node: the value that it will have, a sentence, whether nothing will change, whether jobs are
-    killed or dispynode ends; or why it will be refused."""
+class Refusal(Error):
+    """Nothing is done at a node; the sentence says why."""
+
+
+class Seen(collections.namedtuple('Seen', 'id info clock ours desired')):
+    """A node at one moment: its Info and NodeClock, this machine's Unix time, and its desired record (see in_force)."""
 
     __slots__ = ()
 
+    @property
+    def now(self):
+        """The node's Unix time."""
+        return self.clock.now(self.ours)
 
-def foreseen(after, message, same=False, danger=False):
-    return Foresight(after, message, same, danger, None)
+    @property
+    def times(self):
+        """Its Times."""
+        return times_of(self.info)
+
+    def moment(self, seconds, today=''):
+        """A Unix time of the node in words (see NodeClock.moment)."""
+        return self.clock.moment(seconds, self.ours, today)
 
 
-def refused(sentence):
-    return Foresight(None, None, False, False, sentence)
+class Foresight(collections.namedtuple('Foresight', 'after message same danger')):
+    """What will be at a node: the value that it will have, a sentence, whether nothing will change, and whether jobs are killed
+    or dispynode exits."""
+
+    __slots__ = ()
+
+    def __new__(cls, after, message, same=False, danger=False):
+        return super().__new__(cls, after, message, same, danger)
 
 
 class Setting:
@@ -1393,7 +1415,7 @@ class Setting:
 
     action = key = ''
     operation = value = None
-    ends_now = False           # whether dispynode shall end at once: that is done, and not remembered
+    ends_now = False           # whether dispynode shall exit at once: that is done, and not remembered
 
     def __init__(self, **asked):
         self.asked = asked
@@ -1412,23 +1434,23 @@ class Setting:
         """The bytes that are sent."""
         raise NotImplementedError
 
-    def steps(self, info, clock, ours):
+    def steps(self, seen):
         """The settings that are sent to set this one, in order, this one last."""
         return [self]
 
-    def foresee(self, info, clock, ours):
-        """The Foresight of it, at a node that shows this Info and has this NodeClock, at this Unix time of ours."""
+    def foresee(self, seen):
+        """The Foresight of it, at a node that is Seen.  Refusal."""
         raise NotImplementedError
 
-    def describe(self, before, info, clock, ours):
-        """A sentence on what is in force: the node showed the Info `before`, and shows `info` now."""
+    def describe(self, before, seen):
+        """A sentence on what is in force at a node that showed the Info `before`."""
         raise NotImplementedError
 
     def refuse(self, info):
         """A sentence on why the node refused."""
-        raise NotImplementedError
+        return 'Rejected: dispynode does not take this value.'
 
-    def drift(self, info, clock, ours):
+    def drift(self, seen):
         """A sentence when the node is not as it was set; else None."""
         raise NotImplementedError
 
@@ -1458,26 +1480,31 @@ class SetCpus(Setting):
             return self.cpus
         return None if info.max_cpus is None else info.max_cpus + (0 if self.cpus == 'all' else self.cpus)
 
-    def foresee(self, info, clock, ours):
-        after = self.target(info)
-        if after is None or info.max_cpus is None or not 0 <= after <= info.max_cpus:
-            return refused(self.refuse(info))
-        same = after == info.cpus
-        return foreseen(after, '%s.' % count_of(after, 'CPU') if same else
-                        '%s \u2192 %s.' % ('?' if info.cpus is None else info.cpus, count_of(after, 'CPU')), same)
+    def fits(self, info):
+        """Whether the node has so many CPUs."""
+        target = self.target(info)
+        return target is not None and info.max_cpus is not None and 0 <= target <= info.max_cpus
 
-    def describe(self, before, info, clock, ours):
-        return '%s of %s CPUs assigned to dispy.' % (info.cpus, info.max_cpus)
+    def foresee(self, seen):
+        info, after = seen.info, self.target(seen.info)
+        if not self.fits(info):
+            raise Refusal(self.refuse(info))
+        if after == info.cpus:
+            return Foresight(after, '%s.' % count_of(after, 'CPU'), same=True)
+        return Foresight(after, '%s \u2192 %s.' % ('?' if info.cpus is None else info.cpus, count_of(after, 'CPU')))
+
+    def describe(self, before, seen):
+        return '%s of %s CPUs assigned to dispy.' % (seen.info.cpus, seen.info.max_cpus)
 
     def refuse(self, info):
         asked = self.cpus if self.cpus == 'all' or self.cpus >= 0 else 'all but %d' % -self.cpus
         return 'Rejected: has %s CPUs; %s asked.' % ('an unknown number of' if info.max_cpus is None else info.max_cpus, asked)
 
-    def drift(self, info, clock, ours):
-        target = self.target(info)
-        if target is None or info.cpus is None or info.cpus == max(0, target):
+    def drift(self, seen):
+        target = self.target(seen.info)
+        if target is None or seen.info.cpus in (None, max(0, target)):
             return None
-        return 'CPUs: %d, should be %d.' % (info.cpus, max(0, target))
+        return 'CPUs: %d, should be %d.' % (seen.info.cpus, max(0, target))
 
 
 class SetServiceTime(Setting):
@@ -1502,93 +1529,86 @@ class SetServiceTime(Setting):
         sent = {None: '0', 'now': None}.get(self.time, self.time)
         return write_message(b'SERVICE_TIME:', {'control': self.control + '_time', 'time': sent})
 
-    def unix(self, clock, ours):
+    def unix(self, seen):
         """The Unix time that dispynode makes of it, before it moves it by a day; None to clear it."""
-        return (None if self.time is None else clock.now(ours) if self.time == 'now' else clock.today(self.time, ours))
+        if self.time is None:
+            return None
+        return seen.now if self.time == 'now' else seen.clock.today(self.time, seen.ours)
 
-    def steps(self, info, clock, ours):
+    def steps(self, seen):
         """With "end now", a Start or Stop that is later would move End to tomorrow: both are cleared first, as nothing is left
         of them when dispynode has ended.  Start first: without a Stop, it would be moved itself."""
-        shown, now = times_of(info), clock.now(ours)
-        in_the_way = [c for c in ('start', 'stop') if self.ends_now and (getattr(shown, c) or 0) > now]
-        if in_the_way:
-            in_the_way = [c for c in ('start', 'stop') if getattr(shown, c) is not None]
-        return [SetServiceTime(c, None) for c in in_the_way] + [self]
+        start, stop, _ = seen.times
+        if not self.ends_now or max(start or 0, stop or 0) <= seen.now:
+            return [self]
+        return [SetServiceTime(control, None) for control, at in (('start', start), ('stop', stop)) if at is not None] + [self]
 
-    def foresee(self, info, clock, ours):
-        now = clock.now(ours)
-        sent = [(s.control, s.unix(clock, ours)) for s in self.steps(info, clock, ours)]
-        times, fate = foresee_times(info, sent, now)
+    def foresee(self, seen):
+        times, fate = foresee_times(seen.info, [(s.control, s.unix(seen)) for s in self.steps(seen)], seen.now)
         if times is None:
-            return refused(self.refuse(info))
-        same = all(same_minute(*pair) for pair in zip(times, times_of(info)))
-        danger = fate == ENDED or self.control == 'end' and self.time is not None
+            raise Refusal(self.refuse(seen.info))
         after = getattr(times, self.control)
         if self.time is not None:
-            after = self.time if same_time(after, self.unix(clock, ours)) else clock.clock(after)
-        return foreseen(after, self._say(times_of(info), times, fate, info, clock, ours), same, danger)
+            after = self.time if same_time(after, self.unix(seen)) else seen.clock.clock(after)
+        return Foresight(after, self._say(seen.times, times, fate, seen), all(map(same_minute, times, seen.times)),
+                         fate == ENDED or self.control == 'end' and self.time is not None)
 
-    def describe(self, before, info, clock, ours):
-        fate = DIED if has_lost_schedule(info, clock.now(ours)) else IDLE
-        return self._say(times_of(before), times_of(info), fate, info, clock, ours)
+    def describe(self, before, seen):
+        return self._say(times_of(before), seen.times, DIED if has_lost_schedule(seen.info, seen.now) else IDLE, seen)
 
-    def _say(self, before, after, fate, info, clock, ours):
+    def _say(self, before, after, fate, seen):
         """What was changed of the three times, and what follows from it."""
-        changes = ['%s: %s \u2192 %s' % (control.capitalize(), clock.moment(old, ours, 'today'),
-                                          clock.moment(new, ours, 'today'))
+        if fate == ENDED:
+            return 'Running jobs are killed and dispynode exits now; restart it on the node.'
+        changes = ['%s: %s \u2192 %s' % (control.capitalize(), seen.moment(old, 'today'), seen.moment(new, 'today'))
                    for control, old, new in zip(SERVICE_TIMES, before, after)
                    if old != new and (control == self.control or not same_time(old, new) or old // DAY != new // DAY)]
         if not changes:
-            changes = ['%s: %s' % (self.what, clock.moment(getattr(after, self.control), ours, 'today'))]
-        if fate == ENDED:
-            return 'Running jobs are killed and dispynode exits now; restart it on the node.'
-        return '%s (node time). %s' % ('; '.join(changes), self._consequence(after, fate, clock, ours))
+            changes = ['%s: %s' % (self.what, seen.moment(getattr(after, self.control), 'today'))]
+        return '%s (node time). %s' % ('; '.join(changes), self._consequence(after, fate, seen))
 
-    def _consequence(self, times, fate, clock, ours):
-        now = clock.now(ours)
+    @staticmethod
+    def _consequence(times, fate, seen):
         if fate == DIED:
             return LOST_SCHEDULE
-        end = '' if times.end is None else (' At End running jobs are killed and dispynode exits; restart it on the node.')
-        if times.start is not None and times.start >= now:
-            return 'Accepts jobs from %s.' % clock.moment(times.start, ours) + end
-        if not accepts_jobs(times, now):
-            return 'Accepts no jobs.' + end
-        if times.stop is not None and times.start is None:
-            return 'Accepts jobs. After Stop, dispynode moves it to the next day and accepts jobs again; set Start too.' + end
-        return 'Accepts jobs.' + end
+        text = 'Accepts no jobs.'
+        if times.start is not None and times.start >= seen.now:
+            text = 'Accepts jobs from %s.' % seen.moment(times.start)
+        elif accepts_jobs(times, seen.now):
+            text = 'Accepts jobs.' + ('' if times.stop is None or times.start is not None else
+                                      ' After Stop, dispynode moves it to the next day and accepts jobs again; set Start too.')
+        return text + ('' if times.end is None else ' At End running jobs are killed and dispynode exits; restart it on the node.')
 
     def refuse(self, info):
         if self.control == 'stop':
             return 'Rejected: Stop would come after End. Set End later, or clear it, first.'
-        return 'Rejected: dispynode does not take this %s time.' % self.what
+        return super().refuse(info)
 
-    def drift(self, info, clock, ours):
-        shown = getattr(info, self.key)
-        what = '%s: ' % self.what
+    def drift(self, seen):
+        shown, clock, what = getattr(seen.info, self.key), seen.clock, '%s: ' % self.what
         if self.time is None or shown is None:
             return None if self.time is None and shown is None else what + (
                 '%s, should be cleared.' % clock.clock(shown) if self.time is None else 'none, should be %s.' % self.time)
         if self.time == 'now':
             return None
-        if self.is_off(shown, clock):
+        if self._is_off(shown, clock):
             return what + '%s, should be %s.' % (clock.clock(shown), self.time)
         # A dispynode whose schedule lives moves its times on to the next day when the last of them is over.
-        last = max(filter(None, times_of(info)))
-        if (last + clock.offset(last)) // DAY < (clock.now(ours) + clock.offset(ours)) // DAY:
-            return what + 'the daily times stand still since %s.' % clock.moment(last, ours)
+        last = max(filter(None, seen.times))
+        if clock.day(last) < clock.day(seen.now):
+            return what + 'the daily times stand still since %s.' % seen.moment(last)
         return None
 
-    def is_off(self, shown, clock):
+    def _is_off(self, shown, clock):
         """Whether a time that a node shows is not the one that was set.
 
         dispynode moves its times by 24 hours each day, so summer time moves them by an hour of its clock.  That is drift
         where the node's zone is this machine's; of another zone it is not known when its summer begins, and an hour is let be.
         """
         if clock.zone is None:
-            return not same_time(shown, self.value) if self.value is not None else False
-        wanted = clock.today(self.time, shown)
-        return not (same_time(shown, wanted) or not clock.is_own_zone() and
-                    any(same_time(shown, wanted + hour) for hour in (-3600, 3600)))
+            return self.value is not None and not same_time(shown, self.value)
+        hours = (0,) if clock.is_own_zone() else (0, -3600, 3600)
+        return not any(same_time(shown, clock.today(self.time, shown) + hour) for hour in hours)
 
 
 class SetClients(Setting):
@@ -1607,26 +1627,23 @@ class SetClients(Setting):
     def message(self):
         return write_message(b'SERVE_CLIENTS:', {'serve': self.clients})
 
-    def foresee(self, info, clock, ours):
-        same = info.serve == self.clients
-        before = '' if same else '%s \u2192 ' % self.text(info.serve)
-        return foreseen(self.clients, 'Clients: %s%s.%s' % (before, self.text(self.clients), self._exit(self.clients)), same)
+    def foresee(self, seen):
+        same = seen.info.serve == self.clients
+        before = '' if same else '%s \u2192 ' % self.text(seen.info.serve)
+        return Foresight(self.clients, self._say(self.clients, before), same)
 
-    def describe(self, before, info, clock, ours):
-        return 'Clients: %s.%s' % (self.text(info.serve), self._exit(info.serve or 0))
+    def describe(self, before, seen):
+        return self._say(seen.info.serve)
 
-    @staticmethod
-    def _exit(clients):
-        return ' After the last one dispynode exits; restart it on the node.' if clients > 0 else ''
+    def _say(self, clients, before=''):
+        exits = ' After the last one dispynode exits; restart it on the node.' if (clients or 0) > 0 else ''
+        return 'Clients: %s%s.%s' % (before, self.text(clients), exits)
 
-    def refuse(self, info):
-        return 'Rejected: dispynode does not take this number of clients.'
-
-    def drift(self, info, clock, ours):
-        clients, serve = self.clients, info.serve
-        if serve is None or serve == clients or 0 <= serve < clients:  # it counts down by itself
+    def drift(self, seen):
+        serve = seen.info.serve
+        if serve is None or serve == self.clients or 0 <= serve < self.clients:  # it counts down by itself
             return None
-        return 'Clients: %s, should be %s.' % (self.text(serve), self.text(clients))
+        return 'Clients: %s, should be %s.' % (self.text(serve), self.text(self.clients))
 
     @staticmethod
     def text(value):
@@ -1647,17 +1664,12 @@ THEN_TEXTS = {RESTORE: 'When idle, it returns to service.', END: 'When idle, dis
               STAY: 'It stays out of service until it is returned.'}
 
 
-class Drain(collections.namedtuple('Drain', 'since then note by had idle returning operation')):
+class Drain(collections.namedtuple('Drain', 'since then note by had idle returning ended operation')):
     """A node that is out of service, or on its way: since when (Unix time), what comes when it is idle (of THENS), why and by
     whom (texts), how many CPUs it had (None where not known), since when it is idle (or None), whether it is on its return,
-    and the number of the operation that drained it."""
+    when dispynode was told to exit (or None), and the number of the operation that drained it."""
 
     __slots__ = ()
-
-    def json(self, info, cpus):
-        """What the HTTP interface shows of it; `cpus` are those that the node gets back."""
-        return {'since': self.since, 'then': self.then, 'note': self.note, 'by': self.by, 'restore': cpus, 'idle': self.idle,
-                'busy': info.busy, 'pending': self.returning}
 
 
 # What administrators want of a node: {key of SETTING_KEYS: Setting, 'drain': Drain}, without what was never set.  Such a
@@ -1679,25 +1691,39 @@ def returned_cpus(desired):
     return desired.get('cpus') or SetCpus('all' if had is None else had)
 
 
-def differences(desired, info, clock, ours):
-    """{key: sentence}: where a node that shows this Info is not as it should be now."""
-    found = {key: setting.drift(info, clock, ours) for key, setting in sorted(in_force(desired).items())}
+def fitting(setting, info):
+    """This SetCpus, or all CPUs where the node has fewer: its hardware may have changed while it was drained."""
+    return setting if None in (setting.target(info), info.max_cpus) or setting.fits(info) else SetCpus('all')
+
+
+def differences(seen):
+    """{key: sentence}: where a node is not as it should be now."""
+    found = {key: setting.drift(seen) for key, setting in sorted(in_force(seen.desired).items())}
     return {key: sentence for key, sentence in found.items() if sentence}
 
 
-def choose_times(targets, info, clock, ours):
+def is_same(one, other):
+    """Whether two parts of a desired record were made by the same operation."""
+    return one is other or None not in (one, other) and one.operation == other.operation is not None
+
+
+def merged(desired, edit):
+    """The desired record with this edit: {key: new value, or None for what is not wanted any more}."""
+    return {key: value for key, value in dict(desired, **edit).items() if value is not None}
+
+
+def choose_times(targets, seen):
     """([SetServiceTime], None) that bring a node to these {control: SetServiceTime or Unix time or None}, the other times
     staying as they are; or ([], sentence) when nothing does without ending dispynode."""
-    wanted = times_of(info)._replace(**{
-        control: target.unix(clock, ours) if isinstance(target, SetServiceTime) else target
-        for control, target in targets.items()})
-    wanted = Times(*[None if at is None else clock.today(clock.clock(at), ours) for at in wanted])
-    sent = order_times(info, wanted, clock.now(ours))
-    if sent is None:
-        names = ', '.join('%s %s' % (c.capitalize(), clock.clock(getattr(wanted, c))) for c in SERVICE_TIMES
-                          if c in targets and getattr(wanted, c) is not None)
-        return [], 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.' % names
-    return [SetServiceTime(control, None if at is None else clock.clock(at)) for control, at in sent], None
+    unix = {control: target.unix(seen) if isinstance(target, SetServiceTime) else target for control, target in targets.items()}
+    wanted = Times(*[at and seen.clock.today(seen.clock.clock(at), seen.ours) for at in seen.times._replace(**unix)])
+    sent = order_times(seen.info, wanted, seen.now)
+    if sent is not None:
+        return [SetServiceTime(control, at and seen.clock.clock(at)) for control, at in sent], None
+    names = ', '.join('%s %s' % (control.capitalize(), seen.clock.clock(at)) for control, at in zip(SERVICE_TIMES, wanted)
+                      if control in targets and at is not None)
+    return [], 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.' % names
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Node: one record
@@ -1789,11 +1815,6 @@ class Node:
         self.groups = ()         # names of the groups that it is in ...
         self._grouped = None     # ... while this was its name
 
-    @property
-    def is_managed(self):
-        """Whether something is kept of it over restarts."""
-        return bool(self.added or self.desired)
-
     def state(self, now):
         """(state, reason or None): what the node does at Unix time `now`."""
         if self.error:
@@ -1811,31 +1832,24 @@ class Node:
     def publish(self, sequence, now, groups=()):
         """A NodeSnapshot of what it is at Unix time `now`, where there are these Groups."""
         state, reason = self.state(now)
+        answers, drift = state in (READY, STOPPED), {}
         if groups:
             self._group(groups)
-        controllable = self.known.admin and state in (READY, STOPPED)
-        if not controllable and state in (READY, STOPPED):
+        if answers and not self.known.admin:
             reason = ' '.join(filter(None, (reason, NO_ADMIN_REASON)))
+        if answers and self.desired:
+            drift = differences(Seen(self.id, self.info, self.clock, now, self.desired))
+        if 'drain' in self.desired:
+            drift.pop('cpus', None)  # the reconciler sees to it that a drained node has none
         return NodeSnapshot(sequence, state, self.info or NO_INFO, Facts(
-            self.id, self.address, self.port, self.version, controllable, reason, self.first_seen, self.update_time,
-            (self.id,) + self.aliases, self.announces), self._drift(now) if self.desired else {}, self.desired, self.clock, self.groups,
-            self.is_gone)
+            self.id, self.address, self.port, self.version, answers and self.known.admin, reason, self.first_seen,
+            self.update_time, (self.id,) + self.aliases, self.announces), drift, self.desired, self.clock, self.groups, self.is_gone, self.added)
 
     def _group(self, groups):
         name = self.info.name if self.info else None
         if name != self._grouped or not self.groups:
             self._grouped = name
             self.groups = tuple(group.name for group in groups if group.has(self.address, name))
-
-    def _drift(self, now):
-        """{key: sentence}: where it is not as it should be; nothing where it is not known what it is.  That a drained node
-        has other CPUs is seen to by the reconciler, and is no drift."""
-        if self.error or self.info is None or self.known.secret is None:
-            return {}
-        drift = differences(self.desired, self.info, self.clock, now)
-        if 'drain' in self.desired:
-            drift.pop('cpus', None)
-        return drift
 
 
 CLOCK_NOTE = "The node's clock is %s %s. Set it right: service times go by it."
@@ -1880,16 +1894,16 @@ class NodeSnapshot:
     """A state of a node that readers share.  Never changed, so no lock; what they see is made when first asked for.  Two
     threads may make it at the same moment: they make the same."""
 
-    __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'desired', 'clock', 'groups', 'is_gone', '_facts',
+    __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'desired', 'clock', 'groups', 'is_gone', 'added', '_facts',
                  '_view', '_json')
 
-    def __init__(self, sequence, state, info, facts, drift=(), desired=(), clock=OWN_CLOCK, groups=(), is_gone=False):
+    def __init__(self, sequence, state, info, facts, drift={}, desired={}, clock=OWN_CLOCK, groups=(), is_gone=False, added=False):
         self.sequence = sequence  # the table's, at this change
         self.state = state
         self.info = info
         # What the node adds to the totals, in the order of SUMS: CPUs while it answers, and work that is done.  Times in
         # whole milliseconds: sums of floats drift, and one that is not sane would swallow the others for good.
-        answers, drain = state in (READY, STOPPED), desired['drain'] if 'drain' in desired else None
+        answers, drain = state in (READY, STOPPED), desired.get('drain')
         self.shares = (answers and info.cpus or 0, answers and info.busy or 0, info.jobs_done or 0,
                        int(1000 * (info.cpu_time or 0)), 1 if drift else 0, int(bool(drain and not drain.idle)),
                        int(bool(drain and drain.idle)))
@@ -1898,6 +1912,7 @@ class NodeSnapshot:
         self.clock = clock        # NodeClock
         self.groups = groups      # names
         self.is_gone = is_gone
+        self.added = added        # whether it is remembered over restarts, though no search may reach it
         self._facts = facts
         self._view = self._json = None
 
@@ -1905,6 +1920,11 @@ class NodeSnapshot:
     def id(self):
         """The node's id."""
         return self._facts.id
+
+    @property
+    def is_managed(self):
+        """Whether something is kept of it over restarts."""
+        return bool(self.added or self.desired)
 
     @property
     def label(self):
@@ -1938,7 +1958,13 @@ class NodeSnapshot:
 
     def _drain(self):
         drain = self.desired.get('drain')
-        return drain and drain.json(self.info, returned_cpus(self.desired).target(self.info))
+        return drain and {
+            'since': drain.since, 'then': drain.then, 'note': drain.note, 'by': drain.by, 'idle': drain.idle,
+            'restore': returned_cpus(self.desired).target(self.info), 'busy': self.info.busy, 'pending': drain.returning}
+
+    def seen(self, ours, desired=None):
+        """What it is at this Unix time of ours; with another desired record, where one is given."""
+        return Seen(self.id, self.info, self.clock, ours, self.desired if desired is None else desired)
 
     def json(self):
         """The view in JSON (str)."""
@@ -1947,7 +1973,7 @@ class NodeSnapshot:
         return self._json
 
 
-NOTHING = NodeSnapshot(0, None, NO_INFO, (), {}, {})  # of a node that is not there
+NOTHING = NodeSnapshot(0, None, NO_INFO, ())  # of a node that is not there
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1956,7 +1982,6 @@ NOTHING = NodeSnapshot(0, None, NO_INFO, (), {}, {})  # of a node that is not th
 
 # What a conversation found out: how the node is opened now (Known), and its Info, None when it is not.
 Answer = collections.namedtuple('Answer', 'known info')
-KEPT = ('added', 'desired', 'clock')  # attributes of a Node that are kept over restarts
 
 Snapshot = collections.namedtuple('Snapshot', 'sequence full nodes removed totals')
 
@@ -2048,12 +2073,6 @@ class NodeTable:
         """A number that grows when something changes of what is kept of nodes."""
         with self._lock:
             return self._changes
-
-    def kept(self):
-        """{id: {attribute of KEPT: value}} of the nodes of which something is kept."""
-        with self._lock:
-            nodes = [self._nodes[node_id] for node_id in self._managed]
-            return {node.id: {key: getattr(node, key) for key in KEPT} for node in nodes}
 
     def desired(self, node_id):
         """What administrators want of a node (see in_force); empty when it is not in the table."""
@@ -2296,23 +2315,18 @@ class NodeTable:
             if node_id in self._nodes:
                 self._keep(self._nodes[node_id], **values)
 
-    def edit(self, node_id, changes, seen=None):
-        """Change what administrators want of a node: {key: new value, or None}.  Returns {key: what was there}, or None when
-        there is no such row.
+    def edit(self, node_id, changes, expected=None):
+        """Change what administrators want of a node: {key: new value, or None}.  Whether it was done.
 
-        With `seen`, only that is changed which is still as it was seen: {key: value or None}, or made by the same operation.
-        Every change of a desired record goes through here, so that none overwrites what it does not know of.
+        It is not when there is no such row, or its desired record is not the `expected` one any more: who decides by what is
+        desired looks again then, so that none overwrites what it does not know of.
         """
         with self._lock:
             node = self._nodes.get(node_id)
-            if node is None:
-                return None
-            edit = {key: value for key, value in changes.items() if seen is None or
-                    is_same(node.desired.get(key), seen.get(key))}
-            replaced = {key: node.desired.get(key) for key in edit}
-            if edit:
-                self._keep(node, desired=merged(node.desired, edit))
-            return replaced
+            if node is None or expected not in (None, node.desired):
+                return False
+            self._keep(node, desired=merged(node.desired, changes))
+            return True
 
     def _keep(self, node, **values):
         """Lock held."""
@@ -2321,10 +2335,8 @@ class NodeTable:
         for key, value in values.items():
             setattr(node, key, value)
         self._changes += 1
-        self._managed.discard(node.id)
-        if node.is_managed:
-            self._managed.add(node.id)
         self._changed(node)
+        (self._managed.add if self._published[node.id].is_managed else self._managed.discard)(node.id)
 
     def drop_aliases(self, node_id, only=None):
         """Forget the other addresses of a node, or one of them, and return them: each is to be asked again what it is."""
@@ -3797,299 +3809,289 @@ class History(Worker):
 # ---------------------------------------------------------------------------------------------------------------------
 
 class Step:
-    """One node's part in a plan: how its desired record changes, what is sent to it, and what is said of that.
+    """What a plan does at each of its nodes.  It keeps nothing of a node: it decides by the node as it is Seen then."""
 
-    Made from one look at the table.  Whoever runs the plan fills in the rest, on the poller's thread.
-    """
+    action = title = ''        # what the HTTP interface calls it, and what is done in a few words
+    asked = {}                 # the fields of the request, as the HTTP interface names them
+    key = None                 # the value of nodes that it sets, if it is one
+    asks_node = True           # whether it needs the node itself
+    lists_row = False          # whether it begins with a row that is not there
+    needs_state = False        # whether it is only done when it has been written down
 
-    asks_node = True           # whether anything is sent
-    waits = False              # whether it is done later where the node cannot be asked now
+    def intend(self, seen, operation):
+        """{key: Setting, Drain or None}: how the desired record changes.  Refusal."""
+        return {}
 
-    def __init__(self, node, operation):
-        self.id = node.id
-        self.node = node       # NodeSnapshot, as it was looked at
-        self.operation = operation
-        self.edit = {}         # key -> Setting, Drain or None: how the desired record changes
-        self.replaced = {}     # key -> what was there
-        self.before = self.after = None  # Info, as the node showed it when it was asked, and afterwards
-        self.sent = []         # settings that the node took
-        self.problem = None    # sentence: what was left out, or refused
-        self.is_unsure = False  # whether something was sent and no reply came
-
-    def obstacle(self):
-        """Why it is not even tried, as a sentence, or None."""
-        return None
-
-    def foresee(self, ours):
-        """The Foresight of it, at this Unix time, where there is no obstacle()."""
-        raise NotImplementedError
-
-    def choose(self, desired, info, clock, ours):
-        """([settings to send], sentence on what is left out or None), at a node that is desired and shown like that now."""
+    def choose(self, seen, edit):
+        """([settings to send], sentence on what is left out or None), where the desired record has been changed like that."""
         return [], None
 
-    def describe(self, info, desired, clock, ours):
-        """A sentence on what is now, where all was taken."""
-        return ' '.join(setting.describe(self.before, info, clock, ours) for setting in self.sent[-1:])
+    def foresee(self, seen, edit):
+        """The Foresight of it, where the desired record has been changed like that.  Refusal."""
+        settings, left_out = self.choose(seen, edit)
+        if left_out and not settings:
+            raise Refusal(left_out)
+        texts = [foretell(setting, seen) for setting in settings]
+        return Foresight(None, ' '.join(texts) or 'As it was set.', not settings)
 
-    def settled(self, taken):
-        """{key: value}: how the desired record changes again when the node has taken all; `taken` is {key: Setting}, with the
-        values that the node answered."""
-        return {key: taken[key] for key, value in self.edit.items() if value is not None and key in taken}
+    def describe(self, before, seen, sent):
+        """A sentence on what is now, where the node showed the Info `before`, and took these settings."""
+        texts = [setting.describe(before, seen) for setting in sent]
+        return ' '.join(collections.OrderedDict.fromkeys(texts)) or self.foresee(seen, {}).message
+
+    def perform(self, admin, node_id):
+        """What is done here, not at the node."""
+
+    def release(self):
+        """It is not undone any more: keep nothing of other plans."""
+
+
+def foretell(setting, seen):
+    """What a setting will do; or just what it is, where it depends on one that is sent before."""
+    try:
+        return setting.foresee(seen).message
+    except Refusal:
+        return setting.title()
 
 
 class SetStep(Step):
     """Set one thing.  A drained node keeps its 0 CPUs, and gets what is set on its return."""
 
-    def __init__(self, node, operation, setting):
-        super().__init__(node, operation)
-        self.setting = setting.of(operation)
-        if not setting.ends_now:
-            self.edit = {setting.key: self.setting}
+    def __init__(self, setting):
+        self.setting = setting
+        self.action, self.title, self.asked, self.key = setting.action, setting.title(), setting.asked, setting.key
 
-    def is_overridden(self, desired):
-        drain = desired.get('drain')
-        return self.setting.key == 'cpus' and drain is not None and not drain.returning
+    def intend(self, seen, operation):
+        if self._is_overridden(seen):
+            self.setting.foresee(seen)  # Refusal: the node is not there to refuse it
+        return {} if self.setting.ends_now else {self.key: self.setting.of(operation)}
 
-    def foresee(self, ours):
-        foresight = self.setting.foresee(self.node.info, self.node.clock, ours)
-        if foresight.refusal or not self.is_overridden(self.node.desired):
+    def _is_overridden(self, seen):
+        drain = seen.desired.get('drain')
+        return self.key == 'cpus' and drain is not None and not drain.returning
+
+    def choose(self, seen, edit):
+        return [] if self._is_overridden(seen) else self.setting.steps(seen), None
+
+    def foresee(self, seen, edit):
+        foresight = self.setting.foresee(seen)
+        if not self._is_overridden(seen):
             return foresight
         return foresight._replace(message='Stays drained; gets %s on its return.' % count_of(foresight.after, 'CPU'), same=False)
 
-    def choose(self, desired, info, clock, ours):
-        if self.is_overridden(desired):
-            return [], self.setting.foresee(info, clock, ours).refusal
-        return self.setting.steps(info, clock, ours), None
-
-    def describe(self, info, desired, clock, ours):
-        if not self.sent:
-            return 'Stays drained; gets %s on its return.' % count_of(self.setting.target(info) or 0, 'CPU')
-        return self.setting.describe(self.before, info, clock, ours)
+    def describe(self, before, seen, sent):
+        return self.setting.describe(before, seen) if sent else self.foresee(seen, {}).message
 
 
 class DrainStep(Step):
     """Take a node out of service: 0 CPUs, and what `then` says when it is idle."""
 
-    def __init__(self, node, operation, then, note, by):
-        super().__init__(node, operation)
-        old = node.desired.get('drain')
-        self.drain = Drain(old.since if old else time.time(), then, note, by, old.had if old else node.info.cpus,
-                           old.idle if old and not old.returning else None, False, operation)
-        self.edit = {'drain': self.drain}
+    action, title, key, needs_state = 'drain', 'Drain', 'cpus', True
 
-    def obstacle(self):
-        return None if self.drain.had is not None or self.node.state == UNREACHABLE else (
-            'Rejected: the node does not tell how many CPUs it has, so they could not be given back.')
+    def __init__(self, then, note, by):
+        self.then, self.note, self.by = then or STAY, note, str(by)
+        self.asked = {'then': self.then, 'note': note}
 
-    def foresee(self, ours):
-        busy = self.node.info.busy or 0
-        running = '%s. ' % ('No job runs' if not busy else '%s to finish' % count_of(busy, 'running job'))
-        cpus = returned_cpus(dict(self.node.desired, drain=self.drain)).target(self.node.info)
-        back = '' if self.drain.then == END else ' On return: %s.' % count_of(cpus or 0, 'CPU')
-        return foreseen(0, running + THEN_TEXTS[self.drain.then] + back, danger=self.drain.then == END)
+    def intend(self, seen, operation):
+        old = seen.desired.get('drain')
+        had = old.had if old else seen.info.cpus
+        if had is None:
+            raise Refusal('Rejected: the node does not tell how many CPUs it has, so they could not be given back.')
+        idle = old.idle if old and not old.returning and old.then == self.then else None
+        return {'drain': Drain(old.since if old else seen.ours, self.then, self.note, self.by, had, idle, False, None, operation)}
 
-    def choose(self, desired, info, clock, ours):
+    def choose(self, seen, edit):
         return [SetCpus(0)], None
 
-    def describe(self, info, desired, clock, ours):
-        return 'Accepts no new jobs. ' + THEN_TEXTS[self.drain.then]
+    def foresee(self, seen, edit):
+        running = 'No job runs. ' if not seen.info.busy else '%s to finish. ' % count_of(seen.info.busy, 'running job')
+        back = '' if self.then == END else ' On return: %s.' % count_of(returned_cpus(seen.desired).target(seen.info) or 0, 'CPU')
+        return Foresight(0, running + THEN_TEXTS[self.then] + back, danger=self.then == END)
 
-    def settled(self, taken):
-        return {}
+    def describe(self, before, seen, sent):
+        return 'Accepts no new jobs. ' + THEN_TEXTS[self.then]
 
 
 class ReturnStep(Step):
     """Bring a drained node back: it gets the CPUs that are set, or that it had.  Pending where it does not answer."""
 
-    waits = True
+    action, title, key = 'return', 'Return to service', 'cpus'
 
-    def __init__(self, node, operation):
-        super().__init__(node, operation)
-        drain = node.desired.get('drain')
-        if drain:
-            self.edit = {'drain': drain._replace(returning=True, idle=None, operation=operation)}
+    def intend(self, seen, operation):
+        if 'drain' not in seen.desired:
+            raise Refusal('Rejected: the node is not drained.')
+        return {'drain': returning(seen.desired['drain'], operation)}
 
-    def obstacle(self):
-        return None if self.edit else 'Rejected: the node is not drained.'
+    def choose(self, seen, edit):
+        return [fitting(returned_cpus(seen.desired), seen.info)], None
 
-    def foresee(self, ours):
-        target = returned_cpus(self.node.desired).target(self.node.info)
-        return foreseen(target, 'Returns to service with %s.' % count_of(target or 0, 'CPU'))
+    def foresee(self, seen, edit):
+        cpus = self.choose(seen, edit)[0][0].target(seen.info)
+        return Foresight(cpus, 'Returns to service with %s.' % count_of(cpus or 0, 'CPU'))
 
-    def choose(self, desired, info, clock, ours):
-        return [fitting(returned_cpus(desired), info)] if 'drain' in desired else [], None
-
-    def describe(self, info, desired, clock, ours):
-        return 'Back in service. ' + SetCpus('all').describe(self.before, info, clock, ours)
-
-    def settled(self, taken):
-        return {'drain': None}
+    def describe(self, before, seen, sent):
+        return 'Back in service. ' + super().describe(before, seen, sent)
 
 
-class RestoreStep(Step):
-    """Give a node back what it had before an operation (undo), as far as nobody has changed it since."""
+def returning(drain, operation):
+    """This drain, on its return by that operation."""
+    return drain._replace(returning=True, idle=None, operation=operation)
 
-    def __init__(self, node, operation, change):
-        super().__init__(node, operation)
-        self.shown = change.undo.shown
-        self.changed = []
-        for key, old, made in change.undo.keys:
-            if not is_same(node.desired.get(key), made):
-                self.changed.append(key)
-            elif key == 'drain' and old is None:
-                self.edit[key] = node.desired[key]._replace(returning=True, idle=None, operation=operation)
-                self.waits = True
-            else:
-                self.edit[key] = old._replace(returning=False, idle=None, operation=operation) if key == 'drain' else (
-                    old and old.of(operation, old.value))
-        self.keys = [key for key in self.edit if key != 'drain']
-        if any(key in TIME_KEYS for key in self.keys):  # a control of one may have moved the others
-            self.keys += [key for key in TIME_KEYS if key in self.shown and key not in self.keys]
 
-    def obstacle(self):
-        return None if self.edit else 'Skipped: changed since by another operation.'
+class UndoStep(Step):
+    """Give nodes back what they had before a plan, as far as nobody has changed it since."""
 
-    def foresee(self, ours):
-        desired = merged(self.node.desired, self.edit)
-        settings, problem = self.choose(desired, self.node.info, self.node.clock, ours)
-        if problem and not settings:
-            return refused(problem)
-        texts = [setting.foresee(self.node.info, self.node.clock, ours).message or setting.title() for setting in settings]
-        if self.changed:
-            texts.append('Changed since, and left as it is: %s.' % ', '.join(self.changed))
-        same = not settings and desired == self.node.desired
-        return foreseen(None, ' '.join(texts) or 'Nothing is sent; only what is remembered changes.', same)
+    action = 'undo'
 
-    def choose(self, desired, info, clock, ours):
-        settings, wanted, times = [], in_force(desired), {}
-        if 'drain' in self.edit and 'drain' in desired:
-            settings.append(fitting(wanted['cpus'], info))
-        for key in self.keys:
-            setting, had = wanted.get(key), self.shown.get(key)
-            if key in TIME_KEYS:
+    def __init__(self, plan):
+        self.plan, self.changes = plan, dict(plan.changes)
+        self.asked, self.key = {'operation': plan.number}, plan.step.key
+        word, _, rest = plan.step.title.partition(': ')
+        self.title = {'Undo': 'Redo: ' + rest, 'Redo': 'Undo: ' + rest}.get(word, 'Undo: ' + plan.step.title)
+
+    def release(self):
+        self.plan, self.changes = None, {}
+
+    def intend(self, seen, operation):
+        edit = {}
+        for key, old, made in self.changes[seen.id].undo.keys:
+            if is_same(seen.desired.get(key), made):
+                edit[key] = old
+                if key != 'drain':
+                    edit[key] = old and old.of(operation, old.value)
+                elif old is None:
+                    edit[key] = returning(seen.desired[key], operation)
+                else:
+                    edit[key] = old._replace(returning=False, idle=None, operation=operation)
+        if not edit:
+            raise Refusal('Skipped: changed since by another operation.')
+        return edit
+
+    def choose(self, seen, edit):
+        settings, times, wanted = [], {}, in_force(seen.desired)
+        shown = dict(self.changes[seen.id].undo.shown)
+        if 'drain' in edit and 'drain' in seen.desired:
+            settings.append(fitting(wanted['cpus'], seen.info))
+        for key, had in shown.items():
+            setting = wanted.get(key)
+            if key in TIME_KEYS and (key in edit or not edit.keys().isdisjoint(TIME_KEYS)):
                 times[key[len('service_'):]] = setting if setting and setting.time != 'now' else had
-            elif key == 'cpus' and 'drain' in desired:
-                pass  # a drain overrides it
-            elif setting or had is not None:
+            elif key in edit and not (key == 'cpus' and 'drain' in seen.desired) and (setting or had is not None):
                 settings.append(setting or (SetCpus if key == 'cpus' else SetClients)(had))
-        chosen, problem = choose_times(times, info, clock, ours) if times else ([], None)
-        return settings + chosen, problem
+        chosen, left_out = choose_times(times, seen) if times else ([], None)
+        return settings + chosen, left_out
 
-    def describe(self, info, desired, clock, ours):
-        texts = collections.OrderedDict.fromkeys(s.describe(self.before, info, clock, ours) for s in self.sent)
-        return ' '.join(texts) or 'Restored.'
+    def foresee(self, seen, edit):
+        foresight = super().foresee(seen, edit)
+        left = [key for key, _, _ in self.changes[seen.id].undo.keys if key not in edit]
+        message = foresight.message if not foresight.same else 'Nothing is sent; only what is remembered changes.'
+        if left:
+            message += ' Changed since, and left as it is: %s.' % ', '.join(left)
+        return foresight._replace(message=message, same=False)
 
-    def settled(self, taken):
-        drain = self.edit.get('drain')
-        return {'drain': None} if drain and drain.returning else {}
+    def describe(self, before, seen, sent):
+        return super().describe(before, seen, sent) if sent else 'Restored.'
 
 
 class ReapplyStep(Step):
-    """Set again what should be in force and is not.  What would end dispynode is left out."""
+    """Set again what should be in force and is not, of these keys.  What would end dispynode is left out."""
 
-    def __init__(self, node, operation, only=SETTING_KEYS):
-        super().__init__(node, operation)
+    action, title = 'reapply', 'Restore settings'
+
+    def __init__(self, only=SETTING_KEYS):
         self.only = only
 
-    def obstacle(self):
-        return None if in_force(self.node.desired) else 'Rejected: nothing was set at this node.'
+    def intend(self, seen, operation):
+        if not seen.desired:
+            raise Refusal('Rejected: nothing was set at this node.')
+        return {}
 
-    def foresee(self, ours):
-        settings, problem = self.choose(self.node.desired, self.node.info, self.node.clock, ours)
-        if not settings:
-            return refused(problem) if problem else foreseen(None, 'As it was set.', same=True)
-        return foreseen(None, ' '.join(setting.foresee(self.node.info, self.node.clock, ours).message or setting.title()
-                                       for setting in settings))
-
-    def choose(self, desired, info, clock, ours):
-        wanted = in_force(desired)
-        if 'drain' in desired:
-            wanted['cpus'] = fitting(wanted['cpus'], info)
-        keys = [key for key in differences(desired, info, clock, ours) if key in self.only]
+    def choose(self, seen, edit):
+        wanted = in_force(seen.desired)
+        keys = [key for key in differences(seen) if key in self.only]
+        settings = [fitting(wanted[key], seen.info) if 'drain' in seen.desired and key == 'cpus' else wanted[key]
+                    for key in keys if key not in TIME_KEYS]
+        if len(settings) == len(keys):
+            return settings, None
         times = {key[len('service_'):]: wanted[key] for key in wanted if key in TIME_KEYS and wanted[key].time != 'now'}
-        chosen, problem = (choose_times(times, info, clock, ours) if any(key in TIME_KEYS for key in keys) else ([], None))
-        return chosen + [wanted[key] for key in keys if key not in TIME_KEYS], problem
+        chosen, left_out = choose_times(times, seen)
+        return chosen + settings, left_out
 
-    def describe(self, info, desired, clock, ours):
-        left = differences(desired, info, clock, ours)
-        return ' '.join(left.values()) or 'As it was set.'
+    def describe(self, before, seen, sent):
+        return ' '.join(differences(seen).values()) or 'As it was set.'
 
 
 class EndStep(Step):
-    """Stop dispynode on a node that is drained and idle, if it still is when this is sent."""
+    """Tell dispynode to exit at a node that is drained and idle, if it still is; only once."""
 
-    def choose(self, desired, info, clock, ours):
-        drain = desired.get('drain')
-        is_due = drain and drain.then == END and drain.idle and not drain.returning
-        if not is_due or info.cpus or info.busy:
-            return [], None
-        return SetServiceTime('end', 'now').steps(info, clock, ours), None
+    action = title = 'end'
+
+    def intend(self, seen, operation):
+        drain = seen.desired.get('drain')
+        if not is_due_to_end(drain) or seen.info.cpus or seen.info.busy:
+            raise Refusal('The node is not idle any more.')
+        return {'drain': drain._replace(ended=seen.ours)}
+
+    def choose(self, seen, edit):
+        return SetServiceTime('end', 'now').steps(seen), None
+
+
+def is_due_to_end(drain):
+    """Whether the node's dispynode is to be told to exit."""
+    return drain is not None and drain.then == END and drain.idle and not drain.returning and not drain.ended
 
 
 class AcceptStep(Step):
     """Take a node as it is: what was set at it is no longer remembered.  A drain stays."""
 
-    asks_node = False
+    action, title, asks_node = 'accept', 'Keep current values', False
 
-    def __init__(self, node, operation):
-        super().__init__(node, operation)
-        self.edit = {key: None for key in node.desired if key != 'drain'}
+    def intend(self, seen, operation):
+        return {key: None for key in seen.desired if key != 'drain'}
 
-    def foresee(self, ours):
-        drift = ' '.join(self.node.drift.values())
-        return foreseen(None, 'Keeps its current values. %s' % drift if drift else 'Keeps its current values.', not self.edit)
-
-    def describe(self, info, desired, clock, ours):
-        return 'Keeps its current values.'
+    def foresee(self, seen, edit):
+        return Foresight(None, 'Keeps its current values.', not edit)
 
 
 class ForgetStep(Step):
     """Remove the row of a node until the node is seen again."""
 
-    asks_node = False
+    action, title, asks_node = 'forget', 'Forget', False
 
-    def obstacle(self):
-        return 'Rejected: the node is drained. Return it first.' if 'drain' in self.node.desired else None
+    def intend(self, seen, operation):
+        if 'drain' in seen.desired:
+            raise Refusal('Rejected: the node is drained. Return it first.')
+        return {key: None for key in seen.desired}
 
-    def foresee(self, ours):
-        return foreseen(None, 'Removes the row until the node is seen again.')
+    def foresee(self, seen, edit):
+        return Foresight(None, 'Removes the row until the node is seen again.')
 
-    def describe(self, info, desired, clock, ours):
+    def describe(self, before, seen, sent):
         return 'Forgotten. It comes back when it is seen again.'
 
+    def perform(self, admin, node_id):
+        admin.forget(node_id)
 
-class RelistStep(Step):
-    """List a node again that was forgotten, with what was set at it (undo)."""
 
-    asks_node = False
+class RelistStep(UndoStep):
+    """List nodes again that were forgotten, with what was set at them and has not been set anew."""
 
-    def __init__(self, node, operation, change):
-        super().__init__(node, operation)
-        self.edit = {key: old for key, old, _ in change.undo.keys}
+    asks_node, lists_row = False, True
 
-    def foresee(self, ours):
-        return foreseen(None, 'Listed again.')
+    def intend(self, seen, operation):
+        return {key: old for key, old, _ in self.changes[seen.id].undo.keys if key not in seen.desired}
 
-    def describe(self, info, desired, clock, ours):
+    def foresee(self, seen, edit):
+        return Foresight(None, 'Listed again.')
+
+    def describe(self, before, seen, sent):
         return 'Listed again.'
 
 
-def fitting(setting, info):
-    """This SetCpus, or all CPUs where the node has fewer: its hardware may have changed while it was drained."""
-    target = setting.target(info)
-    return setting if target is None or info.max_cpus is None or 0 <= target <= info.max_cpus else SetCpus('all')
+class ForgetAgainStep(ForgetStep, UndoStep):
+    """Remove rows again that were listed again."""
 
-
-def is_same(one, other):
-    """Whether two parts of a desired record were made by the same operation."""
-    return one is other or None not in (one, other) and one.operation == other.operation is not None
-
-
-def merged(desired, edit):
-    """The desired record with this edit: {key: new value, or None for what is not wanted any more}."""
-    after = dict(desired, **edit)
-    return {key: value for key, value in after.items() if value is not None}
+    action = UndoStep.action
 
 
 class Actor(collections.namedtuple('Actor', 'address user via')):
@@ -4109,38 +4111,31 @@ SYSTEM = Actor('dispyadmin')  # what dispyadmin does by itself, as it was told t
 
 # One node's part in a plan that has run.  `before` and `after` are values of the node; `undo` is what gives it back, or None.
 Change = collections.namedtuple('Change', 'id outcome before after message undo')
-# [(key, what the desired record had, what the plan made of it)]; {key: what the node showed before}, of what the plan changed
-# at it; and, of a row that was removed, what is kept of it.
-Undo = collections.namedtuple('Undo', 'keys shown kept')
+# ((key, what the desired record had, what the plan made of it), ...), and ((key, what the node showed before), ...) of what the
+# plan changed at it.
+Undo = collections.namedtuple('Undo', 'keys shown')
 
 
 class Plan:
-    """Something that is done to nodes: a step each.  The journal's lock guards what changes while it runs."""
+    """A step that is done at nodes, each at its own time.  The journal's lock guards what changes while it runs."""
 
-    def __init__(self, number, action, title, asked, by, label=None, key=None):
+    def __init__(self, number, step, ids, by, label=None):
         self.number = number
-        self.action = action      # what the HTTP interface calls it ...
-        self.asked = asked        # ... and the fields that go with it
-        self.title = title        # what is done, in a few words
+        self.step = step
+        self.ids = list(collections.OrderedDict.fromkeys(ids))
         self.by = by
         self.label = label        # what the one who asked calls it, to find it again while it runs
-        self.key = key            # the value of nodes that it sets, if it is one
-        self.steps = collections.OrderedDict()    # id -> Step, or the result at once (dict) where nothing can be done
-        self.warning = None       # sentence for the preview
-        self.undoes = None        # the Plan that it undoes
-        self.needs_state = False  # whether it is only done when it has been written down
         self.began, self.ended = time.time(), None   # Unix times
-        self.total = 0            # nodes
         self.changes = {}         # id -> Change; copied whole before it is looked through
-        self._texts = {}          # messages: many nodes say the same
+        self._shared = {}         # messages: many nodes say the same
 
     def share(self, text):
         """This text, as one object for all nodes that say it."""
-        return self._texts.setdefault(text, text)
+        return self._shared.setdefault(text, text)
 
-    def forget_texts(self):
-        """It is over: few more messages will come."""
-        self._texts = {}
+    def finish(self, now):
+        """It is over; few changes will come."""
+        self.ended, self._shared = now, {}
 
     def outcomes(self):
         """{outcome: how many nodes}."""
@@ -4148,8 +4143,8 @@ class Plan:
 
     def summary(self):
         """Its JSON, without the changes."""
-        return {'operation': self.number, 'action': self.action, 'title': self.title, 'asked': self.asked,
-                'by': self.by._asdict(), 'label': self.label, 'began': self.began, 'ended': self.ended, 'nodes': self.total,
+        return {'operation': self.number, 'action': self.step.action, 'title': self.step.title, 'asked': self.step.asked,
+                'by': self.by._asdict(), 'label': self.label, 'began': self.began, 'ended': self.ended, 'nodes': len(self.ids),
                 'done': len(self.changes), 'outcomes': self.outcomes(), 'undo': self.can_undo()}
 
     def can_undo(self):
@@ -4179,7 +4174,7 @@ class Event:
         if self.plan:
             plan = self.plan
             changes = itertools.islice(list(plan.changes.values()), most)
-            value.update(action=plan.action, asked=plan.asked, operation=plan.number, outcomes=plan.outcomes(),
+            value.update(action=plan.step.action, asked=plan.step.asked, operation=plan.number, outcomes=plan.outcomes(),
                          undo=plan.can_undo(), changes=[dict(zip(Change._fields[:5], change)) for change in changes])
         return value
 
@@ -4236,17 +4231,16 @@ class Journal:
         """A node's part in a plan is over; a late one may come after the plan's end."""
         with self._lock:
             if plan.number not in self._plans:
-                return  # of the reconciler, or forgotten by now
+                return  # of the reconciler, or trimmed by now
             self._rows += change.id not in plan.changes
             plan.changes[change.id] = change
-            if plan.undoes is not None and change.outcome in ('done', 'pending'):
-                original = plan.undoes.changes.get(change.id)
-                if original:
-                    plan.undoes.changes[change.id] = original._replace(undo=None)
+            undone = plan.step.plan if isinstance(plan.step, UndoStep) else None
+            if undone and change.id in undone.changes and change.outcome in ('done', 'pending'):
+                undone.changes[change.id] = undone.changes[change.id]._replace(undo=None)
             self._trim(plan)
 
     def _trim(self, plan):
-        """Forget the oldest plans that are over, but this one.  Lock held."""
+        """Drop the oldest plans that are over, but this one.  Lock held."""
         if self._rows <= MAX_CHANGES and len(self._plans) <= MAX_EVENTS:
             return
         for oldest in [old for old in self._plans.values() if old.ended and old is not plan]:
@@ -4255,14 +4249,14 @@ class Journal:
             del self._plans[oldest.number]
             self._rows -= len(oldest.changes)
             oldest.changes = {}
+            oldest.step.release()
 
     def end(self, plan):
         """It is over: an event, and a line in the log."""
-        plan.ended, plan.steps = self._clock(), {}
-        plan.forget_texts()
-        nodes = list(plan.changes)
-        self.record('action', nodes, plan.title, plan.by, plan)
-        log_action(plan.action, plan.asked, plan.by, nodes, plan.outcomes())
+        plan.finish(self._clock())
+        nodes, step = list(plan.changes), plan.step
+        self.record('action', nodes, step.title, plan.by, plan)
+        log_action(step.action, step.asked, plan.by, nodes, plan.outcomes())
 
     def events(self):
         """Those that are kept, newest first."""
@@ -4483,8 +4477,27 @@ def find_program(command):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Admin: the operations
+# Runner: what plans send to nodes, and what comes of it
 # ---------------------------------------------------------------------------------------------------------------------
+
+UNKNOWN_NODE = 'The node is not in the table; it may have been forgotten meanwhile.'
+HAS_ENDED = 'dispynode exited; restart it on the node.'
+STILL_RUNS = 'dispynode still runs: stop it on the node. %s'
+NO_MORE = 'It does not answer any more; whether dispynode exited is not known.'
+UNSURE = 'No reply after it was sent: the next poll shows whether the node took it.'
+NOT_TAKEN = 'The node did not take it: no reply came, and it does not show it.'
+UNCLEAR = "The node's reply makes no sense; see what it shows now."
+
+
+def success(node_id, message, **values):
+    """The result of what a node has done; `values` are those now in force there."""
+    return dict(values, id=node_id, ok=True, outcome='done', message=message)
+
+
+def failure(node_id, outcome, message):
+    """The result of what did not work.  `outcome` is refused, unreachable, locked, pending, or unknown (no such row)."""
+    return dict(id=node_id, ok=False, outcome=outcome, message=str(message))
+
 
 class ResultCollector:
     """Collects the results of many conversations.  The poller's thread puts, the one that asked waits."""
@@ -4519,19 +4532,44 @@ class ResultCollector:
 OPERATION_TIME = 120.0
 
 LATE = 'No outcome yet after %d seconds; look again later.' % OPERATION_TIME
-UNKNOWN_NODE = 'The node is not in the table; it may have been forgotten meanwhile.'
-HAS_ENDED = 'dispynode exited; restart it on the node.'
-STILL_RUNS = 'dispynode still runs: stop it on the node. %s'
-UNSURE = 'No reply after it was sent: the next poll shows whether the node took it.'
-NOT_TAKEN = 'The node did not take it: no reply came, and it does not show it.'
-UNCLEAR = "The node's reply makes no sense; see what it shows now."
+
+
+class Turn:
+    """A plan at one of its nodes."""
+
+    __slots__ = ('plan', 'id', 'tell', 'before', 'replaced', 'edit', 'taken', 'sent', 'left_out', 'is_unsure', 'deadline')
+
+    def __init__(self, plan, node_id, tell):
+        self.plan = plan
+        self.id = node_id
+        self.tell = tell        # called once, with the id and the result
+        self.before = None      # Info, as the node showed it when its turn came
+        self.edit = {}          # how the desired record was changed ...
+        self.replaced = {}      # ... and what was there
+        self.taken = {}         # key -> Setting that the node took
+        self.sent = []          # Settings that were sent, and not refused
+        self.left_out = None    # sentence on what was left out, or refused
+        self.is_unsure = False  # whether something was sent and no reply came
+        self.deadline = 0.0     # monotonic time until which dispynode may take to exit
+
+    def undo(self, after):
+        """What gives the node back what it had; `after` is its Info now, or None.  None when nothing was changed."""
+        keys = tuple((key, self.replaced.get(key), value) for key, value in self.edit.items())
+        if not self.plan.step.asks_node:
+            return Undo(keys, ())
+        shown = {key for key in self.edit if key != 'drain'} | {
+            key for key in TIME_KEYS if after and not same_time(getattr(self.before, key), getattr(after, key))}
+        drain = self.replaced.get('drain') or self.edit.get('drain')
+        return Undo(keys, tuple((key, drain.had if drain and key == 'cpus' else getattr(self.before, key))
+                                for key in sorted(shown))) if keys else None
 
 
 class PlanRunner:
     """Makes plans, says what they would do, and runs them: the one way in which nodes are set.
 
-    Each node's part is recorded as it answers.  At one node, one plan has its turn after the other, and decides then what it
-    sends, by what is desired there: so whatever comes in between, the last word is that of the desired record.
+    At each node one plan has its turn after the other.  A turn looks at the node, changes its desired record by what it is
+    then, has that written down, sends, and looks again: so nothing comes in between, and what did not come about is taken
+    back as it was.
     """
 
     def __init__(self, admin):
@@ -4539,272 +4577,200 @@ class PlanRunner:
         self._table, self._journal = admin.table, admin.journal
         self._schedule, self._poller = admin.schedule, admin.poller
         self._lock = threading.Lock()  # guards what follows
-        self._turns = {}     # id -> (Talk, whether it is slow) of the steps at this node, the first of which runs
-        self._unsure = {}    # id -> Step whose last reply was lost; poller's thread alone
+        self._turns = {}     # id -> deque of Turns at this node, the first of which goes on
+        self._watched = {}   # id -> Turn whose outcome is seen in the next polls; poller's thread alone
 
-    # --- what can be planned ---
+    # --- for those who ask ---
 
-    def _plan(self, action, ids, make, title, asked, by, label=None, key=None, nodes=None):
-        """A Plan with a step for each of these nodes, from one look at the table: `make(node, number)` is its Step."""
-        plan = Plan(self._journal.number(), action, title, asked, by, label, key)
-        nodes = self._table.snapshots(ids) if nodes is None else nodes
-        for node_id in collections.OrderedDict.fromkeys(ids):
-            node = nodes.get(node_id)
-            step = make(node, plan.number) if node else failure(node_id, 'unknown', UNKNOWN_NODE)
-            plan.steps[node_id] = self._ready(step, node) if isinstance(step, Step) else step
-        plan.total = len(plan.steps)
-        return plan
-
-    @staticmethod
-    def _ready(step, node):
-        """The step, or the failure where there is no use in trying."""
-        view = node.view
-        if not step.asks_node or view['controllable'] or view['state'] == UNREACHABLE or step.waits and step.edit:
-            return step
-        return failure(node.id, LOCKED if view['state'] == LOCKED else 'refused', view['reason'])
-
-    def set(self, ids, setting, by, label=None):
-        """A Plan that sets something at each of these nodes."""
-        return self._plan(setting.action, ids, lambda node, number: SetStep(node, number, setting), setting.title(),
-                         setting.asked, by, label, setting.key)
-
-    def drain(self, ids, by, label=None, then=None, note=None):
-        """A Plan that takes nodes out of service."""
-        plan = self._plan('drain', ids, lambda node, number: DrainStep(node, number, then or STAY, note, str(by)), 'Drain',
-                         {'then': then or STAY, 'note': note}, by, label, 'cpus')
-        plan.needs_state = True
-        if not self._admin.reconciler.keeps_state:
-            plan.warning = ('Without --state, nothing remembers the drain after dispyadmin ends: the nodes then stay at 0 CPUs '
-                            'until somebody sets them.')
-        return plan
-
-    def return_to_service(self, ids, by, label=None):
-        """A Plan that brings drained nodes back to service."""
-        return self._plan('return', ids, ReturnStep, 'Return to service', {}, by, label, 'cpus')
-
-    def reapply(self, ids, by, label=None):
-        """A Plan that sets again what was set, at these nodes or at all that have drifted (None)."""
-        ids = [node.id for node in self._table.managed() if node.drift] if ids is None else ids
-        return self._plan('reapply', ids, ReapplyStep, 'Restore settings', {}, by, label)
-
-    def accept(self, ids, by, label=None):
-        """A Plan that takes nodes as they are, or all that have drifted (None)."""
-        ids = [node.id for node in self._table.managed() if node.drift] if ids is None else ids
-        return self._plan('accept', ids, AcceptStep, 'Keep current values', {}, by, label)
-
-    def forget(self, ids, by, label=None):
-        """A Plan that removes the rows of nodes until they are seen again."""
-        return self._plan('forget', ids, ForgetStep, 'Forget', {}, by, label)
+    def plan(self, step, ids, by, label=None):
+        """A Plan that does this step at these nodes."""
+        return Plan(self._journal.number(), step, ids, by, label)
 
     def undo(self, number, by, label=None):
-        """A Plan that gives the nodes of an operation back what each had.  InputError when there is nothing to give back."""
+        """A Plan that gives the nodes of a plan back what each had.  InputError when there is nothing to give back."""
         original = self._journal.plan(number)
         if not original.can_undo():
             raise InputError('operation: there is nothing to undo in %d' % number)
-        changes = {node_id: change for node_id, change in dict(original.changes).items() if change.undo}
-        forgotten = original.action == 'forget'
-        nodes = {i: Node(*split_id(i), now=time.time()).publish(0, time.time()) for i in changes} if forgotten else None
-        make = RelistStep if forgotten else RestoreStep
-        word, _, rest = original.title.partition(': ')
-        title = 'Redo: ' + rest if word == 'Undo' else 'Undo: ' + (rest if word == 'Redo' else original.title)
-        plan = self._plan('undo', changes, lambda node, new: make(node, new, changes[node.id]), title,
-                         {'operation': number}, by, label, original.key, nodes)
-        plan.undoes = original
-        return plan
+        kind = {ForgetStep: RelistStep, ForgetAgainStep: RelistStep, RelistStep: ForgetAgainStep}.get(type(original.step), UndoStep)
+        step = kind(original)
+        return self.plan(step, [node_id for node_id, change in step.changes.items() if change.undo], by, label)
+
+    def drifted(self):
+        """The ids of the nodes that are not as they were set."""
+        return [node.id for node in self._table.managed() if node.drift]
+
+    def is_busy(self, node_id):
+        """Whether a plan has its turn at this node, or waits for it."""
+        with self._lock:
+            return node_id in self._turns
 
     def preview(self, plan):
         """What running this plan would do at each node, and where it would not: nothing is sent."""
-        ours, results = time.time(), []
-        for node_id, step in plan.steps.items():
-            results.append(self._foreseen(step, plan, ours) if isinstance(step, Step) else step)
-        willing = [result for result in results if result['ok'] and not result['same']]
+        nodes, ours = self._table.snapshots(plan.ids), time.time()
+        results = [self._foresee(plan, node_id, nodes.get(node_id), ours) for node_id in plan.ids]
         skipped = sum(not result['ok'] for result in results)
-        text = '%d of %s will change%s.' % (len(willing), count_of(len(results), 'node'),
-                                            ', %d skipped' % skipped if skipped else '')
-        return {'title': plan.title, 'text': ' '.join(filter(None, (text, plan.warning))),
-                'danger': any(result.get('danger') for result in results), 'results': results}
+        text = '%d of %s will change%s.' % (sum(result['ok'] and not result['same'] for result in results),
+                                            count_of(len(results), 'node'), ', %d skipped' % skipped if skipped else '')
+        if plan.step.needs_state and not self._admin.reconciler.keeps_state:
+            text += (' Without --state, nothing remembers the drain after dispyadmin ends: the nodes then stay at 0 CPUs until '
+                     'somebody sets them.')
+        return {'title': plan.step.title, 'text': text, 'danger': any(result.get('danger') for result in results),
+                'results': results}
+
+    def _foresee(self, plan, node_id, node, ours):
+        step = plan.step
+        if node is None and not step.lists_row:
+            return failure(node_id, 'unknown', UNKNOWN_NODE)
+        node = node or new_row(node_id)
+        try:
+            edit, problem = self._intend(plan, node, ours)
+            foresight = None if problem else step.foresee(node.seen(ours, merged(node.desired, edit)), edit)
+        except Refusal as error:
+            problem = failure(node_id, 'refused', error)
+        return problem or dict(success(node_id, foresight.message), before=getattr(node.info, step.key) if step.key else None,
+                               after=foresight.after, same=foresight.same, danger=foresight.danger)
 
     @staticmethod
-    def _foreseen(step, plan, ours):
-        node, obstacle = step.node, step.obstacle()
-        if obstacle:
-            return failure(step.id, 'refused', obstacle)
-        if step.asks_node and not node.view['controllable']:
-            return failure(step.id, 'pending' if step.waits else node.state, node.view['reason'])
-        foresight = step.foresee(ours)
-        if foresight.refusal:
-            return failure(step.id, 'refused', foresight.refusal)
-        return dict(success(step.id, foresight.message), before=node.view[plan.key] if plan.key else None,
-                    after=foresight.after, same=foresight.same, danger=foresight.danger)
+    def _intend(plan, node, ours):
+        """(edit, None) of a plan at a NodeSnapshot, or ({} or what is pending, failure)."""
+        step, view = plan.step, node.view
+        is_open, edit, refused = view['controllable'] or not step.asks_node, {}, None
+        try:
+            edit = step.intend(node.seen(ours), plan.number)
+        except Refusal as error:
+            refused = failure(node.id, 'refused', error)
+        if is_open or refused and node.state != UNREACHABLE and node.info is not NO_INFO:
+            return edit, refused
+        if edit.get('drain') and edit['drain'].returning:
+            when = 'answers' if node.state == UNREACHABLE else 'can be controlled'
+            return edit, failure(node.id, 'pending', 'Pending: done when the node %s. %s' % (when, view['reason']))
+        outcome = node.state if node.state in (UNREACHABLE, LOCKED) else 'refused'
+        return {}, failure(node.id, outcome, view['reason'] or NO_ADMIN_REASON)
 
     def run(self, plan):
         """Do it, and wait for the outcome: a result for each node."""
-        collector = ResultCollector(plan.total)
+        collector = ResultCollector(len(plan.ids))
         self._journal.begin(plan)
         try:
             self.begin(plan, collector.put)
             found = self._admin.wait(collector)
-            self._watch_ends(plan, found)
-            return [found.get(node_id) or failure(node_id, 'unreachable', LATE) for node_id in plan.steps]
+            return [found.get(node_id) or failure(node_id, 'unreachable', LATE) for node_id in plan.ids]
         finally:
             self._journal.end(plan)
 
-    def _watch_ends(self, plan, results):
-        """Wait until the nodes that were told to end now have ended, and say of each whether it has."""
-        ending = {node_id for node_id, result in results.items() if result['ok'] and any(
-            setting.ends_now for setting in plan.steps[node_id].sent)}
-        deadline, running = time.monotonic() + END_WAIT, ending
-        while running and time.monotonic() < deadline and not self._poller.stopping.is_set():
-            for node_id in running:
-                self._schedule.ask_now(node_id)
-            self._poller.stopping.wait(0.5)
-            running = {node_id for node_id in running for node in [self._table.get(node_id)]
-                       if node and node.state != UNREACHABLE and not has_lost_schedule(node.info, node.clock.now(time.time()))}
-        for node_id in ending:
-            node = self._table.get(node_id)
-            if node is not None and node.state != UNREACHABLE:
-                results[node_id] = dict(results[node_id], ok=False, outcome='refused', message=STILL_RUNS % results[node_id]['message'])
-            else:
-                results[node_id] = dict(results[node_id], message=HAS_ENDED)
-            self._record(plan, results[node_id], lambda *_: None)
-
     def begin(self, plan, tell):
-        """Write down what the plan intends, then let it run; `tell(id, result)` is called as each node is done with.
+        """Let the plan run; `tell(id, result)` is called as each node is done with."""
+        for node_id in plan.ids:
+            turn = Turn(plan, node_id, tell)
+            with self._lock:
+                turns = self._turns.setdefault(node_id, collections.deque())
+                turns.append(turn)
+                is_first = len(turns) == 1
+            if is_first:
+                self._start(turn)
 
-        The intent is in the table, and with --state on disk, before anything is sent: whatever happens then, it is known
-        what each node is to have, and to get back.
-        """
-        steps = [step for step in plan.steps.values() if isinstance(step, Step)]
-        for node_id, result in plan.steps.items():
-            if not isinstance(result, Step):
-                self._record(plan, result, tell)
-        ready = [step for step in steps if self._intend(plan, step, tell)]
-        problem = self._admin.reconciler.save() if any(step.edit for step in ready) else None
-        for step in ready:
-            if problem and plan.needs_state:
-                self._take_back(step, step.edit)
-                self._record(plan, failure(step.id, 'refused', problem), tell)
-            elif step.asks_node:
-                self._ask_in_turn(plan, step, tell)
-            else:
-                self._do(plan, step, tell)
+    # --- a turn: look, write down, send, look again ---
 
-    def _intend(self, plan, step, tell):
-        """Change the desired record as the step says; False when that is its end."""
-        obstacle = step.obstacle()
-        if obstacle:
-            self._record(plan, failure(step.id, 'refused', obstacle), tell)
-            return False
-        if isinstance(step, RelistStep):
-            self._admin.add_row(*split_id(step.id))
-            self._admin.remember(step.id)
-        if step.edit:
-            replaced = self._table.edit(step.id, step.edit, step.node.desired if isinstance(step, RestoreStep) else None)
-            if not replaced:  # gone, or an undo that another one came before
-                self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE) if replaced is None else failure(
-                    step.id, 'refused', 'Skipped: changed by another operation meanwhile.'), tell)
-                return False
-            step.replaced, step.edit = replaced, {key: step.edit[key] for key in replaced}
-        return True
+    def _start(self, turn):
+        """Begin a turn, on the poller's thread, with a look at the node where it is needed."""
+        node = self._table.get(turn.id)
+        if node is None and turn.plan.step.lists_row:
+            self._admin.list_again(turn.id)
+        looked = functools.partial(self._guarded, turn, self._looked)
+        if node and turn.plan.step.asks_node:
+            self._poller.submit(self._admin.talk(turn.id, self._admin.info_steps(turn.id), looked), node.state == UNREACHABLE)
+        else:
+            self._poller.submit(Talk(*split_id(turn.id), steps=no_steps(), done=looked))
 
-    def _take_back(self, step, keys):
-        """What was intended did not come about: restore these parts of the desired record, where they are still the step's."""
-        self._table.edit(step.id, {key: step.replaced.get(key) for key in keys},
-                        {key: step.edit[key] for key in keys})
+    def _guarded(self, turn, then, *args):
+        try:
+            then(turn, *args)
+        except Exception as problem:
+            self._poller.report(problem)
+            self._watched.pop(turn.id, None)
+            self._end(turn, failure(turn.id, 'unreachable', UNEXPECTED))
 
-    def _do(self, plan, step, tell):
-        """The step of a node that is not asked."""
-        if isinstance(step, ForgetStep):
-            step.replaced = dict(self._table.desired(step.id))
-            if not self._admin.forget(step.id):
-                self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE), tell)
-                return
-        undo = Undo([(key, old, step.edit.get(key)) for key, old in step.replaced.items()], step.node.info)
-        self._record(plan, success(step.id, step.describe(None, None, None, None)), tell, undo=undo)
+    def _looked(self, turn, answer, error):
+        """The node has been looked at: change its desired record.  Poller's thread."""
+        if error or answer:
+            self._admin.take(turn.id, answer, error)
+        problem = self._write_intent(turn)
+        if problem and not (turn.edit and problem['outcome'] == 'pending'):
+            self._end(turn, problem)
+        elif turn.edit:
+            self._admin.reconciler.when_saved(functools.partial(self._guarded, turn, self._saved, problem))
+        else:
+            self._saved(turn, problem, None)
 
-    def _record(self, plan, result, tell, before=None, undo=None):
-        """A node is done with: its change in the journal, and its result."""
-        after = result.get(plan.key) if plan.key else None
-        message = plan.share(result['message'])
-        self._journal.change(plan, Change(result['id'], result['outcome'], before, after, message, undo))
-        tell(result['id'], result)
+    def _write_intent(self, turn):
+        """Change the desired record as the step says; a failure when that is the end of it."""
+        while True:
+            node = self._table.get(turn.id)
+            if node is None:
+                return failure(turn.id, 'unknown', UNKNOWN_NODE)
+            edit, problem = self._intend(turn.plan, node, time.time())
+            if not edit or self._table.edit(turn.id, edit, node.desired):
+                break
+        turn.before, turn.edit = node.info, edit
+        turn.replaced = {key: node.desired.get(key) for key in edit}
+        return problem
 
-    # --- a step at its node ---
+    def _saved(self, turn, problem, unsaved):
+        """What is intended is on disk, or not (sentence).  Any thread."""
+        step = turn.plan.step
+        if unsaved and step.needs_state:
+            self._fail(turn, 'refused', unsaved)
+        elif problem:
+            self._end(turn, problem, undo=turn.undo(None))
+        elif step.asks_node:
+            answered = functools.partial(self._guarded, turn, self._answered)
+            self._poller.submit(self._admin.talk(turn.id, self._converse(turn), answered))
+        else:
+            step.perform(self._admin, turn.id)
+            self._end(turn, success(turn.id, step.describe(None, Seen(turn.id, turn.before, OWN_CLOCK, 0, {}), ())),
+                      undo=turn.undo(None))
 
-    def _ask_in_turn(self, plan, step, tell):
-        """Run the step's conversation when those of earlier plans with the same node are over: each decides what it sends by
-        what is desired then."""
-        slow = step.node.view['state'] == UNREACHABLE
-
-        def done(asked, error):
-            try:
-                self._conclude(plan, step, asked, error, tell)
-            except Exception as problem:
-                self._poller.report(problem)
-                self._record(plan, failure(step.id, 'unreachable', UNEXPECTED), tell)
-            finally:
-                with self._lock:
-                    turns = self._turns[step.id]
-                    turns.popleft()
-                    following = turns[0] if turns else self._turns.pop(step.id) and None
-                if following:
-                    self._poller.submit(*following)
-        talk = self._admin.talk(step.id, self._converse(step), done), slow
-        with self._lock:
-            turns = self._turns.setdefault(step.id, collections.deque())
-            turns.append(talk)
-            if len(turns) > 1:
-                return
-        self._poller.submit(*talk)
-
-    def _converse(self, step):
-        """Conversation: look at the node, send what is to be sent, and look again.  Returns (Answer, {key: Setting taken})."""
-        ask = self._admin.asking(step.id)
-        answer = yield from ask(known=self._table.known(step.id))
-        taken = {}
-        for attempt in range(2):  # the first answer to HH:MM may tell that the node's zone is another one
-            if answer.info is None or not answer.known.admin:
-                return answer, taken
-            step.before = step.before or answer.info
-            (desired, clock), unclear = self._look_at(step, answer.info), []
-            settings, step.problem = step.choose(desired, answer.info, clock, time.time())
+    def _converse(self, turn):
+        """Conversation: send what is to be sent, and look again.  Returns an Answer."""
+        ask, answer = self._admin.asking(turn.id), Answer(self._table.known(turn.id), turn.before)
+        for _ in range(2):  # the first answer to HH:MM may tell that the node's zone is another one
+            clock = self._table.clock(turn.id)
+            seen = Seen(turn.id, answer.info, clock, time.time(), self._table.desired(turn.id))
+            settings, turn.left_out = turn.plan.step.choose(seen, turn.edit)
+            unclear = []
             for setting in settings:
-                answer, value = yield from self._send(step, setting, answer, ask)
+                answer, value = yield from self._send(turn, setting, answer, ask)
                 if isinstance(value, dict):
-                    step.sent.append(setting)
-                    self._learn_clock(step.id, setting, value)
-                    taken[setting.key] = setting.of(step.operation, value.get(setting.key))
-                elif value is NOT_ADMIN or answer.known.secret is None:
-                    return answer, taken
+                    self._take(turn, setting, value.get(setting.key))
+                    self._learn_clock(turn.id, setting, value)
+                elif not answer.known.admin or answer.known.secret is None:
+                    return answer
                 elif value is REFUSED:
-                    step.problem = setting.refuse(answer.info)
+                    turn.left_out = setting.refuse(answer.info)
+                elif setting.ends_now:
+                    turn.sent.append(setting)
                 else:
                     unclear.append(setting)
+            if any(setting.ends_now for setting in settings):
+                return answer
             if settings:
-                answer = yield from self._look_again(answer, taken, ask)
+                answer = yield from self._look_again(turn, answer, ask)
             for setting in unclear:  # a reply that makes no sense: what the node shows counts
-                if setting.drift(answer.info, clock, time.time()) is None:
-                    step.sent.append(setting)
-                    taken[setting.key] = setting.of(step.operation, getattr(answer.info, setting.key))
+                if setting.drift(seen._replace(info=answer.info)) is None:
+                    self._take(turn, setting, getattr(answer.info, setting.key))
                 else:
-                    step.problem = UNCLEAR
-            if not isinstance(step, (RestoreStep, ReapplyStep)) or self._table.clock(step.id) == clock:
+                    turn.left_out = UNCLEAR
+            if not isinstance(turn.plan.step, (UndoStep, ReapplyStep)) or self._table.clock(turn.id) == clock:
                 break
-        return answer, taken
+        return answer
 
-    def _look_at(self, step, info):
-        """(desired record, NodeClock) of a node that has just been looked at.  What it gets back on return is what it has now."""
-        desired = self._table.desired(step.id)
-        drain = desired.get('drain')
-        if isinstance(step, DrainStep) and not step.replaced.get('drain') and is_same(drain, step.drain) and (
-                info.cpus is not None and info.cpus != drain.had):
-            step.edit['drain'] = step.drain = drain._replace(had=info.cpus)
-            self._table.edit(step.id, step.edit, {'drain': drain})
-            self._admin.reconciler.wake()  # it writes that down; this thread must not wait for a disk
-            desired = self._table.desired(step.id)
-        return desired, self._table.clock(step.id)
+    @staticmethod
+    def _take(turn, setting, value):
+        turn.sent.append(setting)
+        turn.taken[setting.key] = setting.of(turn.plan.number, value)
 
-    def _send(self, step, setting, answer, ask):
+    @staticmethod
+    def _send(turn, setting, answer, ask):
         """Conversation: send a setting, once.  A node that was started again meanwhile refuses it, and is sent it again."""
         for _ in range(2):
             try:
@@ -4812,9 +4778,9 @@ class PlanRunner:
             except WireError:
                 value = None  # the next look tells
             except NodeError as error:
-                if not error.is_sent:
-                    raise
-                step.is_unsure, step.sent = True, step.sent + [setting]
+                if error.is_sent:
+                    turn.is_unsure = True
+                    turn.sent.append(setting)
                 raise
             if value is not REFUSED or setting.ends_now:
                 break
@@ -4827,14 +4793,15 @@ class PlanRunner:
         return answer, value
 
     @staticmethod
-    def _look_again(answer, taken, ask):
+    def _look_again(turn, answer, ask):
         """Conversation: what the node shows now.  Where it is gone after it has taken everything, what it answered counts."""
         try:
             return (yield from ask(known=answer.known))
         except (NodeError, WireError):
-            if not taken:
+            if not turn.taken:
                 raise
-            return answer._replace(info=answer.info._replace(**{key: setting.value for key, setting in taken.items()}))
+            shown = {key: setting.value for key, setting in turn.taken.items()}
+            return answer._replace(info=answer.info._replace(**shown))
 
     def _learn_clock(self, node_id, setting, value):
         """What a node answers to a time tells its zone, or its clock."""
@@ -4844,92 +4811,127 @@ class PlanRunner:
         clock = self._table.clock(node_id)
         if setting.time == 'now':
             ahead = min((at + moved - time.time() for moved in (0, DAY, -DAY)), key=abs)  # dispynode may have moved it by a day
-            self._table.keep(node_id, clock=clock._replace(ahead=round(ahead) if abs(ahead) > CLOCK_ERROR else 0))
+            clock = clock._replace(ahead=round(ahead) if abs(ahead) > CLOCK_ERROR else 0)
         else:
-            self._table.keep(node_id, clock=clock._replace(zone=zone_of(setting.time, at)))
+            clock = clock._replace(zone=zone_of(setting.time, at))
+        self._table.keep(node_id, clock=clock)
 
-    def _conclude(self, plan, step, asked, error, tell):
-        """The conversation is over: record what the node shows.  Poller's thread."""
+    def _answered(self, turn, answer, error):
+        """The conversation is over: the outcome is what the node shows.  Poller's thread."""
+        if any(setting.ends_now for setting in turn.sent) or turn.is_unsure:
+            turn.deadline = time.monotonic() + END_WAIT
+            self._watched[turn.id] = turn
+            self._schedule.ask_now(turn.id)
+            return
+        self._admin.take(turn.id, answer, error)
+        node = self._table.get(turn.id)
         if error:
-            self._admin.lost(step.id, error)
-            self._schedule.ask_now(step.id)
-            self._conclude_lost(plan, step, error, tell)
-            return
-        answer, taken = asked
-        self._admin.answered(step.id, answer)
-        node = self._table.get(step.id)
-        if step.node.state == UNREACHABLE:
-            self._schedule.ask_now(step.id)  # so that its next polls come at the pace of what it is now
-        if node is None:
-            self._record(plan, failure(step.id, 'unknown', UNKNOWN_NODE), tell)
+            self._fail(turn, 'unreachable', as_sentence(error))
+        elif node is None:
+            self._end(turn, failure(turn.id, 'unknown', UNKNOWN_NODE))
         elif not answer.known.admin:
-            self._conclude_locked(plan, step, node, tell)
-        elif step.problem and not taken:
-            self._fail(plan, step, 'refused', step.problem, tell)
+            self._fail(turn, LOCKED if node.state == LOCKED else 'refused', node.view['reason'] or NO_ADMIN_REASON)
+        elif turn.left_out and not turn.taken:
+            self._fail(turn, 'refused', turn.left_out)
         else:
-            self._conclude_taken(plan, step, node, taken, tell)
+            self._succeed(turn, node)
 
-    def _conclude_lost(self, plan, step, error, tell):
-        if step.waits and 'drain' in step.edit:
-            self._record(plan, failure(step.id, 'pending', 'Pending: done when the node answers. %s' % as_sentence(error)), tell,
-                         undo=self._undo_of(step))
-        elif step.is_unsure:
-            self._unsure[step.id] = plan, step
-            self._record(plan, failure(step.id, 'unreachable', UNSURE), tell, undo=self._undo_of(step))
-        else:
-            self._fail(plan, step, 'unreachable', as_sentence(error), tell)
+    # --- its outcome ---
 
-    def _conclude_locked(self, plan, step, node, tell):
-        if step.waits and 'drain' in step.edit:
-            self._record(plan, failure(step.id, 'pending', 'Pending: done when the node is unlocked.'), tell,
-                         undo=self._undo_of(step))
-        else:
-            self._fail(plan, step, LOCKED if node.state == LOCKED else 'refused', node.view['reason'] or NO_ADMIN_REASON, tell)
+    def polled(self, node_id):
+        """A node has been asked: whoever waits for what it shows then goes on.  Poller's thread."""
+        turn = self._watched.get(node_id)
+        if turn is not None:
+            self._guarded(turn, self._watch_end if any(s.ends_now for s in turn.sent) else self._watch_reply, self._table.get(node_id))
 
-    def _fail(self, plan, step, outcome, message, tell):
-        self._take_back(step, list(step.edit))
-        self._record(plan, failure(step.id, outcome, message), tell, self._before(plan, step))
-
-    def _conclude_taken(self, plan, step, node, taken, tell):
-        step.after, settled = node.info, step.settled(taken)
-        self._table.edit(step.id, settled, {key: step.edit.get(key) for key in settled})
-        step.edit.update(settled)
-        message = step.describe(node.info, self._table.desired(step.id), node.clock, time.time())
-        values = {key: node.view[key] for key in set(taken) | {plan.key} - {None}}
-        result = success(step.id, ' '.join(filter(None, (message, step.problem))), **values)
-        self._record(plan, dict(result, before=self._before(plan, step)), tell, self._before(plan, step), self._undo_of(step))
-
-    @staticmethod
-    def _before(plan, step):
-        return getattr(step.before or step.node.info, plan.key) if plan.key else None
-
-    @staticmethod
-    def _undo_of(step):
-        """What gives a node back what it had before this step; None where nothing was changed."""
-        keys = [(key, step.replaced.get(key), value) for key, value in step.edit.items()]
-        before, drain = step.before or step.node.info, step.node.desired.get('drain')
-        shown = {key: getattr(before, key) for key in step.edit if key != 'drain'}
-        if step.after is not None:
-            shown.update((key, getattr(before, key)) for key in TIME_KEYS
-                         if not same_time(getattr(before, key), getattr(step.after, key)))
-        if drain and 'cpus' in shown:
-            shown['cpus'] = drain.had  # it had none because it was drained
-        return Undo(keys, shown, None) if keys else None
-
-    def resolve_unsure(self, node_id):
-        """A node answers: if its last reply was lost, what it shows now tells whether it took what was sent.  Poller's
-        thread."""
-        plan, step = self._unsure.pop(node_id, (None, None))
-        node = step and self._table.get(node_id)
-        if not node or 'drain' in step.edit:  # a drain is enforced
+    def _watch_end(self, turn, node):
+        """dispynode was told to exit: it is gone, or it stays, as its schedule may have died.  That a poll fails is no proof."""
+        answers = node is not None and node.state != UNREACHABLE
+        is_gone = node is None or node.is_gone or answers and node.info.cpus and 'drain' in turn.edit  # it was started again
+        is_late = time.monotonic() > turn.deadline or answers and has_lost_schedule(node.info, node.clock.now(time.time()))
+        if not is_gone and not is_late:
+            self._schedule.ask_in(turn.id, 0.5)
             return
-        if any(setting.drift(node.info, node.clock, time.time()) for setting in step.sent):
-            self._take_back(step, list(step.edit))
-            self._record(plan, failure(node_id, 'unreachable', NOT_TAKEN), lambda *_: None)
+        del self._watched[turn.id]
+        if is_gone:
+            self._end(turn, success(turn.id, HAS_ENDED))
+        elif answers:
+            said = turn.sent[-1].describe(turn.before, node.seen(time.time()))
+            self._end(turn, failure(turn.id, 'refused', STILL_RUNS % said))
         else:
-            self._record(plan, success(node_id, step.describe(node.info, node.desired, node.clock, time.time())),
-                         lambda *_: None, self._before(plan, step), self._undo_of(step))
+            self._end(turn, failure(turn.id, 'unreachable', NO_MORE))
 
+    def _watch_reply(self, turn, node):
+        """A reply was lost: what the node shows now tells whether it took what was sent."""
+        if node is None:
+            del self._watched[turn.id]
+            self._end(turn, failure(turn.id, 'unknown', UNKNOWN_NODE))
+        elif node.state == UNREACHABLE:
+            if turn.tell:  # the plan does not wait for it any longer
+                self._end(turn, failure(turn.id, 'unreachable', UNSURE), undo=turn.undo(None))
+        else:
+            del self._watched[turn.id]
+            if any(setting.drift(node.seen(time.time())) for setting in turn.sent):
+                self._fail(turn, 'unreachable', NOT_TAKEN)
+            else:
+                self._succeed(turn, node)
+
+    def _fail(self, turn, outcome, message):
+        """What was intended did not come about: the desired record is as it was, unless a later plan has changed it."""
+        self._table.edit(turn.id, {key: turn.replaced[key] for key in self._own(turn)})
+        turn.edit = {}
+        self._end(turn, failure(turn.id, outcome, message))
+
+    def _own(self, turn):
+        """The keys of the desired record that are still as this turn has made them."""
+        desired = self._table.desired(turn.id)
+        return [key for key, made in turn.edit.items() if is_same(desired.get(key), made)]
+
+    def _succeed(self, turn, node):
+        step, own = turn.plan.step, self._own(turn)
+        settled = {key: turn.taken[key] for key in own if key in turn.taken}
+        if 'drain' in own and turn.edit['drain'] and turn.edit['drain'].returning:
+            settled['drain'] = None
+        self._table.edit(turn.id, settled)
+        turn.edit.update(settled)
+        seen = node.seen(time.time(), self._table.desired(turn.id))
+        message = ' '.join(filter(None, (step.describe(turn.before, seen, turn.sent), turn.left_out)))
+        values = {key: getattr(seen.info, key) for key in set(turn.taken) | {step.key} - {None}}
+        self._end(turn, success(turn.id, message, **values), turn.undo(seen.info))
+
+    def _end(self, turn, result, undo=None):
+        """A node is done with: its change in the journal, and its result; then the next plan has its turn."""
+        plan, key = turn.plan, turn.plan.step.key
+        before = getattr(turn.before, key) if key and turn.before else None
+        if result['ok']:
+            result['before'] = before
+        self._journal.change(plan, Change(turn.id, result['outcome'], before, result.get(key), plan.share(result['message']), undo))
+        tell, turn.tell = turn.tell, None
+        if tell is None:
+            return  # its turn was over before
+        with self._lock:
+            turns = self._turns[turn.id]
+            turns.popleft()
+            following = turns[0] if turns else self._turns.pop(turn.id) and None
+        tell(turn.id, result)
+        if following:
+            self._start(following)
+
+
+def no_steps():
+    """Conversation: nothing is asked."""
+    return
+    yield  # makes it a generator
+
+
+def new_row(node_id):
+    """The NodeSnapshot of a node that is not in the table."""
+    return Node(*split_id(node_id), now=time.time()).publish(0, time.time())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Admin: the operations
+# ---------------------------------------------------------------------------------------------------------------------
 
 class Admin:
     """What the page, the console and scripts may ask for; it starts and stops the threads.  It knows no HTTP.
@@ -5063,64 +5065,57 @@ class Admin:
 
     def poll(self, ids=None):
         """Ask these nodes (or all) right away, and say what each is now."""
-        def describe(node_id, error):
-            node = self.table.get(node_id)
-            if error or not node:
-                return failure(node_id, 'unreachable', error or 'It has been forgotten.')
-            return success(node_id, 'Answers; it is %s.' % node.state)
-        return self._ask_each(self.table.ids() if ids is None else ids, describe)
+        ids = list(collections.OrderedDict.fromkeys(self.table.ids() if ids is None else ids))
+        results, found = [], self.ask_all([node_id for node_id in ids if node_id in self.table])
+        for node_id in ids:
+            node, error = self.table.get(node_id), found.get(node_id, LATE)
+            if not node:
+                results.append(failure(node_id, 'unknown', UNKNOWN_NODE))
+            elif error:
+                results.append(failure(node_id, 'unreachable', error))
+            else:
+                results.append(success(node_id, 'Answers; it is %s.' % node.state))
+        return results
 
     def add(self, host, port=None, by=None):
         """Ask this host whether there are dispynodes at this port, or at the usual ones, and list those that answer."""
         ports = [port] if port else self.node_ports
         try:
-            places = [(address, number) for address in resolve(host) for number in ports]
+            ids = [format_id(address, number) for address in resolve(host) for number in ports]
         except NodeError as error:
             return [failure(format_id(host, ports[0]), 'unreachable', error)]
-        collector = ResultCollector(len(places))
-        for place in places:
-            self._add_place(place, collector)
-        found = self.wait(collector)
-        results = [found[place] for place in places if place in found]
+        found = self.ask_all(ids, create=True)
+        results = [failure(node_id, 'unreachable', found[node_id]) if found[node_id] else self._added(node_id)
+                   for node_id in ids if node_id in found] or [failure(host, 'unreachable', LATE)]
+        good = [result for result in results if result['ok']]
         if by:
-            for result in results:
-                if result['ok']:
-                    self.remember(result['id'])
-                    self.table.keep(result['id'], added=True)
-            self.journal.act(by, 'add', 'Add %s' % (format_id(host, port) if port else host),
-                             [r['id'] for r in results if r['ok']],
+            for result in good:
+                self.remember(result['id'])
+                self.table.keep(result['id'], added=True)
+            self.journal.act(by, 'add', 'Add %s' % (format_id(host, port) if port else host), [r['id'] for r in good],
                              {'host': host, 'port': port})
-        return [r for r in results if r['ok']] or results[:1] or [failure(host, 'unreachable', LATE)]
+        return good or results[:1]
 
     def add_row(self, address, port, **known):
         """A row for an address that has not answered yet, which is asked at once and from now on."""
         self.table.add(address, port, **known)
         self.schedule.add(self.table.row(format_id(address, port)))
 
-    def _add_place(self, place, collector):
-        node_id = format_id(*place)
-
-        def done(answer, error):
-            result = failure(node_id, 'unreachable', error or UNEXPECTED)
-            try:
-                if error:
-                    self.lost(node_id, error)
-                else:
-                    self.answered(node_id, answer, create=True)
-                    result = self._found(node_id, answer)
-            finally:
-                collector.put(place, result)
-        self.poller.submit(self.talk(node_id, self._info_steps(node_id), done))
-
-    def _found(self, node_id, answer):
-        """The result of adding a node: of the row that it is in now."""
-        row = node_id if node_id in self.table else self.table.owner(answer.known.sign)
-        published = row and self.table.get(row)
+    def _added(self, node_id):
+        """The result of adding a node that has answered: of the row that it is in now."""
+        row = self.table.row(node_id)
+        published = self.table.get(row)
         if not published:
             return failure(node_id, 'unreachable', 'It answers, but the table of nodes is full.')
         if row != node_id:
             return success(row, '%s shows the sign of this node: taken as another address of it.' % node_id)
-        return success(row, published.view['reason'] or 'Found; it is %s.' % published.view['state'])
+        return success(row, published.view['reason'] or 'Found; it is %s.' % published.state)
+
+    def list_again(self, node_id):
+        """A row for a node that was forgotten, until it answers."""
+        self.add_row(*split_id(node_id))
+        self.remember(node_id)
+        self.table.keep(node_id, added=True)
 
     def forget(self, node_id):
         """Remove a row; whether there was one."""
@@ -5171,30 +5166,39 @@ class Admin:
                     raise InputError('secret: %d secrets are known already, and no more are tried' % MAX_SECRETS)
                 self._secrets.append(secret)
 
-        def describe(node_id, error):
-            node = self.table.get(node_id)
-            if error or not node or node.state == LOCKED:
-                return None
-            return success(node_id, node.view['reason'] or 'Unlocked.')
-        opened = self._ask_each(self.table.ids(LOCKED), describe)
+        asked = self.ask_all(self.table.ids(LOCKED))
+        opened = [success(node.id, node.view['reason'] or 'Unlocked.') for node in self.table.snapshots(asked).values()
+                  if not asked[node.id] and node.state != LOCKED]
         self.journal.act(by, 'secret', 'Add an admin secret', [result['id'] for result in opened])
         return opened
 
     # --- many nodes at once ---
 
-    def _ask_each(self, ids, describe):
-        """Ask each of these nodes what it is, all at the same time: `describe(node_id, error)` is the result of each, or None
-        where there is nothing to say; in the order of `ids`."""
-        ids = list(collections.OrderedDict.fromkeys(ids))
+    def ask_all(self, ids, create=False):
+        """Ask all these addresses what they are, at the same time: {id: error or None} of those that were done in time.
+
+        With `create`, what answers gets a row.
+        """
         collector = ResultCollector(len(ids))
         for node_id in ids:
-            if node_id in self.table:
-                self._ask_one(node_id, describe, collector)
-            else:
-                collector.put(node_id, failure(node_id, 'unknown', UNKNOWN_NODE))
-        results = self.wait(collector)
-        in_order = [results.get(node_id, failure(node_id, 'unreachable', LATE)) for node_id in ids]
-        return [result for result in in_order if result is not None]
+            self._ask(node_id, functools.partial(collector.put, node_id), create)
+        return self.wait(collector)
+
+    def _ask(self, node_id, tell, create):
+        """Ask an address what it is, take that into the table, and call tell(error or None) on the poller's thread."""
+        before = self.table.get(node_id)
+        was_lost = before is not None and before.state == UNREACHABLE
+
+        def done(answer, error):
+            problem = UNEXPECTED
+            try:
+                self.take(node_id, answer, error, create)
+                if error or was_lost:
+                    self.schedule.ask_now(node_id)  # so that its next polls come at the pace of what it is now
+                problem = error
+            finally:
+                tell(problem)
+        self.poller.submit(self.talk(node_id, self.info_steps(node_id), done), slow=was_lost)
 
     def wait(self, collector, seconds=OPERATION_TIME):
         """What has come into this collector in so many seconds, or until everything ends."""
@@ -5206,24 +5210,6 @@ class Admin:
             with self._lock:
                 self._collectors.discard(collector)
 
-    def _ask_one(self, node_id, describe, collector):
-        before = self.table.get(node_id)
-        was_lost = before is not None and before.state == UNREACHABLE
-
-        def done(answer, error):
-            result = failure(node_id, 'unreachable', UNEXPECTED)
-            try:
-                if error:
-                    self.lost(node_id, error)
-                else:
-                    self.answered(node_id, answer)
-                if error or was_lost:
-                    self.schedule.ask_now(node_id)  # so that its next polls come at the pace of what it is now
-                result = describe(node_id, error)
-            finally:
-                collector.put(node_id, result)
-        self.poller.submit(self.talk(node_id, self._info_steps(node_id), done), slow=was_lost)
-
     def find_client_secret(self, node_id):
         """Ask an address, for a diagnosis: (Answer, its client secret if that is known, None), or (None, None, error).
 
@@ -5233,10 +5219,7 @@ class Admin:
 
         def done(outcome, error):
             try:
-                if error:
-                    self.lost(node_id, error)
-                else:
-                    self.answered(node_id, outcome[0])
+                self.take(node_id, outcome and outcome[0], error)
             finally:
                 collector.put(node_id, (None, None, error) if error else outcome + (None,))
         steps = find_client_secret(self._request, self.table.known(node_id), self._secrets,
@@ -5258,7 +5241,8 @@ class Admin:
         return functools.partial(ask_info, self._request, secrets_=self._secrets,
                                  may_send=functools.partial(self.table.may_send, node_id))
 
-    def _info_steps(self, node_id):
+    def info_steps(self, node_id):
+        """The conversation that asks what this node is."""
         return self.asking(node_id)(known=self.table.known(node_id))
 
     def _due_talks(self, now, room, slow_room):
@@ -5277,17 +5261,14 @@ class Admin:
         return talks
 
     def _poll_talk(self, node_id):
-        return self.talk(node_id, self._info_steps(node_id), functools.partial(self._polled, node_id))
+        return self.talk(node_id, self.info_steps(node_id), functools.partial(self._polled, node_id))
 
     def _polled(self, node_id, answer, error):
         """A poll is over.  Poller's thread."""
         self.polls += 1
         try:
-            if error:
-                self.polls_failed += 1
-                self.lost(node_id, error)
-            else:
-                self.answered(node_id, answer)
+            self.polls_failed += error is not None
+            self.take(node_id, answer, error)
         finally:
             self.schedule.finished(node_id, error is None)
             if node_id not in self.table:
@@ -5297,8 +5278,15 @@ class Admin:
             if error is None and self.table.is_ending(node_id):
                 self.schedule.ask_in(node_id, 0.5)
 
-    def answered(self, node_id, answer, create=False):
-        """Poller's thread."""
+    def take(self, node_id, answer, error, create=False):
+        """A node was asked: what came of it goes into the table, and is told.  Poller's thread."""
+        if error:
+            self._lost(node_id, error)
+        else:
+            self._answered(node_id, answer, create)
+        self.plans.polled(node_id)
+
+    def _answered(self, node_id, answer, create):
         event = self.table.answered(node_id, answer, create)
         if event == ALIAS:
             self.schedule.remove(node_id)
@@ -5307,15 +5295,13 @@ class Admin:
         elif event is not None:
             logger.info('%s %s', node_id, HAPPENED[event])
             self.journal.record(event, [node_id], '%s %s.' % (self._label(node_id), HAPPENED[event]))
-        self.plans.resolve_unsure(node_id)
         if create and node_id in self.table:
             self.schedule.add(node_id, answered=True)
             self.remember(node_id)
         if event == RESTARTED:
             self._meet_aliases(node_id)
 
-    def lost(self, node_id, error):
-        """Poller's thread."""
+    def _lost(self, node_id, error):
         if self.table.failed(node_id, as_sentence(error), isinstance(error, RefusedError)) == LOST:
             node = self.table.get(node_id)
             reason = node.view['reason'] if node else error
@@ -5400,18 +5386,16 @@ class Admin:
         def done(answer, error):
             with self._lock:
                 self._meeting.discard(node_id)
+            self.take(node_id, answer, error, create=True)
             if error:
                 logger.debug('%s announced itself but cannot be asked: %s', node_id, error)
-                self.lost(node_id, error)
                 if announcement:
                     self._list_unasked(node_id, announcement, error, connected)
-                return
-            self.answered(node_id, answer, create=True)
-            if announcement and self.table.heard(node_id, announcement)[0] == SAME:
+            elif announcement and self.table.heard(node_id, announcement)[0] == SAME:
                 self._release_heard(announcement)
                 if not self.reaches(address):
                     self.table.keep(node_id, added=True)  # no search reaches it, and it may not announce itself again
-        self.poller.submit_new(self.talk(node_id, self._info_steps(node_id), done), connected)
+        self.poller.submit_new(self.talk(node_id, self.info_steps(node_id), done), connected)
 
     def _list_unasked(self, node_id, announcement, error, connected):
         """What announces itself and cannot be asked gets a row where an administrator can help: where its TLS, its release
@@ -5459,34 +5443,9 @@ def named_id(announcement):
         return None
 
 
-def success(node_id, message, **values):
-    """The result of what a node has done; `values` are those now in force there."""
-    return dict(values, id=node_id, ok=True, outcome='done', message=message)
-
-
-def failure(node_id, outcome, message):
-    """The result of what did not work.  `outcome` is refused, unreachable, locked, or unknown (no such row)."""
-    return dict(id=node_id, ok=False, outcome=outcome, message=str(message))
-
-
 def as_sentence(error):
     """What a NodeError or WireError is to the administrator."""
     return 'Its answer is none that dispynode gives: %s.' % error if isinstance(error, WireError) else str(error)
-
-
-def _why(view):
-    """The outcome of a control at a node that cannot be controlled."""
-    return LOCKED if view['state'] == LOCKED else 'refused'
-
-
-def together(node_id, results):
-    """One result of several controls of a node."""
-    if not results:
-        return failure(node_id, 'refused', 'Nothing has been set here.')
-    failed = [result for result in results if not result['ok']]
-    sentences = collections.OrderedDict.fromkeys(result['message'] for result in failed or results)
-    values = {key: value for result in results for key, value in result.items()}
-    return dict(failed[0] if failed else values, message=' '.join(sentences))
 
 
 def own_addresses(hosts):
@@ -5580,7 +5539,8 @@ class Seeker(Worker):
         if port and len(addresses) == 1:
             return True  # it is in the table, and polled, whatever it is
         found = {r['id'] for r in self._admin.add(host, port) if r['ok']}
-        if found and row not in found and not any(self._admin.table.kept(row).values()):
+        published = self._admin.table.get(row)
+        if found and row not in found and published and not published.is_managed:
             self._admin.table.forget(row)  # it stood for a port at which nothing is, and nothing was set there
         return bool(found)
 
@@ -6160,13 +6120,11 @@ class Reconciler(Worker):
         self._keep = keep            # whether settings are restored without being asked
         self._state_file = state_file
         self._saved = None           # numbers of the changes that were saved last
-        self._saving = threading.Lock()  # held while it is written, so that none overwrites a later one
+        self._waiting = collections.deque()  # those who wait until what they changed is saved; any thread appends
+        self._wakeup = threading.Event()
+        self._look_at = 0.0          # monotonic time of the next look at all nodes
         self._drifted = {}           # id -> keys of its drift, as it was told
         self._tries = {}             # id -> (monotonic time from which it may be set again, seconds until the time after)
-        self._ended = {}             # id -> monotonic time at which its dispynode was told to end
-        self._stuck = set()          # ids of those that did not
-        self._busy = set()           # ids of nodes that are being set from here; any thread
-        self._wakeup = threading.Event()
 
     @property
     def keeps_state(self):
@@ -6177,127 +6135,57 @@ class Reconciler(Worker):
         self._wakeup.set()
 
     def finish(self):
-        self.save()
+        self._save()
         if self._state_file:
             self._state_file.close()
 
-    def turn(self):
-        self._wakeup.wait(KEEP_INTERVAL)
-        self._wakeup.clear()
-        if self.stopping.is_set():
-            return
-        try:
-            nodes = self._admin.table.managed()
-            self._forget_others({node.id for node in nodes})
-            for node in nodes:
-                self._look(node)
-        finally:
-            problem = self.save()
-            if problem:
-                self.report_once(problem)
+    def when_saved(self, then):
+        """Call `then(problem)` when what is desired now is on disk; with a sentence when it cannot be written.  Any thread."""
+        if self._state_file is None:
+            then(None)
+        else:
+            self._waiting.append(then)
+            self.wake()
 
-    def _forget_others(self, ids):
-        for kept in (self._tries, self._drifted, self._ended):
-            for node_id in set(kept) - ids:
-                del kept[node_id]
-        self._stuck &= ids
+    def turn(self):
+        self._wakeup.wait(max(0.0, self._look_at - time.monotonic()))
+        self._wakeup.clear()
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        problem = UNEXPECTED
+        try:
+            problem = self._save()
+        finally:
+            for then in waiting:
+                then(problem)
+        if problem:
+            self.report_once(problem)
+        if time.monotonic() >= self._look_at and not self.stopping.is_set():
+            self._look_at = time.monotonic() + KEEP_INTERVAL
+            self._look_at_all()
+
+    def _look_at_all(self):
+        nodes = {node.id: node for node in self._admin.table.managed()}
+        for known in (self._tries, self._drifted):
+            for node_id in known.keys() - nodes.keys():
+                del known[node_id]
+        for node in nodes.values():
+            try:
+                self._look(node)
+            except Exception as error:
+                self.report(error)
 
     def _look(self, node):
         """One node's turn."""
-        try:
-            self._tell_drift(node)
-            if node.id in self._busy:
-                return
-            drain = node.desired.get('drain')
-            step = self._advance(node, drain) if drain else None
-            if step is None and node.drift and self._keep and node.view['controllable'] and self._may_try(node.id):
-                step = ReapplyStep(node, None)
-            if step is not None:
-                self._set(step)
-        except Exception as error:
-            self.report(error)
-
-    # --- drains ---
-
-    def _advance(self, node, drain):
-        """The Step that a drained node needs now, or None."""
-        view, info = node.view, node.info
-        if drain.idle and drain.then == END and not drain.returning:
-            return self._watch_end(node, drain)
-        if not view['controllable']:
-            return None
-        if not drain.idle or drain.returning:
-            self._admin.schedule.ask_in(node.id, KEEP_INTERVAL)
-        target = fitting(in_force(node.desired)['cpus'], info).target(info)
-        if info.cpus != target:
-            if drain.idle:
-                self._replace(node, drain._replace(idle=None))  # it was started again, or somebody else gave it CPUs
-            return ReapplyStep(node, None, ('cpus',)) if self._may_try(node.id) else None
-        if drain.returning:
-            self._replace(node, None)
-            self._tell(node, 'is back in service')
-        elif info.busy == 0 and not drain.idle:
-            return self._now_idle(node, drain)
-        return None
-
-    def _now_idle(self, node, drain):
-        drain = self._replace(node, drain._replace(idle=time.time(), returning=drain.then == RESTORE))
-        if drain is None or drain.then == RESTORE:
-            return None  # its return is seen to in the next turn
-        if drain.then == STAY:
-            self._tell(node, 'is drained: it stays out of service')
-            return None
-        if self.save():
-            return None  # what is to be ended is written down first; this is tried again
-        self._ended[node.id] = time.monotonic()
-        return EndStep(node, None)
-
-    def _watch_end(self, node, drain):
-        """A drained node was told to end: it is gone, or it stays, as its schedule may have died.
-
-        A poll that fails is no proof: the node said that it ends, or refuses connections.
-        """
-        late = time.monotonic() - self._ended.setdefault(node.id, time.monotonic())
-        if node.state == UNREACHABLE:
-            if node.is_gone:
-                self._replace(node, None)
-                self._tell(node, 'is drained: dispynode is stopped')
-        elif not node.view['controllable']:
-            return  # nothing is known of it
-        elif node.info.cpus != 0:
-            self._replace(node, None)  # it was started again: it has ended
-            self._tell(node, 'is drained: dispynode was stopped, and started again')
-        elif late > END_WAIT and node.id not in self._stuck:
-            self._stuck.add(node.id)
-            self._tell(node, 'is drained, but dispynode does not exit: stop it by hand')
-        if late < 2 * END_WAIT:
-            self._admin.schedule.ask_in(node.id, KEEP_INTERVAL)
-
-    def _replace(self, node, drain):
-        """Change a node's drain, unless somebody did meanwhile: the new one, or None."""
-        seen = node.desired['drain']
-        if self._admin.table.desired(node.id).get('drain') != seen:
-            return None
-        return drain if self._admin.table.edit(node.id, {'drain': drain}, {'drain': seen}) else None
-
-    def _tell(self, node, what):
-        self._admin.journal.record(DRAINED, [node.id], '%s %s.' % (node.label, what))
-
-    def _set(self, step):
-        """Let a step run; its result is seen in a later turn."""
-        plan = Plan(self._admin.journal.number(), 'reconcile', '', {}, SYSTEM)
-        plan.steps[step.id], plan.total = step, 1
-        self._busy.add(step.id)
-
-        def tell(node_id, result):
-            if isinstance(step, EndStep) and not (result['ok'] or step.is_unsure):
-                self._replace(step.node, step.node.desired['drain']._replace(idle=None))  # it is told again
-            self._busy.discard(node_id)
-        try:
-            self._admin.plans.begin(plan, tell)
-        except BaseException:
-            self._busy.discard(step.id)
-            raise
+        self._tell_drift(node)
+        if self._admin.plans.is_busy(node.id):
+            return
+        step, drain = None, node.desired.get('drain')
+        if drain:
+            step = self._advance(node, drain)
+        if step is None and node.drift and self._keep and node.view['controllable']:
+            step = ReapplyStep()
+        if step is not None and self._may_try(node.id):
+            self._admin.plans.begin(self._admin.plans.plan(step, [node.id], SYSTEM), functools.partial(self._tell_end, node))
 
     def _may_try(self, node_id):
         """Whether something may be set at this node again now; the pauses grow while that is of no use."""
@@ -6308,8 +6196,6 @@ class Reconciler(Worker):
         self._tries[node_id] = now + pause, min(2 * pause, LONGEST_KEEP_PAUSE)
         return True
 
-    # --- drift ---
-
     def _tell_drift(self, node):
         keys = tuple(sorted(node.drift))
         if keys and self._drifted.get(node.id) != keys:
@@ -6317,6 +6203,43 @@ class Reconciler(Worker):
         self._drifted[node.id] = keys
         if not keys and 'drain' not in node.desired:
             self._tries.pop(node.id, None)
+
+    # --- drains ---
+
+    def _advance(self, node, drain):
+        """The Step that a drained node needs now, or None."""
+        info, controllable = node.info, node.view['controllable']
+        if drain.ended and (node.is_gone or controllable and info.cpus):
+            self._change(node, None, 'dispynode is stopped' if node.is_gone else 'dispynode was stopped, and started again')
+        if drain.ended or not controllable:
+            return None
+        if not drain.idle or drain.then == END:
+            self._admin.schedule.ask_in(node.id, KEEP_INTERVAL)
+        if info.cpus != fitting(in_force(node.desired)['cpus'], info).target(info):
+            if drain.idle:
+                self._change(node, drain._replace(idle=None))  # it was started again, or somebody else gave it CPUs
+            return ReapplyStep(('cpus',))
+        self._tries.pop(node.id, None)
+        if is_due_to_end(drain):
+            return EndStep()
+        if drain.returning:
+            self._change(node, None, 'is back in service')
+        elif info.busy == 0 and not drain.idle:
+            is_returning = drain.then == RESTORE
+            self._change(node, drain._replace(idle=None if is_returning else time.time(), returning=is_returning),
+                         'is drained: it stays out of service' if drain.then == STAY else None)
+        return None
+
+    def _change(self, node, drain, event=None):
+        """Change a node's drain, unless somebody has changed what is desired of it meanwhile; `event` tells of it."""
+        if self._admin.table.edit(node.id, {'drain': drain}, node.desired) and event:
+            self._admin.journal.record(DRAINED, [node.id], '%s %s.' % (node.label, event))
+
+    def _tell_end(self, node, node_id, result):
+        """A plan of the reconciler is over at this node.  Poller's thread."""
+        drain = self._admin.table.desired(node_id).get('drain')
+        if drain and drain.ended and result['outcome'] == 'refused':
+            self._admin.journal.record(DRAINED, [node_id], '%s is drained, but dispynode does not exit: stop it by hand.' % node.label)
 
     # --- state ---
 
@@ -6328,27 +6251,23 @@ class Reconciler(Worker):
         self._admin.forgotten.update((node_id, None) for node_id in forgotten)
         for node_id, kept in nodes.items():
             self._admin.add_row(*split_id(node_id))
-            self._admin.table.keep(node_id, added=kept['added'], clock=kept['clock'])
-            self._admin.table.edit(node_id, kept['desired'])
-        problem = self.save()  # a place where that cannot be is told now, not when it matters
+            self._admin.table.keep(node_id, **kept)
+        problem = self._save()  # a place where that cannot be is told now, not when it matters
         if problem:
             raise StartError(problem)
 
-    def save(self):
+    def _save(self):
         """Write down what has changed since it was written last.  A sentence when that cannot be."""
-        if self._state_file is None:
-            return None
         admin = self._admin
-        with self._saving:
-            changes = admin.table.changes(), admin.forgotten_changes
-            if changes == self._saved:
-                return None
-            try:
-                self._state_file.write(admin.table.kept(), admin.forgotten_ids())
-                self._saved = changes
-                return None
-            except OSError as error:
-                return '--state %s: cannot be written. %s' % (printable(self._state_file.name), system_error(error))
+        changes = admin.table.changes(), admin.forgotten_changes
+        if self._state_file is None or changes == self._saved:
+            return None
+        try:
+            self._state_file.write(state_json(admin.table.managed(), admin.forgotten_ids()))
+        except OSError as error:
+            return '--state %s: cannot be written. %s' % (printable(self._state_file.name), system_error(error))
+        self._saved = changes
+        return None
 
     def left_drained(self):
         """The ids of nodes that are at 0 CPUs and nothing remembers it when this program has ended."""
@@ -6358,21 +6277,21 @@ class Reconciler(Worker):
 class StateFile:
     """The file of --state: JSON, replaced as a whole each time, locked by the dispyadmin that uses it.  No secrets are in it.
 
-    Reading and writing are done on a thread of their own with a limit of time: the file may be on a mount that hangs.
+    Reading and writing are done on a thread of their own with a limit of time: the file may be on a mount that hangs.  While
+    one hangs there is no other.  One thread at a time may call it.
     """
 
     def __init__(self, name):
         self.name = name
-        self._path = None           # its target, where it is a symbolic link
-        self._lock = threading.Lock()  # held while it is written
+        self._path = os.path.abspath(name)
         self._held = None           # descriptor of the file as it is now, which holds the lock of the kernel
-        self._writes = 0            # how often it was written: one that hangs must not overwrite a later one
+        self._thread = None         # the last one that reads or writes
 
     def open(self):
-        """({id: kept}, forgotten ids); the file is ours from now on.  One that makes no sense is set aside, not overwritten.
-        StartError."""
+        """({id: what is kept of a node}, forgotten ids); the file is ours from now on.  One that makes no sense is set aside,
+        not overwritten.  StartError."""
         try:
-            data = within(STATE_TIME, self._read)
+            data = self._within(STATE_TIME, self._read)
         except OSError as error:
             raise StartError('--state %s: cannot be read. %s' % (printable(self.name), system_error(error)))
         if data is None:
@@ -6384,69 +6303,91 @@ class StateFile:
             try:
                 os.replace(self._path, aside)
             except OSError as problem:
-                raise StartError('--state %s: is damaged, and cannot be set aside. %s'
-                                 % (self.name, system_error(problem)))
+                raise StartError('--state %s: is damaged, and cannot be set aside. %s' % (self.name, system_error(problem)))
             logger.warning('--state %s is damaged (%s); it is kept as %s, and a new one is begun', self.name,
                            printable(str(error))[:100] or type(error).__name__, aside)
             return {}, []
 
+    def write(self, value):
+        """Replace what is in it by this JSON.  OSError."""
+        data = json.dumps(value, indent=1).encode('ascii')
+        self._within(STATE_TIME, functools.partial(self._replace, data))
+
+    def close(self):
+        """Give it up."""
+        self._hold(None)
+
+    def _within(self, seconds, call):
+        """What `call()` returns or raises; OSError when it takes longer."""
+        outcome = []
+
+        def work():
+            try:
+                outcome.append((call(), None))
+            except OSError as error:
+                outcome.append((None, error))
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=work, name='state', daemon=True)
+            self._thread.start()
+            self._thread.join(seconds)
+        if not outcome:
+            raise OSError(errno.ETIMEDOUT, 'It does not answer within %g seconds' % seconds)
+        result, error = outcome[0]
+        if error:
+            raise error
+        return result
+
     def _read(self):
         """Its bytes, or None when it is not there.  OSError."""
-        self._path = os.path.realpath(self.name)
+        self._path = os.path.realpath(self.name)  # a symbolic link stays
         try:
             number = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer would hang
         except FileNotFoundError:
             return None
-        if not stat.S_ISREG(os.fstat(number).st_mode):
+        try:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise OSError(errno.EINVAL, 'It is a directory, a pipe or a device; give the name of a file')
+            self._lock(number)
+            with open(number, 'rb', closefd=False) as file:
+                data = file.read(MAX_STATE + 1)
+        except BaseException:
             os.close(number)
-            raise OSError(errno.EINVAL, 'It is a directory, a pipe or a device; give the name of a file')
+            raise
         self._hold(number)
-        with os.fdopen(os.dup(number), 'rb') as file:
-            return file.read(MAX_STATE + 1)
+        return data
 
-    def _hold(self, number):
-        """Lock this descriptor of the file, instead of the one before.  OSError when another dispyadmin has it."""
+    def _replace(self, data):
+        folder = os.path.dirname(self._path)
+        number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=folder)  # for its owner alone
+        try:
+            with open(number, 'wb', closefd=False) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(number)
+            self._lock(number)
+            os.replace(temporary, self._path)
+        except BaseException:
+            os.close(number)
+            os.unlink(temporary)
+            raise
+        self._hold(number)
+        sync_folder(folder)
+
+    def _lock(self, number):
+        """Lock this descriptor.  OSError when another dispyadmin has the file."""
         try:
             if fcntl:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(number)
             raise OSError(errno.EBUSY, 'It is used by another dispyadmin; give each its own file')
         except OSError as error:
             logger.debug('--state %s cannot be locked: %s', self.name, error)  # some network mounts
+
+    def _hold(self, number):
+        """Keep this descriptor, and its lock, instead of the one before."""
         before, self._held = self._held, number
         if before is not None:
             os.close(before)
-
-    def write(self, kept, forgotten):
-        """Replace what is in it.  OSError."""
-        data = json.dumps(state_json(kept, forgotten), indent=1).encode('ascii')
-        with self._lock:
-            self._writes += 1
-            write = self._writes
-            within(STATE_TIME, lambda: self._replace(data, write))
-
-    def _replace(self, data, write):
-        number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=os.path.dirname(self._path))  # for its owner alone
-        try:
-            with os.fdopen(os.dup(number), 'wb') as file:
-                file.write(data)
-                file.flush()
-                os.fsync(number)
-            if write != self._writes:
-                raise OSError(errno.ETIMEDOUT, 'was written again meanwhile')
-            self._hold(number)
-            os.replace(temporary, self._path)
-            sync_folder(os.path.dirname(self._path))
-        except BaseException:
-            os.unlink(temporary)
-            raise
-
-    def close(self):
-        """Give it up."""
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
 
 
 def sync_folder(folder):
@@ -6463,28 +6404,20 @@ def sync_folder(folder):
         os.close(number)
 
 
-def within(seconds, call):
-    """What `call()` returns or raises, on a thread of its own; OSError when it takes longer."""
-    result, = run_parallel(lambda call: (call(),), [call], seconds)
-    if result is None:
-        raise OSError(errno.ETIMEDOUT, 'It does not answer within %g seconds' % seconds)
-    return result[0]
-
-
-def state_json(kept, forgotten):
-    """What stands in a state file."""
+def state_json(nodes, forgotten):
+    """What stands in a state file of these NodeSnapshots."""
     return {'dispyadmin': 2, 'forgotten': forgotten, 'nodes': {
-        node_id: {'added': its['added'], 'zone': its['clock'].zone, 'ahead': its['clock'].ahead,
+        node.id: {'added': node.added, 'zone': node.clock.zone, 'ahead': node.clock.ahead,
                   'settings': {key: {'action': setting.action, 'asked': setting.asked, 'value': setting.value,
                                      'operation': setting.operation}
-                               for key, setting in its['desired'].items() if key != 'drain'},
-                  'drain': its['desired']['drain']._asdict() if 'drain' in its['desired'] else None}
-        for node_id, its in sorted(kept.items())}}
+                               for key, setting in node.desired.items() if key != 'drain'},
+                  'drain': node.desired['drain']._asdict() if 'drain' in node.desired else None}
+        for node in sorted(nodes, key=lambda node: node.id)}}
 
 
 def parse_state(data):
-    """What a state file says, of this version or of 1.0: ({id: kept}, forgotten ids).  ValueError, KeyError, TypeError,
-    AttributeError, InputError."""
+    """What a state file says, of this version or of 1.0: ({id: what is kept of the node}, forgotten ids).  ValueError,
+    KeyError, TypeError, AttributeError, InputError."""
     if len(data) > MAX_STATE:
         raise ValueError('more than %d bytes' % MAX_STATE)
     value = json.loads(data.decode('utf-8'))
@@ -6506,7 +6439,7 @@ def _read_kept(its):
 
 
 def _read_kept_of_1_0(its):
-    drain = its['drain'] and dict({'note': None, 'returning': False, 'operation': 0, 'had': its['drain']['restore']},
+    drain = its['drain'] and dict({'note': None, 'returning': False, 'ended': None, 'operation': 0, 'had': its['drain']['restore']},
                                   **{key: value for key, value in its['drain'].items() if key != 'restore'})
     return _read_kept({'added': its['added'], 'zone': its['zone'], 'ahead': None, 'settings': its['wanted'], 'drain': drain})
 
@@ -6521,8 +6454,8 @@ def _read_setting(key, fields):
 
 def check_drain(drain):
     """This Drain, which comes from a file, when each field is what it can be; else ValueError."""
-    times = [drain.since] + ([] if drain.idle is None else [drain.idle])
-    good = (drain.then in THENS and all(_real(at, 0, MAX_TIME) is not None for at in times) and
+    times = [at for at in (drain.since, drain.idle, drain.ended) if at is not None]
+    good = (drain.then in THENS and drain.since is not None and all(_real(at, 0, MAX_TIME) is not None for at in times) and
             (drain.had is None or _integer(drain.had, 0, MAX_CPUS) is not None) and drain.by == _text(drain.by) and
             (drain.note is None or drain.note == _text(drain.note)) and type(drain.returning) is bool and
             _integer(drain.operation, 0, 2 ** 53) is not None)
@@ -11293,7 +11226,7 @@ def forget_node(handler, node_id):
     """Forget a node."""
     admin = handler.server.admin
     admin.node(node_id)  # UnknownNode
-    return run_plan(admin.plans, admin.plans.forget([node_id], handler.by()))
+    return run_plan(admin.plans, admin.plans.plan(ForgetStep(), [node_id], handler.by()))
 
 
 def run_plan(plans, plan, preview=False):
@@ -11316,21 +11249,24 @@ def nodes_of(admin, nodes, group, needed):
 
 
 def plan_route(make, needs_nodes=True, **fields):
-    """The Route of a request that changes nodes: `make(plans, ids, by, label, **fields)` is its Plan.
+    """The Route of a request that changes nodes: `make(by, **fields)` is the Step of its Plan.
+
+    Where no nodes are needed, those are meant that are not as they were set.
 
     With "preview": true it says what would come of it.  A "label" finds the plan among those that run.
     """
     def call(handler, _, nodes, group, preview, label, **values):
         admin = handler.server.admin
-        ids = nodes_of(admin, nodes, group, needs_nodes)
-        return run_plan(admin.plans, make(admin.plans, ids, handler.by(), label, **values), preview)
+        ids, by = nodes_of(admin, nodes, group, needs_nodes), handler.by()
+        ids = admin.plans.drifted() if ids is None else ids
+        return run_plan(admin.plans, admin.plans.plan(make(by, **values), ids, by, label), preview)
     return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label), **fields)
 
 
 def setting_route(kind, *fields):
     """The Route of a request that sets this kind of Setting, made of these fields."""
-    def make(plans, ids, by, label, **values):
-        return plans.set(ids, kind(**values), by, label)
+    def make(_, **values):
+        return SetStep(kind(**values))
     return plan_route(make, **dict.fromkeys(fields, given))
 
 
@@ -11352,7 +11288,7 @@ def _static(kind, text):
 
 
 PAGES = ('/', '/admin.html', '/admin_node.html')
-RETURN = {'POST': plan_route(PlanRunner.return_to_service)}
+RETURN = {'POST': plan_route(lambda by: ReturnStep())}
 
 # path -> method -> function(handler, id or None, body or query)
 ROUTES = {
@@ -11369,12 +11305,12 @@ ROUTES = {
     '/api/service_time': {'POST': setting_route(SetServiceTime, 'control', 'time')},
     '/api/clients': {'POST': setting_route(SetClients, 'clients')},
     '/api/undo': {'POST': Route(undo, operation=check_operation, preview=maybe(check_flag), label=maybe(check_label))},
-    '/api/drain': {'POST': plan_route(PlanRunner.drain, then=maybe(check_then), note=maybe(check_note))},
+    '/api/drain': {'POST': plan_route(lambda by, then, note: DrainStep(then, note, by), then=maybe(check_then), note=maybe(check_note))},
     '/api/return': RETURN,
     '/api/cancel_drain': RETURN,
-    '/api/reapply': {'POST': plan_route(PlanRunner.reapply, needs_nodes=False)},
-    '/api/accept': {'POST': plan_route(PlanRunner.accept, needs_nodes=False)},
-    '/api/forget': {'POST': plan_route(PlanRunner.forget)},
+    '/api/reapply': {'POST': plan_route(lambda by: ReapplyStep(), needs_nodes=False)},
+    '/api/accept': {'POST': plan_route(lambda by: AcceptStep(), needs_nodes=False)},
+    '/api/forget': {'POST': plan_route(lambda by: ForgetStep())},
     '/api/operations': {'GET': RequestHandler.send_get_operations},
     '/api/events': {'GET': RequestHandler.send_get_events},
     '/api/history': {'GET': RequestHandler.send_get_history},

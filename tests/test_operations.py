@@ -11,14 +11,18 @@ import unittest
 from unittest import mock
 
 import dispyadmin
-from dispyadmin import (Actor, Change, Drain, Group, InputError, Journal, NodeClock, NodeTable, Plan, SetClients, SetCpus,
-                        SetServiceTime)
+from dispyadmin import (Actor, Change, Drain, Group, InputError, Journal, NodeClock, NodeTable, Plan, Seen, SetClients, SetCpus,
+                        SetServiceTime, SetStep)
 
 from . import lab
 from .test_jobs import JobsTest
 from .test_table import info
 
 DAY = 86400
+
+
+def seen(shown, clock_, ours):
+    return Seen('10.0.0.1:9701', shown, clock_, ours, {})
 
 
 def clock(seconds):
@@ -47,13 +51,13 @@ class Values(unittest.TestCase):
     def test_drift_of_cpus(self):
         for cpus, now, drifted in ((4, 4, False), (4, 8, True), ('all', 8, False),
                                    ('all', 7, True), (-2, 6, False), (-2, 8, True)):
-            text = SetCpus(cpus).drift(info(cpus=now, max_cpus=8), dispyadmin.OWN_CLOCK, 0)
+            text = SetCpus(cpus).drift(seen(info(cpus=now, max_cpus=8), dispyadmin.OWN_CLOCK, 0))
             self.assertEqual(text is not None, drifted, (cpus, now, text))
 
     def test_drift_of_clients(self):
         for clients, now, drifted in ((-1, -1, False), (-1, 0, True), (0, 0, False), (0, -1, True), (5, 5, False),
                                       (5, 2, False), (5, -1, True), (5, 6, True)):
-            text = SetClients(clients).drift(info(serve=now), dispyadmin.OWN_CLOCK, 0)
+            text = SetClients(clients).drift(seen(info(serve=now), dispyadmin.OWN_CLOCK, 0))
             self.assertEqual(text is not None, drifted, (clients, now, text))
 
     def test_drift_of_times(self):
@@ -65,13 +69,13 @@ class Values(unittest.TestCase):
         for shown, words in ((six, None), (six + DAY, None), (six - 3600, None), (None, 'none, should be 18:00'),
                              (six - 7200, '16:00, should be 18:00'), (six - DAY, 'stand still'),
                              (six - 9 * DAY, 'stand still')):
-            text = wanted.drift(info(service_stop=shown), clock_, now)
+            text = wanted.drift(seen(info(service_stop=shown), clock_, now))
             self.assertEqual(text is None, words is None, (shown, text))
             self.assertIn(words or '', text or '')
-        self.assertIsNone(wanted.drift(info(service_stop=six), clock_, six + 3600))     # over, but it is still the same day
+        self.assertIsNone(wanted.drift(seen(info(service_stop=six), clock_, six + 3600)))     # over, but it is still the same day
         cleared = SetServiceTime('end', None)
-        self.assertIsNone(cleared.drift(info(), clock_, now))
-        self.assertIn('should be cleared', cleared.drift(info(service_end=six), clock_, now))
+        self.assertIsNone(cleared.drift(seen(info(), clock_, now)))
+        self.assertIn('should be cleared', cleared.drift(seen(info(service_end=six), clock_, now)))
 
     def test_drift_by_summer_time(self):
         """dispynode moves its times by 24 hours a day: an hour apart is drift where the node's zone is known to be ours."""
@@ -79,8 +83,8 @@ class Values(unittest.TestCase):
         ours = dispyadmin.own_zone(now)
         six = now - (now + ours) % DAY + 18 * 3600
         wanted = SetServiceTime('stop', '18:00').of(1, six)
-        self.assertIn('19:00, should be 18:00', wanted.drift(info(service_stop=six + 3600), NodeClock(ours, None), now))
-        self.assertIsNone(wanted.drift(info(service_stop=six), NodeClock(ours, None), now))
+        self.assertIn('19:00, should be 18:00', wanted.drift(seen(info(service_stop=six + 3600), NodeClock(ours, None), now)))
+        self.assertIsNone(wanted.drift(seen(info(service_stop=six), NodeClock(ours, None), now)))
 
     def test_groups(self):
         group = Group('rack1', ['10.1.0.0/16', 'gpu*', '192.168.0.7', 'fd00::/8'])
@@ -119,9 +123,9 @@ class JournalTest(unittest.TestCase):
     BY = Actor('console', 'anna', None)
 
     def plan(self, journal, ids):
-        plan = Plan(journal.number(), 'cpus', 'Set CPUs to 1', {'cpus': 1}, self.BY, key='cpus')
+        plan = Plan(journal.number(), SetStep(SetCpus(1)), ids, self.BY)
         journal.begin(plan)
-        undo = dispyadmin.Undo([('cpus', None, SetCpus(1))], info())
+        undo = dispyadmin.Undo((('cpus', None, SetCpus(1)),), (('cpus', 2),))
         return plan, [Change(node_id, 'done', 2, 1, '', undo) for node_id in ids]
 
     def end(self, journal, plan, changes):
@@ -504,7 +508,7 @@ class State(OperationsTest):
         admin.add_row = admin.table.add
         admin.add.return_value = [{'id': first, 'ok': False}, {'id': second, 'ok': True}]
         with mock.patch('dispyadmin.resolve', return_value=['127.0.0.2', '127.0.0.3']):
-            for kept, shown in (({}, False), ({'wanted': {'cpus': Wanted('cpus', {'cpus': 1}, None)}}, True),
+            for kept, shown in (({}, False), ({'desired': {'cpus': SetCpus(1)}}, True),
                                 ({'added': True}, True)):
                 with self.subTest(kept):
                     admin.table.add('127.0.0.2', 9701)

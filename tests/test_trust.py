@@ -94,11 +94,10 @@ class Meeting(TrustTest):
         slow.gate.clear()
         result = self.beside(lambda: self.post(admin, 'cpus', [one, slow], cpus=4))
         self.assertTrue(slow.waiting.wait(10))
-        admin.delete('/api/nodes/' + slow.id)
+        forgotten = self.beside(lambda: admin.delete('/api/nodes/' + slow.id))
         slow.gate.set()
-        answers = {r['id']: r for r in result()['results']}
-        self.assertTrue(answers[one.id]['ok'])
-        self.assertEqual(answers[slow.id]['outcome'], 'unknown')
+        self.assertTrue(all(r['ok'] for r in result()['results'] + forgotten()['results']))
+        self.assertIsNone(admin.node(slow))
         self.assertEqual(admin.node(one)['wanted'], {'cpus': {'cpus': 4}})
 
     def test_forget_refuses_a_drained_node(self):
@@ -116,11 +115,38 @@ class Lost(TrustTest):
         admin, node = self.fakes(1)
         node.lose = True
         result, = self.post(admin, 'cpus', [node], cpus=3)['results']
-        self.assertEqual((result['ok'], result['outcome']), (False, 'unreachable'))
-        node.lose = False
+        self.assertEqual((result['ok'], result['cpus']), (True, 3))
         shown = admin.wait_node(node, cpus=3, state='ready')
         self.assertEqual(shown['wanted'], {'cpus': {'cpus': 3}})
         self.assertEqual(len(node.asked('SET_CPUS')), 1)
+
+    def test_reply_is_lost_and_not_taken(self):
+        admin, node = self.fakes(1)
+        node.lose, node.outcome, plain = True, lambda tag, value: None, node.outcome
+        result, = self.post(admin, 'cpus', [node], cpus=3)['results']
+        self.assertEqual((result['ok'], result['outcome']), (False, 'unreachable'))
+        self.assertIn('did not take it', result['message'])
+        self.assertEqual((node.managed(), admin.node(node)['wanted']), (8, None))
+        node.lose, node.outcome = False, plain
+        self.assertTrue(self.post(admin, 'cpus', [node], cpus=3)['results'][0]['ok'])
+
+    def test_reply_is_lost_and_the_node_too(self):
+        """It says so, remembers what was sent, and the first answer decides."""
+        admin, node = self.fakes(1)
+        for taken in (True, False):
+            with self.subTest(taken=taken):
+                wanted = admin.node(node)['wanted']
+                node.gate.clear()
+                result = self.beside(lambda: self.post(admin, 'cpus', [node], cpus=3 if taken else 2))
+                lab.wait_for(lambda: node.managed() == 3 or not taken and node.waiting.is_set(), what='it was sent')
+                node.close()
+                node.gate.set()
+                self.assertEqual(result()['results'][0]['outcome'], 'unreachable')
+                again = self.start(Slow, node.address, node.port, 'open', cpus=8, name='again')
+                again.sign, again.info['cpus'] = node.sign, 3
+                admin.wait_node(node, state='ready', cpus=3, drift=None,
+                                wanted={'cpus': {'cpus': 3}} if taken else wanted)
+                node = again
 
     def test_never_reached(self):
         """Nothing of it is remembered."""
