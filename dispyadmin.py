@@ -4889,7 +4889,7 @@ class PlanRunner:
 
     def _succeed(self, turn, node):
         step, own = turn.plan.step, self._own(turn)
-        settled = {key: turn.taken[key] for key in own if key in turn.taken}
+        settled = {key: turn.taken[key] for key in own if key in turn.taken and turn.edit[key]}
         if 'drain' in own and turn.edit['drain'] and turn.edit['drain'].returning:
             settled['drain'] = None
         self._table.edit(turn.id, settled)

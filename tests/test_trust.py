@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 import time
 
@@ -10,23 +11,26 @@ from .test_operations import OperationsTest
 
 
 class Slow(wire.FakeNode):
-    """A fake node whose answers to controls wait for `gate`, and whose replies can be lost."""
+    """A fake node whose answers to controls wait for `gate`, are lost (`lose`), or come of nothing that it did (`ignore`); with
+    `dies` nothing listens any more after one."""
 
     def __init__(self, *args, **kwargs):
-        self.gate, self.lose = threading.Event(), False
+        self.gate, self.lose, self.ignore, self.dies = threading.Event(), False, False, False
         self.gate.set()
         self.waiting = threading.Event()
         super().__init__(*args, **kwargs)
 
     def answer(self, tag, auth, value):
-        if tag in ('SET_CPUS', 'SERVICE_TIME', 'SERVE_CLIENTS') and not (value or {}).get('control') == 'none':
-            self.waiting.set()
-            self.gate.wait(30)
-            answer = super().answer(tag, auth, value)
-            if self.lose:
-                raise EOFError('lost')
-            return answer
-        return super().answer(tag, auth, value)
+        if tag not in ('SET_CPUS', 'SERVICE_TIME', 'SERVE_CLIENTS') or (value or {}).get('control') == 'none':
+            return super().answer(tag, auth, value)
+        self.waiting.set()
+        self.gate.wait(30)
+        answer = b'' if self.ignore else super().answer(tag, auth, value)
+        if self.dies:
+            self.listener.shutdown(socket.SHUT_RDWR)
+        if self.lose or self.ignore:
+            raise EOFError('lost')
+        return answer
 
     def managed(self):
         return self.info['cpus'] + self.info['busy']
@@ -122,31 +126,28 @@ class Lost(TrustTest):
 
     def test_reply_is_lost_and_not_taken(self):
         admin, node = self.fakes(1)
-        node.lose, node.outcome, plain = True, lambda tag, value: None, node.outcome
+        node.ignore = True
         result, = self.post(admin, 'cpus', [node], cpus=3)['results']
         self.assertEqual((result['ok'], result['outcome']), (False, 'unreachable'))
         self.assertIn('did not take it', result['message'])
         self.assertEqual((node.managed(), admin.node(node)['wanted']), (8, None))
-        node.lose, node.outcome = False, plain
+        node.ignore = False
         self.assertTrue(self.post(admin, 'cpus', [node], cpus=3)['results'][0]['ok'])
 
     def test_reply_is_lost_and_the_node_too(self):
         """It says so, remembers what was sent, and the first answer decides."""
-        admin, node = self.fakes(1)
         for taken in (True, False):
             with self.subTest(taken=taken):
-                wanted = admin.node(node)['wanted']
-                node.gate.clear()
-                result = self.beside(lambda: self.post(admin, 'cpus', [node], cpus=3 if taken else 2))
-                lab.wait_for(lambda: node.managed() == 3 or not taken and node.waiting.is_set(), what='it was sent')
-                node.close()
-                node.gate.set()
-                self.assertEqual(result()['results'][0]['outcome'], 'unreachable')
+                admin, node = self.fakes(1)
+                node.lose, node.dies, node.ignore = True, True, not taken
+                result, = self.post(admin, 'cpus', [node], cpus=3)['results']
+                self.assertEqual((result['ok'], result['outcome']), (False, 'unreachable'))
+                self.assertEqual(admin.node(node)['wanted'], {'cpus': {'cpus': 3}})
                 again = self.start(Slow, node.address, node.port, 'open', cpus=8, name='again')
-                again.sign, again.info['cpus'] = node.sign, 3
-                admin.wait_node(node, state='ready', cpus=3, drift=None,
-                                wanted={'cpus': {'cpus': 3}} if taken else wanted)
-                node = again
+                again.sign, again.info['cpus'] = node.sign, node.managed()
+                admin.wait_node(node, state='ready', drift=None, wanted={'cpus': {'cpus': 3}} if taken else None)
+                self.assertEqual(again.managed(), 3 if taken else 8)
+                admin.close()
 
     def test_never_reached(self):
         """Nothing of it is remembered."""
