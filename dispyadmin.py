@@ -1397,8 +1397,8 @@ class Seen(collections.namedtuple('Seen', 'id info clock ours desired')):
 
 
 class Foresight(collections.namedtuple('Foresight', 'after message same danger')):
-    """What will be at a node: the value that it will have, a sentence, whether nothing will change, and whether jobs are killed
-    or dispynode exits."""
+    """What will be at a node: the value that it will have, a sentence, whether nothing will change, and whether jobs are
+    killed or dispynode exits."""
 
     __slots__ = ()
 
@@ -1497,8 +1497,9 @@ class SetCpus(Setting):
         return '%s of %s CPUs assigned to dispy.' % (seen.info.cpus, seen.info.max_cpus)
 
     def refuse(self, info):
+        has = 'an unknown number of' if info.max_cpus is None else info.max_cpus
         asked = self.cpus if self.cpus == 'all' or self.cpus >= 0 else 'all but %d' % -self.cpus
-        return 'Rejected: has %s CPUs; %s asked.' % ('an unknown number of' if info.max_cpus is None else info.max_cpus, asked)
+        return 'Rejected: has %s CPUs; %s asked.' % (has, asked)
 
     def drift(self, seen):
         target = self.target(seen.info)
@@ -1536,12 +1537,12 @@ class SetServiceTime(Setting):
         return seen.now if self.time == 'now' else seen.clock.today(self.time, seen.ours)
 
     def steps(self, seen):
-        """With "end now", a Start or Stop that is later would move End to tomorrow: both are cleared first, as nothing is left
-        of them when dispynode has ended.  Start first: without a Stop, it would be moved itself."""
-        start, stop, _ = seen.times
-        if not self.ends_now or max(start or 0, stop or 0) <= seen.now:
+        """With "end now", a Start or Stop that is later would move End to tomorrow: both are cleared first, as nothing is
+        left of them when dispynode has ended.  Start first: without a Stop, it would be moved itself."""
+        before = [(control, at) for control, at in zip(SERVICE_TIMES, seen.times) if control != 'end' and at is not None]
+        if not self.ends_now or all(at <= seen.now for _, at in before):
             return [self]
-        return [SetServiceTime(control, None) for control, at in (('start', start), ('stop', stop)) if at is not None] + [self]
+        return [SetServiceTime(control, None) for control, _ in before] + [self]
 
     def foresee(self, seen):
         times, fate = foresee_times(seen.info, [(s.control, s.unix(seen)) for s in self.steps(seen)], seen.now)
@@ -1575,9 +1576,12 @@ class SetServiceTime(Setting):
         if times.start is not None and times.start >= seen.now:
             text = 'Accepts jobs from %s.' % seen.moment(times.start)
         elif accepts_jobs(times, seen.now):
-            text = 'Accepts jobs.' + ('' if times.stop is None or times.start is not None else
-                                      ' After Stop, dispynode moves it to the next day and accepts jobs again; set Start too.')
-        return text + ('' if times.end is None else ' At End running jobs are killed and dispynode exits; restart it on the node.')
+            text = 'Accepts jobs.'
+            if times.stop is not None and times.start is None:
+                text += ' After Stop, dispynode moves it to the next day and accepts jobs again; set Start too.'
+        if times.end is not None:
+            text += ' At End running jobs are killed and dispynode exits; restart it on the node.'
+        return text
 
     def refuse(self, info):
         if self.control == 'stop':
@@ -1603,7 +1607,7 @@ class SetServiceTime(Setting):
         """Whether a time that a node shows is not the one that was set.
 
         dispynode moves its times by 24 hours each day, so summer time moves them by an hour of its clock.  That is drift
-        where the node's zone is this machine's; of another zone it is not known when its summer begins, and an hour is let be.
+        where the node's zone is this machine's; of another zone it is not known when its summer begins: an hour is let be.
         """
         if clock.zone is None:
             return self.value is not None and not same_time(shown, self.value)
@@ -1665,9 +1669,9 @@ THEN_TEXTS = {RESTORE: 'When idle, it returns to service.', END: 'When idle, dis
 
 
 class Drain(collections.namedtuple('Drain', 'since then note by had idle returning ended operation')):
-    """A node that is out of service, or on its way: since when (Unix time), what comes when it is idle (of THENS), why and by
-    whom (texts), how many CPUs it had (None where not known), since when it is idle (or None), whether it is on its return,
-    when dispynode was told to exit (or None), and the number of the operation that drained it."""
+    """A node that is out of service, or on its way: since when (Unix time), what comes when it is idle (of THENS), why and
+    by whom (texts), how many CPUs it had (None where not known), since when it is idle (or None), whether it is on its
+    return, when dispynode was told to exit (or None), and the number of the operation that drained it."""
 
     __slots__ = ()
 
@@ -1676,8 +1680,8 @@ class Drain(collections.namedtuple('Drain', 'since then note by had idle returni
 # desired record is never changed, but replaced.
 
 def in_force(desired):
-    """What should be in force at a node now, {key: Setting}: a drain means 0 CPUs, else the CPUs that were set; what was never
-    set is left alone."""
+    """What should be in force at a node now, {key: Setting}: a drain means 0 CPUs, else the CPUs that were set; what was
+    never set is left alone."""
     settings = {key: setting for key, setting in desired.items() if key != 'drain'}
     drain = desired.get('drain')
     if drain:
@@ -1715,7 +1719,8 @@ def merged(desired, edit):
 def choose_times(targets, seen):
     """([SetServiceTime], None) that bring a node to these {control: SetServiceTime or Unix time or None}, the other times
     staying as they are; or ([], sentence) when nothing does without ending dispynode."""
-    unix = {control: target.unix(seen) if isinstance(target, SetServiceTime) else target for control, target in targets.items()}
+    unix = {control: target.unix(seen) if isinstance(target, SetServiceTime) else target
+            for control, target in targets.items()}
     wanted = Times(*[at and seen.clock.today(seen.clock.clock(at), seen.ours) for at in seen.times._replace(**unix)])
     sent = order_times(seen.info, wanted, seen.now)
     if sent is not None:
@@ -1733,8 +1738,8 @@ READY, STOPPED, LOCKED, UNREACHABLE = STATES = ('ready', 'stopped', 'locked', 'u
 # What is added up over nodes, in the order of HTTP.
 SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted', 'draining', 'drained')
 
-LOCKED_REASON = ("Locked: none of the known admin secrets matches. Enter this node's admin secret; if it has none, or the same "
-                 'as its --secret, restart dispynode with an --admin_secret of its own.')
+LOCKED_REASON = ("Locked: none of the known admin secrets matches. Enter this node's admin secret; if it has none, or the "
+                 'same as its --secret, restart dispynode with an --admin_secret of its own.')
 NO_ADMIN_REASON = 'The node has no --admin_secret: it is shown, but cannot be controlled. Restart dispynode with one.'
 FOREIGN_REASON = ('Same sign as %s: a second address of that node, or an impostor. No auth code is sent to it. If it is the '
                   'node, forget the other row.')
@@ -1759,6 +1764,7 @@ class Known(collections.namedtuple('Known', 'sign secret tried admin code')):
 
 
 STRANGER = Known()
+
 
 class Group:
     """Nodes that an administrator looks at together: by address, network, or name."""
@@ -1843,7 +1849,8 @@ class Node:
             drift.pop('cpus', None)  # the reconciler sees to it that a drained node has none
         return NodeSnapshot(sequence, state, self.info or NO_INFO, Facts(
             self.id, self.address, self.port, self.version, answers and self.known.admin, reason, self.first_seen,
-            self.update_time, (self.id,) + self.aliases, self.announces), drift, self.desired, self.clock, self.groups, self.is_gone, self.added)
+            self.update_time, (self.id,) + self.aliases, self.announces),
+            drift, self.desired, self.clock, self.groups, self.is_gone, self.added)
 
     def _group(self, groups):
         name = self.info.name if self.info else None
@@ -1853,8 +1860,8 @@ class Node:
 
 
 CLOCK_NOTE = "The node's clock is %s %s. Set it right: service times go by it."
-LOST_SCHEDULE = ('Its Stop time came before any client used it, which ends the schedule of dispynode: it accepts no jobs, and does '
-                 'not exit at End. Restart dispynode on the node.')
+LOST_SCHEDULE = ('Its Stop time came before any client used it, which ends the schedule of dispynode: it accepts no jobs, '
+                 'and does not exit at End. Restart dispynode on the node.')
 CLOCK_ERROR = 60               # seconds that a node's clock may differ from ours before that is said
 
 
@@ -1878,8 +1885,10 @@ def idle_reason(info, clock, ours):
 
 def span(seconds):
     """A number of seconds in words."""
-    minutes = int(seconds) // 60
-    return '%d min' % minutes if minutes < 120 else '%d h' % (minutes // 60) if minutes < 48 * 60 else '%d days' % (minutes // 1440)
+    for unit, size in (('days', DAY), ('h', 3600)):
+        if seconds >= 2 * size:
+            return '%d %s' % (seconds // size, unit)
+    return '%d min' % (seconds // 60)
 
 
 encode_json = json.JSONEncoder(separators=(',', ':'), allow_nan=False).encode
@@ -1897,7 +1906,8 @@ class NodeSnapshot:
     __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'desired', 'clock', 'groups', 'is_gone', 'added', '_facts',
                  '_view', '_json')
 
-    def __init__(self, sequence, state, info, facts, drift={}, desired={}, clock=OWN_CLOCK, groups=(), is_gone=False, added=False):
+    def __init__(self, sequence, state, info, facts, drift={}, desired={}, clock=OWN_CLOCK, groups=(), is_gone=False,
+                 added=False):
         self.sequence = sequence  # the table's, at this change
         self.state = state
         self.info = info
@@ -3823,7 +3833,7 @@ class Step:
         return {}
 
     def choose(self, seen, edit):
-        """([settings to send], sentence on what is left out or None), where the desired record has been changed like that."""
+        """([settings to send], sentence on what is left out or None), where the desired record has been changed so."""
         return [], None
 
     def foresee(self, seen, edit):
@@ -3841,6 +3851,10 @@ class Step:
 
     def perform(self, admin, node_id):
         """What is done here, not at the node."""
+
+    def undone_by(self, plan):
+        """The Step that undoes a plan of this one."""
+        return UndoStep(plan)
 
     def release(self):
         """It is not undone any more: keep nothing of other plans."""
@@ -3877,7 +3891,8 @@ class SetStep(Step):
         foresight = self.setting.foresee(seen)
         if not self._is_overridden(seen):
             return foresight
-        return foresight._replace(message='Stays drained; gets %s on its return.' % count_of(foresight.after, 'CPU'), same=False)
+        message = 'Stays drained; gets %s on its return.' % count_of(foresight.after, 'CPU')
+        return foresight._replace(message=message, same=False)
 
     def describe(self, before, seen, sent):
         return self.setting.describe(before, seen) if sent else self.foresee(seen, {}).message
@@ -3888,7 +3903,7 @@ class DrainStep(Step):
 
     action, title, key, needs_state = 'drain', 'Drain', 'cpus', True
 
-    def __init__(self, then, note, by):
+    def __init__(self, by, then=None, note=None):
         self.then, self.note, self.by = then or STAY, note, str(by)
         self.asked = {'then': self.then, 'note': note}
 
@@ -3898,15 +3913,18 @@ class DrainStep(Step):
         if had is None:
             raise Refusal('Rejected: the node does not tell how many CPUs it has, so they could not be given back.')
         idle = old.idle if old and not old.returning and old.then == self.then else None
-        return {'drain': Drain(old.since if old else seen.ours, self.then, self.note, self.by, had, idle, False, None, operation)}
+        since = old.since if old else seen.ours
+        return {'drain': Drain(since, self.then, self.note, self.by, had, idle, False, None, operation)}
 
     def choose(self, seen, edit):
         return [SetCpus(0)], None
 
     def foresee(self, seen, edit):
-        running = 'No job runs. ' if not seen.info.busy else '%s to finish. ' % count_of(seen.info.busy, 'running job')
-        back = '' if self.then == END else ' On return: %s.' % count_of(returned_cpus(seen.desired).target(seen.info) or 0, 'CPU')
-        return Foresight(0, running + THEN_TEXTS[self.then] + back, danger=self.then == END)
+        text = 'No job runs. ' if not seen.info.busy else '%s to finish. ' % count_of(seen.info.busy, 'running job')
+        text += THEN_TEXTS[self.then]
+        if self.then != END:
+            text += ' On return: %s.' % count_of(returned_cpus(seen.desired).target(seen.info) or 0, 'CPU')
+        return Foresight(0, text, danger=self.then == END)
 
     def describe(self, before, seen, sent):
         return 'Accepts no new jobs. ' + THEN_TEXTS[self.then]
@@ -4072,6 +4090,9 @@ class ForgetStep(Step):
     def perform(self, admin, node_id):
         admin.forget(node_id)
 
+    def undone_by(self, plan):
+        return RelistStep(plan)
+
 
 class RelistStep(UndoStep):
     """List nodes again that were forgotten, with what was set at them and has not been set anew."""
@@ -4086,6 +4107,9 @@ class RelistStep(UndoStep):
 
     def describe(self, before, seen, sent):
         return 'Listed again.'
+
+    def undone_by(self, plan):
+        return ForgetAgainStep(plan)
 
 
 class ForgetAgainStep(ForgetStep, UndoStep):
@@ -4109,10 +4133,10 @@ class Actor(collections.namedtuple('Actor', 'address user via')):
 
 SYSTEM = Actor('dispyadmin')  # what dispyadmin does by itself, as it was told to before
 
-# One node's part in a plan that has run.  `before` and `after` are values of the node; `undo` is what gives it back, or None.
+# One node's part in a plan that has run.  `before` and `after` are values of the node; `undo` gives it back, or is None.
 Change = collections.namedtuple('Change', 'id outcome before after message undo')
-# ((key, what the desired record had, what the plan made of it), ...), and ((key, what the node showed before), ...) of what the
-# plan changed at it.
+# ((key, what the desired record had, what the plan made of it), ...), and ((key, what the node showed before), ...) of what
+# the plan changed at it.
 Undo = collections.namedtuple('Undo', 'keys shown')
 
 
@@ -4144,8 +4168,8 @@ class Plan:
     def summary(self):
         """Its JSON, without the changes."""
         return {'operation': self.number, 'action': self.step.action, 'title': self.step.title, 'asked': self.step.asked,
-                'by': self.by._asdict(), 'label': self.label, 'began': self.began, 'ended': self.ended, 'nodes': len(self.ids),
-                'done': len(self.changes), 'outcomes': self.outcomes(), 'undo': self.can_undo()}
+                'by': self.by._asdict(), 'label': self.label, 'began': self.began, 'ended': self.ended,
+                'nodes': len(self.ids), 'done': len(self.changes), 'outcomes': self.outcomes(), 'undo': self.can_undo()}
 
     def can_undo(self):
         """Whether there is something to give back."""
@@ -4179,6 +4203,9 @@ class Event:
         return value
 
 
+NO_EVENT = Event(0, 0.0, None, (), 0, '')
+
+
 class Journal:
     """The stream of events, and the plans that run or can be looked at.  Its lock guards all that is in it; any thread.
 
@@ -4204,11 +4231,11 @@ class Journal:
     def record(self, kind, nodes, message, by=None, plan=None):
         """Something happened to these nodes, or was done by somebody.  The same, of many nodes at one time, is one event."""
         with self._lock:
-            last, now = self._events[-1] if self._events else None, self._clock()
+            last, now = self._events[-1] if self._events else NO_EVENT, self._clock()
             event = Event(next(self._numbers), now, kind, tuple(nodes)[:MAX_EVENT_NODES], len(nodes), message, plan, by)
             if by is None:
                 self._counts[kind] += len(nodes)
-            if by is None and last is not None and (last.kind, last.by) == (kind, None) and abs(now - last.time) < EVENT_TIME:
+            if by is last.by is None and last.kind == kind and abs(now - last.time) < EVENT_TIME:
                 self._events[-1] = Event(event.number, last.time, kind, (last.nodes + event.nodes)[:MAX_EVENT_NODES],
                                          last.count + len(nodes), message)
             else:
@@ -4486,6 +4513,8 @@ STILL_RUNS = 'dispynode still runs: stop it on the node. %s'
 NO_MORE = 'It does not answer any more; whether dispynode exited is not known.'
 UNSURE = 'No reply after it was sent: the next poll shows whether the node took it.'
 NOT_TAKEN = 'The node did not take it: no reply came, and it does not show it.'
+NOT_REMEMBERED = (' Without --state, nothing remembers the drain after dispyadmin ends: the nodes then stay at 0 CPUs until '
+                  'somebody sets them.')
 UNCLEAR = "The node's reply makes no sense; see what it shows now."
 
 
@@ -4591,8 +4620,7 @@ class PlanRunner:
         original = self._journal.plan(number)
         if not original.can_undo():
             raise InputError('operation: there is nothing to undo in %d' % number)
-        kind = {ForgetStep: RelistStep, ForgetAgainStep: RelistStep, RelistStep: ForgetAgainStep}.get(type(original.step), UndoStep)
-        step = kind(original)
+        step = original.step.undone_by(original)
         return self.plan(step, [node_id for node_id, change in step.changes.items() if change.undo], by, label)
 
     def drifted(self):
@@ -4612,8 +4640,7 @@ class PlanRunner:
         text = '%d of %s will change%s.' % (sum(result['ok'] and not result['same'] for result in results),
                                             count_of(len(results), 'node'), ', %d skipped' % skipped if skipped else '')
         if plan.step.needs_state and not self._admin.reconciler.keeps_state:
-            text += (' Without --state, nothing remembers the drain after dispyadmin ends: the nodes then stay at 0 CPUs until '
-                     'somebody sets them.')
+            text += NOT_REMEMBERED
         return {'title': plan.step.title, 'text': text, 'danger': any(result.get('danger') for result in results),
                 'results': results}
 
@@ -4627,8 +4654,9 @@ class PlanRunner:
             foresight = None if problem else step.foresee(node.seen(ours, merged(node.desired, edit)), edit)
         except Refusal as error:
             problem = failure(node_id, 'refused', error)
-        return problem or dict(success(node_id, foresight.message), before=getattr(node.info, step.key) if step.key else None,
-                               after=foresight.after, same=foresight.same, danger=foresight.danger)
+        before = getattr(node.info, step.key) if step.key else None
+        return problem or success(node_id, foresight.message, before=before, after=foresight.after, same=foresight.same,
+                                  danger=foresight.danger)
 
     @staticmethod
     def _intend(plan, node, ours):
@@ -4678,7 +4706,8 @@ class PlanRunner:
             self._admin.list_again(turn.id)
         looked = functools.partial(self._guarded, turn, self._looked)
         if node and turn.plan.step.asks_node:
-            self._poller.submit(self._admin.talk(turn.id, self._admin.info_steps(turn.id), looked), node.state == UNREACHABLE)
+            talk = self._admin.talk(turn.id, self._admin.info_steps(turn.id), looked)
+            self._poller.submit(talk, slow=node.state == UNREACHABLE)
         else:
             self._poller.submit(Talk(*split_id(turn.id), steps=no_steps(), done=looked))
 
@@ -4794,7 +4823,7 @@ class PlanRunner:
 
     @staticmethod
     def _look_again(turn, answer, ask):
-        """Conversation: what the node shows now.  Where it is gone after it has taken everything, what it answered counts."""
+        """Conversation: what the node shows now.  Where it is gone after it took something, what it answered counts."""
         try:
             return (yield from ask(known=answer.known))
         except (NodeError, WireError):
@@ -4810,7 +4839,8 @@ class PlanRunner:
             return
         clock = self._table.clock(node_id)
         if setting.time == 'now':
-            ahead = min((at + moved - time.time() for moved in (0, DAY, -DAY)), key=abs)  # dispynode may have moved it by a day
+            # dispynode may have moved it by a day
+            ahead = min((at + moved - time.time() for moved in (0, DAY, -DAY)), key=abs)
             clock = clock._replace(ahead=round(ahead) if abs(ahead) > CLOCK_ERROR else 0)
         else:
             clock = clock._replace(zone=zone_of(setting.time, at))
@@ -4842,13 +4872,15 @@ class PlanRunner:
         """A node has been asked: whoever waits for what it shows then goes on.  Poller's thread."""
         turn = self._watched.get(node_id)
         if turn is not None:
-            self._guarded(turn, self._watch_end if any(s.ends_now for s in turn.sent) else self._watch_reply, self._table.get(node_id))
+            watch = self._watch_end if any(setting.ends_now for setting in turn.sent) else self._watch_reply
+            self._guarded(turn, watch, self._table.get(node_id))
 
     def _watch_end(self, turn, node):
-        """dispynode was told to exit: it is gone, or it stays, as its schedule may have died.  That a poll fails is no proof."""
-        answers = node is not None and node.state != UNREACHABLE
+        """dispynode was told to exit: it is gone, or it stays, as its schedule may have died.  A failed poll is no proof."""
+        answers, is_late = node is not None and node.state != UNREACHABLE, time.monotonic() > turn.deadline
         is_gone = node is None or node.is_gone or answers and node.info.cpus and 'drain' in turn.edit  # it was started again
-        is_late = time.monotonic() > turn.deadline or answers and has_lost_schedule(node.info, node.clock.now(time.time()))
+        if answers and has_lost_schedule(node.info, node.clock.now(time.time())):
+            is_late = True
         if not is_gone and not is_late:
             self._schedule.ask_in(turn.id, 0.5)
             return
@@ -4905,7 +4937,8 @@ class PlanRunner:
         before = getattr(turn.before, key) if key and turn.before else None
         if result['ok']:
             result['before'] = before
-        self._journal.change(plan, Change(turn.id, result['outcome'], before, result.get(key), plan.share(result['message']), undo))
+        message = plan.share(result['message'])
+        self._journal.change(plan, Change(turn.id, result['outcome'], before, result.get(key), message, undo))
         tell, turn.tell = turn.tell, None
         if tell is None:
             return  # its turn was over before
@@ -5223,7 +5256,7 @@ class Admin:
             finally:
                 collector.put(node_id, (None, None, error) if error else outcome + (None,))
         steps = find_client_secret(self._request, self.table.known(node_id), self._secrets,
-                             functools.partial(self.table.may_send, node_id))
+                                   functools.partial(self.table.may_send, node_id))
         self.poller.submit(self.talk(node_id, steps, done))
         late = NodeError('It did not answer all questions within %d seconds.' % SECRET_TIME)
         return self.wait(collector, SECRET_TIME).get(node_id, (None, None, late))
@@ -6140,7 +6173,7 @@ class Reconciler(Worker):
             self._state_file.close()
 
     def when_saved(self, then):
-        """Call `then(problem)` when what is desired now is on disk; with a sentence when it cannot be written.  Any thread."""
+        """Call `then(problem)` when what is desired now is on disk; a sentence when it cannot be.  Any thread."""
         if self._state_file is None:
             then(None)
         else:
@@ -6199,7 +6232,8 @@ class Reconciler(Worker):
     def _tell_drift(self, node):
         keys = tuple(sorted(node.drift))
         if keys and self._drifted.get(node.id) != keys:
-            self._admin.journal.record(DRIFTED, [node.id], '%s has changed: %s' % (node.label, ' '.join(node.drift.values())))
+            what = ' '.join(node.drift.values())
+            self._admin.journal.record(DRIFTED, [node.id], '%s has changed: %s' % (node.label, what))
         self._drifted[node.id] = keys
         if not keys and 'drain' not in node.desired:
             self._tries.pop(node.id, None)
@@ -6233,13 +6267,16 @@ class Reconciler(Worker):
     def _change(self, node, drain, event=None):
         """Change a node's drain, unless somebody has changed what is desired of it meanwhile; `event` tells of it."""
         if self._admin.table.edit(node.id, {'drain': drain}, node.desired) and event:
-            self._admin.journal.record(DRAINED, [node.id], '%s %s.' % (node.label, event))
+            self._tell(node, event)
+
+    def _tell(self, node, event):
+        self._admin.journal.record(DRAINED, [node.id], '%s %s.' % (node.label, event))
 
     def _tell_end(self, node, node_id, result):
         """A plan of the reconciler is over at this node.  Poller's thread."""
         drain = self._admin.table.desired(node_id).get('drain')
         if drain and drain.ended and result['outcome'] == 'refused':
-            self._admin.journal.record(DRAINED, [node_id], '%s is drained, but dispynode does not exit: stop it by hand.' % node.label)
+            self._tell(node, 'is drained, but dispynode does not exit: stop it by hand')
 
     # --- state ---
 
@@ -6275,10 +6312,10 @@ class Reconciler(Worker):
 
 
 class StateFile:
-    """The file of --state: JSON, replaced as a whole each time, locked by the dispyadmin that uses it.  No secrets are in it.
+    """The file of --state: JSON, replaced as a whole each time, locked by the dispyadmin that uses it, without secrets.
 
-    Reading and writing are done on a thread of their own with a limit of time: the file may be on a mount that hangs.  While
-    one hangs there is no other.  One thread at a time may call it.
+    Reading and writing are done on a thread of their own with a limit of time: the file may be on a mount that hangs.
+    While one hangs there is no other.  One thread at a time may call it.
     """
 
     def __init__(self, name):
@@ -6288,8 +6325,8 @@ class StateFile:
         self._thread = None         # the last one that reads or writes
 
     def open(self):
-        """({id: what is kept of a node}, forgotten ids); the file is ours from now on.  One that makes no sense is set aside,
-        not overwritten.  StartError."""
+        """({id: what is kept of a node}, forgotten ids); the file is ours from now on.  One that makes no sense is set
+        aside, not overwritten.  StartError."""
         try:
             data = self._within(STATE_TIME, self._read)
         except OSError as error:
@@ -6439,9 +6476,11 @@ def _read_kept(its):
 
 
 def _read_kept_of_1_0(its):
-    drain = its['drain'] and dict({'note': None, 'returning': False, 'ended': None, 'operation': 0, 'had': its['drain']['restore']},
-                                  **{key: value for key, value in its['drain'].items() if key != 'restore'})
-    return _read_kept({'added': its['added'], 'zone': its['zone'], 'ahead': None, 'settings': its['wanted'], 'drain': drain})
+    drain = its['drain']
+    if drain is not None:
+        drain = dict(drain, note=None, returning=False, ended=None, operation=0, had=drain['restore'])
+        del drain['restore']
+    return _read_kept(dict(its, ahead=None, settings=its['wanted'], drain=drain))
 
 
 def _read_setting(key, fields):
@@ -11305,7 +11344,7 @@ ROUTES = {
     '/api/service_time': {'POST': setting_route(SetServiceTime, 'control', 'time')},
     '/api/clients': {'POST': setting_route(SetClients, 'clients')},
     '/api/undo': {'POST': Route(undo, operation=check_operation, preview=maybe(check_flag), label=maybe(check_label))},
-    '/api/drain': {'POST': plan_route(lambda by, then, note: DrainStep(then, note, by), then=maybe(check_then), note=maybe(check_note))},
+    '/api/drain': {'POST': plan_route(DrainStep, then=maybe(check_then), note=maybe(check_note))},
     '/api/return': RETURN,
     '/api/cancel_drain': RETURN,
     '/api/reapply': {'POST': plan_route(lambda by: ReapplyStep(), needs_nodes=False)},

@@ -11,7 +11,8 @@ import dispyadmin
 from . import environment, lab
 
 # What a programmer adds for what a later release of dispynode might tell.
-MADE_UP = '''    Field('gpus', 'GPUs', 'GPU', functools.partial(_integer, high=64), 5.5, Metric('gpus', 'GPUs in the machine.')),
+MADE_UP = '''    Field('gpus', 'GPUs', 'GPU', functools.partial(_integer, high=64), 5.5,
+          Metric('gpus', 'GPUs in the machine.')),
 '''
 BEHIND = r"    Field\('busy', .*\n"
 

@@ -890,7 +890,8 @@ class Health(HttpTest):
                 self.assertEqual(len(workers), 8)
             with self.running(prepare) as ask:
                 lab.wait_for(lambda: ask() == (503, {'ok': False}), what=names[-1] + ' has died')
-        self.assertEqual(sorted(names), ['alerts', 'announcer', 'history', 'http', 'keeper', 'listener', 'poller', 'seeker'])
+        self.assertEqual(sorted(names), ['alerts', 'announcer', 'history', 'http', 'listener', 'poller', 'reconciler',
+                                         'seeker'])
 
     def test_late_polls(self):
         """None is taken any more: after a minute, or three intervals if that is more."""

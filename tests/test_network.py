@@ -45,8 +45,8 @@ class NetworkTest(lab.LabTest):
 class Broadcast(NetworkTest):
     def test_segment(self):
         """Nodes that run and nodes that come; one that ends says so; one that dies does not."""
-        self.check_segment('ended', '--info_port', PORT)
-        self.check_segment('ended|refused')         # the port is left to others: what is said to all is not heard
+        self.check_segment('exited', '--info_port', PORT)
+        self.check_segment('exited|refused')         # the port is left to others: what is said to all is not heard
 
     def check_segment(self, words, *options):
         head, one, two, three = self.segment(4).hosts
@@ -60,7 +60,7 @@ class Broadcast(NetworkTest):
         first.wait()
         admin.wait_node(first, timeout=5, state='unreachable', reason=lambda text: re.search(words, text or ''))
         second.kill()
-        admin.wait_node(second, timeout=5, state='unreachable', reason=lambda text: 'ended' not in (text or 'ended'))
+        admin.wait_node(second, timeout=5, state='unreachable', reason=lambda text: 'exited' not in (text or 'exited'))
         self.assertTrue(admin.control('cpus', [third], cpus=1)[third.id]['ok'])
         self.assertEqual(third.managed(), 1)
 
@@ -71,7 +71,7 @@ class Broadcast(NetworkTest):
         admin.wait_node(node, state='ready')
         node.signal(signal.SIGTERM)
         node.wait()
-        admin.wait_node(node, timeout=45, state='unreachable', reason=lambda text: 'ended' in (text or ''))
+        admin.wait_node(node, timeout=45, state='unreachable', reason=lambda text: 'exited' in (text or ''))
 
     def test_releases_on_their_own_ports(self):
         """4.11 and 4.15 with the ports that each has by default, found by one dispyadmin with its own."""

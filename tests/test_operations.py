@@ -11,7 +11,7 @@ import unittest
 from unittest import mock
 
 import dispyadmin
-from dispyadmin import (Actor, Change, Drain, Group, InputError, Journal, NodeClock, NodeTable, Plan, Seen, SetClients, SetCpus,
+from dispyadmin import (Actor, Change, Group, InputError, Journal, NodeClock, NodeTable, Plan, Seen, SetClients, SetCpus,
                         SetServiceTime, SetStep)
 
 from . import lab
@@ -72,7 +72,8 @@ class Values(unittest.TestCase):
             text = wanted.drift(seen(info(service_stop=shown), clock_, now))
             self.assertEqual(text is None, words is None, (shown, text))
             self.assertIn(words or '', text or '')
-        self.assertIsNone(wanted.drift(seen(info(service_stop=six), clock_, six + 3600)))     # over, but it is still the same day
+        over = seen(info(service_stop=six), clock_, six + 3600)         # but it is still the same day
+        self.assertIsNone(wanted.drift(over))
         cleared = SetServiceTime('end', None)
         self.assertIsNone(cleared.drift(seen(info(), clock_, now)))
         self.assertIn('should be cleared', cleared.drift(seen(info(service_end=six), clock_, now)))
@@ -83,7 +84,8 @@ class Values(unittest.TestCase):
         ours = dispyadmin.own_zone(now)
         six = now - (now + ours) % DAY + 18 * 3600
         wanted = SetServiceTime('stop', '18:00').of(1, six)
-        self.assertIn('19:00, should be 18:00', wanted.drift(seen(info(service_stop=six + 3600), NodeClock(ours, None), now)))
+        later = seen(info(service_stop=six + 3600), NodeClock(ours, None), now)
+        self.assertIn('19:00, should be 18:00', wanted.drift(later))
         self.assertIsNone(wanted.drift(seen(info(service_stop=six), NodeClock(ours, None), now)))
 
     def test_groups(self):
@@ -529,8 +531,8 @@ class State(OperationsTest):
 
     def test_place_that_cannot_be_written(self):
         nowhere = os.path.join(self.folder(), 'none', 'state')
-        for name, word in ((self.folder(), 'a directory, a pipe or a device'), ('/dev/null', 'a directory, a pipe or a device'),
-                           (nowhere, 'cannot be written')):
+        for name, word in ((self.folder(), 'a directory, a pipe or a device'),
+                           ('/dev/null', 'a directory, a pipe or a device'), (nowhere, 'cannot be written')):
             status, _, err = self.run_script('--state', name)
             self.assertEqual(status, 1, err)
             self.assertRegex(err, '--state .*%s' % word)

@@ -11,8 +11,8 @@ from .test_operations import OperationsTest
 
 
 class Slow(wire.FakeNode):
-    """A fake node whose answers to controls wait for `gate`, are lost (`lose`), or come of nothing that it did (`ignore`); with
-    `dies` nothing listens any more after one."""
+    """A fake node whose answers to controls wait for `gate`, and are lost (`lose`) or come of nothing (`ignore`); with `dies`
+    nothing listens any more after one."""
 
     def __init__(self, *args, **kwargs):
         self.gate, self.lose, self.ignore, self.dies = threading.Event(), False, False, False
@@ -331,7 +331,8 @@ class Written(TrustTest):
             'drain': {'since': 1.0, 'then': 'stay', 'restore': 4, 'idle': None, 'by': 'root'}}}}), 'state.json')
         admin = self.admin('--state', state)
         shown = list(admin.nodes().values())[0]
-        self.assertEqual((shown['wanted'], shown['drain']['restore'], shown['drain']['by']), ({'cpus': {'cpus': 2}}, 2, 'root'))
+        self.assertEqual((shown['wanted'], shown['drain']['restore'], shown['drain']['by']),
+                         ({'cpus': {'cpus': 2}}, 2, 'root'))
         self.assertEqual(os.listdir(os.path.dirname(state)), ['state.json'])
 
 
