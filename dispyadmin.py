@@ -1791,7 +1791,7 @@ class Group:
 class Node:
     """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
 
-    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'is_asked', 'announces', 'is_gone',
+    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'ended', 'is_asked', 'announces', 'is_gone',
                  'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'clock',
                  'added', 'desired', 'groups', '_grouped')
 
@@ -1807,6 +1807,7 @@ class Node:
         self.info = None         # Info: the last full reply; stays when the node is lost
         self.version = None      # dispy release, from its announcements: a reply does not have it
         self.error = NOT_YET     # one sentence, while unreachable; else None
+        self.ended = None        # sentence on how it exited, where that is known
         self.is_asked = False    # whether it has answered, or has failed to
         self.is_gone = False     # whether that is for certain: nothing listens there, or it said that it ends
         self.announces = None    # the id that its announcements name instead of this one, where nothing listens
@@ -2086,15 +2087,11 @@ class NodeTable:
 
     def desired(self, node_id):
         """What administrators want of a node (see in_force); empty when it is not in the table."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            return node.desired if node else {}
+        return (self.get(node_id) or NOTHING).desired
 
     def clock(self, node_id):
         """The NodeClock of a node."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            return node.clock if node else OWN_CLOCK
+        return (self.get(node_id) or NOTHING).clock
 
     def known(self, node_id):
         """How the node at this address was opened last (Known); STRANGER when it is not in the table."""
@@ -2104,9 +2101,7 @@ class NodeTable:
 
     def answers(self, node_id):
         """Whether there is a node at this address that answered when it was asked last."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            return node is not None and node.error is None
+        return (self.get(node_id) or NOTHING).state not in (None, UNREACHABLE)
 
     def has_unasked(self):
         """Whether there are nodes that have not been asked yet."""
@@ -2249,9 +2244,10 @@ class NodeTable:
             node.is_asked = True
             lost, is_gone = node.error is None, is_gone or bool(node.said_end)
             if node.said_end:
-                sentence = SAID_END_REASON % clock_time(node.said_end)
-            elif lost and self._has_ended(node) or node.error == ENDED_REASON:
-                sentence = ENDED_REASON
+                node.ended = SAID_END_REASON % clock_time(node.said_end)
+            elif lost:
+                node.ended = ENDED_REASON if self._has_ended(node) else None
+            sentence = node.ended or sentence
             if lost or (node.error, node.is_gone) != (sentence, is_gone):
                 node.error, node.is_gone = sentence, is_gone
                 self._changed(node)

@@ -11,7 +11,7 @@ from .test_operations import OperationsTest
 
 
 class Slow(wire.FakeNode):
-    """A fake node whose answers to controls wait for `gate`, and are lost (`lose`) or come of nothing (`ignore`); with `dies`
+    """A fake node whose answers to controls wait for `gate`, are lost (`lose`) or come of nothing (`ignore`); with `dies`
     nothing listens any more after one."""
 
     def __init__(self, *args, **kwargs):
