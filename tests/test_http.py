@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import unittest
 
@@ -891,6 +892,22 @@ class Health(HttpTest):
             with self.running(prepare) as ask:
                 lab.wait_for(lambda: ask() == (503, {'ok': False}), what=names[-1] + ' has died')
         self.assertEqual(sorted(names), ['alerts', 'announcer', 'history', 'http', 'keeper', 'listener', 'poller', 'seeker'])
+
+    def test_poller_that_hangs(self):
+        """All its nodes are being asked, and none is late: but it has no turn."""
+        def prepare(admin, _):
+            self.poller = admin.poller
+        with self.running(prepare) as ask:
+            self.assertEqual(ask(), (200, {'ok': True}))
+            hung, ended = threading.Event(), threading.Event()
+            self.addCleanup(ended.set)
+            self.poller.turn = lambda: (hung.set(), ended.wait(20))
+            self.poller.wake()
+            self.assertTrue(hung.wait(10))
+            self.assertEqual(ask(), (200, {'ok': True}))
+            self.poller.last_turn -= dispyadmin.LONGEST_TURN + dispyadmin.LATE_TIME
+            self.assertEqual(ask(), (503, {'ok': False}))
+            ended.set()
 
     def test_late_polls(self):
         """None is taken any more: after a minute, or three intervals if that is more."""
