@@ -89,7 +89,7 @@ class Nodes(HttpTest):
                          {'nodes': 2, 'ready': 1, 'stopped': 0, 'locked': 1, 'unreachable': 0, 'cpus': 6, 'busy': 0})
 
     def test_since(self):
-        admin = self.admin('--secret', 'open', '--poll_interval', 60)
+        admin = self.admin('--secret', 'open', '--poll_interval', 86400)     # none is polled, and changed, meanwhile
         first, second = self.fake('open'), self.fake('open')
         for node in (first, second):
             admin.add(node)
