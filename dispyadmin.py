@@ -130,6 +130,7 @@ QUICK_TIME = 0.5               # seconds after which an exchange counts as slow
 # many of them, within these bounds, and at most half the poll interval.
 TICK_POLLS = 50
 LEAST_TICK, LONGEST_TICK = 0.25, 1.0  # seconds
+LONGEST_TURN = 60.0            # seconds that the poller waits at most
 LATE_TIME = 60.0               # seconds, or three poll intervals, by which a poll may be late on a busy machine
 STARVED_TIME = 0.2             # seconds without new exchanges when the system has no more file descriptors
 FIRST_PAUSE = 2.0              # seconds until a silent node is asked again; doubled each time ...
@@ -1042,6 +1043,9 @@ def tls_contexts(certfile, keyfile):
         client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         client.check_hostname = False
         client.verify_mode = ssl.CERT_REQUIRED
+        for name in filter(None, (certfile, keyfile)):
+            with open(name, 'rb'):
+                pass  # errors of the ssl module name no file
         client.load_verify_locations(certfile)
         server.load_cert_chain(certfile, keyfile or None, password=_no_password)
         return client, server
@@ -2726,6 +2730,7 @@ class Poller(Worker):
         self._limit = places                       # lower than `places` while the system has no more descriptors
         self._starved_until = 0.0                  # monotonic time until which none is asked for
         self._look_at = 0.0                        # monotonic time at which to look for polls that are due
+        self.last_turn = clock()                   # monotonic time at which the last turn began; read by any
         # Written by this thread, read by any: exchanges that were answered, the seconds that these took, and those that
         # failed.
         self.answered, self.answered_seconds, self.failed = 0, 0.0, 0
@@ -2756,7 +2761,7 @@ class Poller(Worker):
     # --- this thread ---
 
     def turn(self):
-        now = self._clock()
+        self.last_turn = now = self._clock()
         self._start_talks(now)
         self._launch_all(now)
         patience = self._patience(now)
@@ -2774,7 +2779,7 @@ class Poller(Worker):
 
     def _patience(self, now):
         """Seconds until something is to be done that no socket tells."""
-        then = now if self._ready or self._ready_slow else now + 60.0
+        then = now if self._ready or self._ready_slow else now + LONGEST_TURN
         for young in self._quick, self._trials:
             if young:
                 then = min(then, self._ages(next(iter(young))))
@@ -3172,7 +3177,7 @@ class Listener(Worker):
             except OSError as error:
                 if not port or wanted is not None or error.errno != errno.EADDRINUSE:
                     raise StartError('%s: cannot listen at %s. %s' % (
-                        '--host' if wanted is None else '--reply_port %d' % wanted, ', '.join(self._addresses),
+                        '--reply_port %d' % port if port else '--host', ', '.join(self._addresses),
                         system_error(error)))
         for sock in self._replies:
             self._take_up(sock)
@@ -4423,7 +4428,7 @@ class Alerts(Worker):
         try:
             problem, printed = run_program(self._command, alert.json().encode('ascii'), self.stopping)
         except OSError as error:
-            problem, printed = 'cannot be run: %s' % error.strerror, b''
+            problem, printed = 'cannot be run. %s' % system_error(error), b''
         for line in printed.decode('utf-8', 'replace').splitlines():
             logger.debug('--on_event, %s: %s', alert.kind, line)
         if problem:
@@ -5060,8 +5065,9 @@ class Admin:
         return meeting or not self.seeker.has_looked or self.table.has_unasked()
 
     def is_well(self):
-        """Whether all threads run, and no poll is far behind."""
+        """Whether all threads run, the poller has its turns, and no poll is far behind."""
         return (all(worker.is_alive() for worker in self._workers)
+                and time.monotonic() - self.poller.last_turn <= LONGEST_TURN + LATE_TIME
                 and self.schedule.lateness() <= max(3 * self.schedule.interval, LATE_TIME))
 
     def about(self):
@@ -6034,7 +6040,7 @@ class Diagnosis(Findings):
             try:
                 source = source_for(address, self._ports[0])
             except (OSError, NodeError) as error:
-                failed.append((address, getattr(error, 'strerror', None) or str(error)))
+                failed.append((address, system_error(error)))
             else:
                 reached.append(address)
                 self.say('near' if self._admin.reaches(address) else 'far', address=address, source=source)
@@ -10586,7 +10592,7 @@ class WebServer(Worker):
         addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
         self.loopback = all(is_loopback(address) for address in addresses)
         self.proxy_names = {name.lower() for name in settings.http_names}
-        self.names = {'localhost', settings.http_host.lower().strip('[]')} | self.proxy_names
+        self.names = {'localhost', settings.http_host.lower().strip('[]').rstrip('.')} | self.proxy_names
         # With a name for a proxy, each connection may be the proxy's, whoever is behind it.
         self.trusts_kernel = (self.loopback and not self.proxy_names and os.path.exists('/proc/self/net/tcp')
                               and hasattr(os, 'geteuid'))
@@ -10609,19 +10615,18 @@ class WebServer(Worker):
             try:
                 sockets.append(open_socket(socket.SOCK_STREAM, address, port))
                 port = sockets[0].getsockname()[1]
-            except OSError as error:
+            except (OSError, NodeError) as error:  # NodeError: a name stands for a link-local address
                 problem = error
-                if error.errno == errno.EADDRINUSE:
+                taken = getattr(error, 'errno', None) == errno.EADDRINUSE
+                if taken:
                     break
-            else:
-                continue
-        if problem is not None and (not sockets or problem.errno == errno.EADDRINUSE):
+        if problem is not None and (not sockets or taken):
             for sock in sockets:
                 sock.close()
             raise StartError('--http_host %s, --http_port %d: %s%s' % (
-                printable(host), port, problem.strerror,
-                "; dispyadmin may run already, or dispy's own web server (dispyscheduler --httpd, dispy.httpd) uses it; "
-                'give another --http_port' if problem.errno == errno.EADDRINUSE else ''))
+                printable(host), port, system_error(problem),
+                " dispyadmin may run already, or dispy's own web server (dispyscheduler --httpd, dispy.httpd) uses it; "
+                'give another --http_port' if taken else ''))
         return sockets
 
     def url(self, host):
@@ -10642,7 +10647,8 @@ class WebServer(Worker):
             address = canonical(name)
         except ValueError:
             return False
-        return is_loopback(address) or not self.loopback and address == local_address.partition('%')[0]
+        return (address in self.names or is_loopback(address)
+                or not self.loopback and address.partition('%')[0] == local_address.partition('%')[0])
 
     # --- its thread ---
 
@@ -10912,10 +10918,13 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             raise HttpError(401, 'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
         rest = urllib.parse.urlencode(query, doseq=True)
         cookie = '%s=%s; HttpOnly; SameSite=Strict%s' % (self.server.cookie, self.server.token,
-                                                         '; Secure' if self.server.tls else '')
+                                                         '; Secure' if self._is_secure() else '')
         # Some clients take an empty query for none, and would come back.
         self._send(303, HTML, b'', {'Set-Cookie': cookie, 'Location': '?' + (rest or 'login')})
         return True
+
+    def _is_secure(self):
+        return bool(self.server.tls or self.server.proxy_names and is_told_https(self.headers))
 
     def _check_origin(self):
         """A browser says from which page a request comes: it must be our own, or a proxy's that leads here."""
@@ -11357,9 +11366,9 @@ NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': Route(forget_node)
 
 
 def host_of(authority):
-    """The host of HOST, HOST:PORT or [ADDRESS]:PORT; empty when it is none of them."""
+    """The host of HOST, HOST:PORT or [ADDRESS]:PORT, without a last dot; empty when it is none of them."""
     match = re.match(r'(?:\[([^\[\]]*)\]|([^:/\[\]]*))(?::[0-9]*)?\Z', authority)
-    return match.group(1) or match.group(2) or '' if match else ''
+    return (match.group(1) or match.group(2) or '').rstrip('.') if match else ''
 
 
 def told_address(headers):
@@ -11367,15 +11376,35 @@ def told_address(headers):
 
     What comes before the last comma the client may have made up.
     """
-    for name in ('X-Forwarded-For', 'X-Real-IP', 'Forwarded'):
+    for name in ('X-Forwarded-For', 'X-Real-IP'):
         if name in headers:
-            last = headers.get_all(name)[-1].rpartition(',')[2]
-            last = re.sub(r'(?i)^(?:.*;)?\s*for=|;.*', '', last)  # RFC 7239: for="[2001:db8::1]:4711";proto=https
-            try:
-                return canonical(split_host_port(last.strip(' \t"'))[0]).partition('%')[0]
-            except ValueError:
-                return None
-    return None
+            last = headers.get_all(name)[-1].rpartition(',')[2].strip(' \t"')
+            break
+    else:
+        last = told_pair(headers, 'for')
+    try:
+        return canonical(split_host_port(last)[0]).partition('%')[0]
+    except ValueError:
+        return None
+
+
+# The last element of Forwarded: what stands in quotation marks, as a client's Host may, has no commas or semicolons of ours.
+_PAIR = r'[a-z]+=(?:"[^"]*"|[^\s",;]*)'
+_LAST_ELEMENT = re.compile(r'(?:.*,)?[ \t]*(%s(?:[ \t]*;[ \t]*%s)*)[ \t]*\Z' % (_PAIR, _PAIR), re.IGNORECASE)
+
+
+def told_pair(headers, name):
+    """A value of the last element in the header Forwarded (RFC 7239); '' when it has none, or several."""
+    match = _LAST_ELEMENT.match(headers.get_all('Forwarded', [''])[-1])
+    pairs = [pair.partition('=') for pair in re.findall(_PAIR, match.group(1), re.IGNORECASE)] if match else []
+    values = [value.strip('"') for key, _, value in pairs if key.lower() == name]
+    return values[0] if len(values) == 1 else ''
+
+
+def is_told_https(headers):
+    """Whether the proxy says that the client speaks TLS with it.  Who makes that up spoils his own login alone."""
+    return 'https' in (headers.get_all('X-Forwarded-Proto', [''])[-1].rpartition(',')[2].strip().lower(),
+                       told_pair(headers, 'proto').lower())
 
 
 def overflow_user():
@@ -11456,8 +11485,11 @@ def _host(text):
 
 
 def _http_name(text):
-    """A --http_name: browsers leave the interface of a link-local address out."""
-    return check_host(text.strip(), needs_interface=False)
+    """A --http_name: browsers leave the interface of a link-local address out, and the last dot in."""
+    name = text.strip().rstrip('.')
+    if '://' in name or '/' in name or host_of(name) != name and not is_address(name):
+        raise ValueError('must be a name alone, without scheme, port, path and brackets')
+    return check_host(name, needs_interface=False)
 
 
 def _place(text):

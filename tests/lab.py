@@ -383,6 +383,9 @@ def finish_all():
             _started.pop().close()
 
 
+_given, _given_lock = set(), threading.Lock()     # ports that free_ports() has looked at
+
+
 class LabTest(unittest.TestCase):
     """A test with addresses and ports of its own: two runs at once, or two modules, do not meet."""
 
@@ -412,6 +415,10 @@ class LabTest(unittest.TestCase):
         """An info port N such that N and N + 1 are free for TCP and UDP; below the range that the kernel gives out."""
         while True:
             port = random.SystemRandom().randrange(10000, 30000, 2)
+            with _given_lock:
+                if port in _given:       # looking at it would take it, for a moment, from who has it
+                    continue
+                _given.add(port)
             try:
                 for number in (port, port + 1):
                     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):

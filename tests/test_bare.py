@@ -481,6 +481,28 @@ class Sentences(BareTest):
         self.assertEqual(dispyadmin.system_error(dispyadmin.NodeError('Said by us.')), 'Said by us.')
         self.assertEqual(dispyadmin.connection_error(OSError(errno.EIO, 'said')), 'It cannot be reached: said.')
 
+    def test_page_at_a_name(self):
+        """A name that stands for a link-local address, for one that is not here, for a port that root alone may use."""
+        for found, port, words in ((['fe80::1'], 0, 'link-local address: add its interface'),
+                                   (['192.0.2.1'], 0, 'No interface'), (['fe80::1', '127.0.0.1'], 0, None),
+                                   (['127.0.0.1', 'fe80::1'], 0, None)):
+            with self.subTest(found), unittest.mock.patch('dispyadmin.resolve', return_value=found):
+                if words is None:
+                    sockets = dispyadmin.WebServer._open('node7', port)
+                    self.assertEqual([sock.getsockname()[0] for sock in sockets], ['127.0.0.1'])
+                    sockets[0].close()
+                else:
+                    with self.assertRaisesRegex(dispyadmin.StartError, '^--http_host node7, --http_port 0: .*' + words):
+                        dispyadmin.WebServer._open('node7', port)
+
+    def test_key_that_may_not_be_read(self):
+        """The ssl module names no file: it is not taken for a connection that a firewall refuses."""
+        with unittest.mock.patch('builtins.open', side_effect=PermissionError(errno.EACCES, 'x', 'cert.pem')):
+            with self.assertRaises(dispyadmin.StartError) as caught:
+                dispyadmin.tls_contexts('cert.pem', 'key.pem')
+        self.assertIn('user who runs', str(caught.exception))
+        self.assertNotIn('firewall', str(caught.exception))
+
     def test_names(self):
         """An unknown name is told from a resolver that does not answer."""
         for error, words in ((socket.gaierror(socket.EAI_NONAME, 'x'), 'is unknown'),

@@ -2,6 +2,7 @@
 an interface that goes and comes."""
 
 import concurrent.futures
+import itertools
 import gc
 import logging
 import os
@@ -79,11 +80,13 @@ class Errors(FaultTest):
         node, late, other = made = [lab.Watched(self.address(), info_port + 1, 'open') for _ in range(3)]
         admin = self.broken(place, '--node', node.id, '--info_port', info_port, '--node_port', info_port + 1,
                             address=address)
+        ports = itertools.cycle(range(other.port, other.port + 8))
         try:
             def injected():
                 """Keep everything busy until the fault has been met."""
+                port = next(ports)           # at most of them nothing listens: they stay new
                 for kind in (b'PING:', b'NODE_INFO:'):
-                    message = wire.encode(kind, wire.announcement(other.address, other.port, other.sign))
+                    message = wire.encode(kind, wire.announcement(other.address, port, other.sign))
                     wire.datagram(message, target, other.address)
                     try:
                         with wire.connect(*target) as sock:

@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import unittest
 
@@ -88,7 +89,7 @@ class Nodes(HttpTest):
                          {'nodes': 2, 'ready': 1, 'stopped': 0, 'locked': 1, 'unreachable': 0, 'cpus': 6, 'busy': 0})
 
     def test_since(self):
-        admin = self.admin('--secret', 'open', '--poll_interval', 60)
+        admin = self.admin('--secret', 'open', '--poll_interval', 86400)     # none is polled, and changed, meanwhile
         first, second = self.fake('open'), self.fake('open')
         for node in (first, second):
             admin.add(node)
@@ -892,6 +893,22 @@ class Health(HttpTest):
                 lab.wait_for(lambda: ask() == (503, {'ok': False}), what=names[-1] + ' has died')
         self.assertEqual(sorted(names), ['alerts', 'announcer', 'history', 'http', 'listener', 'poller', 'reconciler',
                                          'seeker'])
+
+    def test_poller_that_hangs(self):
+        """All its nodes are being asked, and none is late: but it has no turn."""
+        def prepare(admin, _):
+            self.poller = admin.poller
+        with self.running(prepare) as ask:
+            self.assertEqual(ask(), (200, {'ok': True}))
+            hung, ended = threading.Event(), threading.Event()
+            self.addCleanup(ended.set)
+            self.poller.turn = lambda: (hung.set(), ended.wait(20))
+            self.poller.wake()
+            self.assertTrue(hung.wait(10))
+            self.assertEqual(ask(), (200, {'ok': True}))
+            self.poller.last_turn -= dispyadmin.LONGEST_TURN + dispyadmin.LATE_TIME
+            self.assertEqual(ask(), (503, {'ok': False}))
+            ended.set()
 
     def test_late_polls(self):
         """None is taken any more: after a minute, or three intervals if that is more."""

@@ -16,6 +16,7 @@ from .test_page import PageTest
 
 NAME = 'cluster.example.org'
 TOKEN = 'a-token-for-the-proxy'
+UPSTREAM = 'dispy_admin'          # what Host is where proxy_pass names an upstream block
 
 # What each sends by itself.
 # nginx: as Host the host and port of proxy_pass (proxy_set_header in nginx.org/en/docs/http/ngx_http_proxy_module.html).
@@ -27,6 +28,8 @@ FORWARDED = {'X-Forwarded-For': '10.1.2.3', 'X-Forwarded-Host': NAME}
 PROXIES = {
     'nginx': {'Host': 'localhost:{port}'},
     'nginx to an address': {'Host': '127.0.0.1:{port}'},
+    'nginx to an upstream block': {'Host': UPSTREAM},
+    'nginx to a name of this machine': {'Host': UPSTREAM + ':{port}'},
     'nginx, Host $host': {'Host': NAME},
     'Apache': dict(FORWARDED, Host='localhost:{port}', **{'X-Forwarded-Server': NAME}),
     'Caddy': dict(FORWARDED, Host=NAME, **{'X-Forwarded-Proto': 'https'}),
@@ -49,12 +52,13 @@ class Nginx(lab.Process):
               'http {\n  access_log off;\n%(paths)s\n%(server)s\n}\n')
     PATHS = ('client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi')
 
-    def __init__(self, folder, lines, port):
+    def __init__(self, folder, lines, port, before=''):
         self.host, self.port = '127.0.0.1', port
         config = os.path.join(folder, 'nginx.conf')
         paths = '\n'.join('  %s_temp_path %s/%s;' % (name, folder, name) for name in self.PATHS)
         with open(config, 'w') as file:
-            file.write(self.CONFIG % {'folder': folder, 'paths': paths, 'server': self.SERVER % (self.host, port, lines)})
+            server = before + self.SERVER % (self.host, port, lines)
+            file.write(self.CONFIG % {'folder': folder, 'paths': paths, 'server': server})
         super().__init__(['nginx', '-p', folder, '-e', 'stderr', '-c', config])
         try:
             lab.wait_for(self.answers, what=lambda: 'nginx answers: ' + self.output())
@@ -87,7 +91,7 @@ class ProxyTest(lab.LabTest):
     def shown(self, *options):
         """(dispyadmin with a name for a proxy, one open node)."""
         node = self.fake('open')
-        admin = self.admin('--secret', 'open', '--http_name', NAME, *options)
+        admin = self.admin('--secret', 'open', '--http_name', NAME, '--http_name', UPSTREAM, *options)
         admin.token = admin.token or TOKEN
         admin.add(node)
         admin.wait_node(node, state='ready')
@@ -102,10 +106,10 @@ class ProxyTest(lab.LabTest):
         if status != 200:
             self.assertIn('Origin', answer.json['error'])
 
-    def nginx(self, lines):
+    def nginx(self, lines, before=''):
         if not shutil.which('nginx'):
             self.skipTest('no nginx')
-        return self.start(Nginx, self.folder(), lines, self.free_ports())
+        return self.start(Nginx, self.folder(), lines, self.free_ports(), before)
 
     @staticmethod
     def last_action(admin):
@@ -186,13 +190,17 @@ class Headers(ProxyTest):
                 ({'Forwarded': 'for=10.1.2.3'}, '10.1.2.3'),
                 ({'Forwarded': 'for=1.1.1.1;proto=http, For="[2001:db8::1]:4711";by=10.0.0.1;proto=https'}, '2001:db8::1'),
                 ({'Forwarded': 'proto=https; for="10.1.2.3:80"; by="10.0.0.1"'}, '10.1.2.3'),
-                ({'Forwarded': 'for=";evil, for=10.1.2.3'}, '10.1.2.3')):
+                ({'Forwarded': 'for=";evil, for=10.1.2.3'}, '10.1.2.3'),
+                # what a client wrote into its Host stays within the quotation marks
+                ({'Forwarded': 'for=10.1.2.3;host="x,for=6.6.6.6"'}, '10.1.2.3'),
+                ({'Forwarded': 'for=10.1.2.3;host="x;for=6.6.6.6"'}, '10.1.2.3')):
             with self.subTest(headers):
                 self.assertEqual(self.asked_by(admin, headers), {'address': address, 'user': None, 'via': '127.0.0.1'})
         for headers in ({}, {'X-Forwarded-For': 'unknown'}, {'X-Forwarded-For': '10.1.2.3, '}, {'X-Real-IP': 'root'},
                         {'X-Forwarded-For': '10.1.2.3, x'}, {'X-Forwarded-For': '10.1.2.300'},
                         {'X-Forwarded-For': '<b>10.1.2.3</b>'}, {'X-Forwarded-For': 'unknown', 'X-Real-IP': '10.1.2.3'},
                         {'X-Forwarded-For': '1' * 5000}, {'Forwarded': 'for=_hidden'},
+                        {'X-Forwarded-For': 'for=6.6.6.6'}, {'Forwarded': 'for=10.1.2.3;for=6.6.6.6'},
                         {'Forwarded': 'by=10.1.2.3'}, {'Forwarded': 'for='}, {'Forwarded': 'for="[10.1.2.3"'},
                         {'X-Forwarded-For': '', 'Cookie': 'a=b'}, {'X-Forwarded-Host': '10.1.2.3'}, {'Via': '1.1 10.1.2.3'}):
             with self.subTest(headers):
@@ -217,6 +225,32 @@ class Headers(ProxyTest):
         self.assertEqual(admin.node(node)['drain']['by'], '10.1.2.3 (via 127.0.0.1)')
         line = 'http 10.1.2.3 (via 127.0.0.1) POST /api/drain'
         lab.wait_for(lambda: line in admin.output(), what='a line for the request')
+
+    def test_cookie_is_secure_where_the_proxy_does_tls(self):
+        admin, _ = self.shown()
+        for headers, secure in (({}, False), ({'X-Forwarded-Proto': 'https'}, True), ({'X-Forwarded-Proto': 'http'}, False),
+                                ({'X-Forwarded-Proto': 'http, HTTPS'}, True), ({'X-Forwarded-Proto': 'https,http'}, False),
+                                ({'Forwarded': 'for=10.1.2.3;proto=https'}, True),
+                                ({'Forwarded': 'for=10.1.2.3;host="x;proto=https"'}, False)):
+            with self.subTest(headers):
+                answer = admin.request('GET', '/?token=' + admin.token, headers=dict(headers, Host=NAME))
+                self.assertEqual(answer.status, 303)
+                self.assertEqual('; Secure' in answer.headers['Set-Cookie'], secure)
+        admin.close()
+        plain = self.admin('--http_token', self.write(TOKEN))
+        answer = plain.request('GET', '/?token=' + TOKEN, headers={'X-Forwarded-Proto': 'https'})
+        self.assertNotIn('Secure', answer.headers['Set-Cookie'])
+
+    def test_spellings_of_a_name(self):
+        """Case, a last dot, zeros of an IPv6 address: the same name."""
+        admin, _ = self.shown('--http_name', 'Dots.example.org.', '--http_name', '2001:db8::1')
+        for host in (NAME + '.', NAME.upper(), 'dots.example.org', 'dots.example.org.:8443', 'localhost.',
+                     '[2001:DB8:0::1]:80'):
+            self.assertEqual(admin.request('GET', '/api/nodes', headers={'Host': host}).status, 200, host)
+        for name in ('a.b:8443', 'https://a.b/', '[::1]', 'a.b/dispy', 'a b'):
+            status, _, err = self.run_script('--http_name', name)
+            self.assertEqual(status, 2, err)
+            self.assertIn('http_name', err)
 
     def test_headers_without_a_proxy(self):
         """They change nothing about who it is, and open nothing."""
@@ -304,6 +338,12 @@ class RealNginx(ProxyTest):
             with self.subTest(way):
                 nginx = self.nginx(lines_of('location / { proxy_pass http://localhost:{port}; {more} }', admin, more))
                 self.check(Proxied(nginx, token=admin.token), node)
+
+    def test_upstream_block(self):
+        admin, node = self.shown()
+        block = 'upstream %s { server 127.0.0.1:%d; }\n' % (UPSTREAM, admin.port)
+        nginx = self.nginx('location / { proxy_pass http://%s; }' % UPSTREAM, block)
+        self.check(Proxied(nginx, token=admin.token), node)
 
     def test_below_a_path(self):
         admin, node = self.shown()
