@@ -3634,103 +3634,85 @@ class Schedule:
 # History: the last hours
 # ---------------------------------------------------------------------------------------------------------------------
 
-GAP = b'\xff'  # all bytes of a record of which nothing is known
+GIB = 2 ** 30
+GAP = b'\xff'  # each byte of a sample that is missing: unpacked, it is what stands for a value that is not known, too
 
-# A node at one moment: busy CPUs; available memory, in GiB; available CPU, in percent; number of its state, of STATES.  A
+# A node at one moment: busy CPUs, available CPU in percent, available memory in GiB, number of its state, of STATES.  A
 # half float has 11 bits, so that memory is right to 0.05 %, from 64 KiB to 64 TiB.
-RECORD = struct.Struct('<HeBB')
-MOST_BUSY, UNKNOWN_BUSY = 0xFFFE, 0xFFFF
-MOST_MEMORY, GIB = 65504.0, 2 ** 30
-UNKNOWN_BYTE = 0xFF
-# While a node is lost or locked, nothing is known of it: what it told before is as old as that.
-SILENT_RECORDS = {state: GAP * 5 + bytes([STATES.index(state)]) for state in (LOCKED, UNREACHABLE)}
-ANSWERING = {READY: STATES.index(READY), STOPPED: STATES.index(STOPPED)}
+NODE_FIELDS, NODE_SAMPLE = ('busy', 'cpu', 'memory', 'state'), struct.Struct('<HBeB')
+MOST_BUSY, MOST_MEMORY = 0xFFFE, 65504.0
 
-# All nodes together: CLUSTER_FIELDS, -1 or not a number where nothing is known.
-CLUSTER_RECORD = struct.Struct('<5q2d')
-CLUSTER_FIELDS = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory')
+# All nodes together.
+CLUSTER_FIELDS, CLUSTER_SAMPLE = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory'), struct.Struct('<5q2d')
+SHOWN_AS = {'memory': lambda gib: int(gib * GIB), 'state': STATES.__getitem__}
 
 
-def pack_record(node):
-    """RECORD of a node (Published)."""
-    number = ANSWERING.get(node.state)
-    if number is None:
-        return SILENT_RECORDS[node.state]
-    busy = node.info.busy
-    cpu, memory = (node.info.avail_info or (None, None))[:2]
-    return RECORD.pack(UNKNOWN_BUSY if busy is None else busy if busy < MOST_BUSY else MOST_BUSY,
-                       math.nan if memory is None else min(memory / GIB, MOST_MEMORY),
-                       UNKNOWN_BYTE if cpu is None else int(cpu + 0.5), number)
+def sample_node(node):
+    """NODE_FIELDS of a NodeSnapshot, None where nothing is known: what a node told before it was lost is as old as that."""
+    number = STATES.index(node.state)
+    if node.state not in (READY, STOPPED):
+        return None, None, None, number
+    busy, (cpu, memory) = node.info.busy, (node.info.avail_info or (None, None))[:2]
+    return (busy and min(busy, MOST_BUSY), cpu if cpu is None else int(cpu + 0.5),
+            memory and min(memory / GIB, MOST_MEMORY), number)
 
 
-def read_record(busy, memory, cpu, number):
-    """(busy, CPU, memory in bytes, name of the state) of the fields of a RECORD; each may be None."""
-    return (None if busy == UNKNOWN_BUSY else busy, None if cpu == UNKNOWN_BYTE else cpu,
-            None if memory != memory else int(memory * GIB), None if number == UNKNOWN_BYTE else STATES[number])
-
-
-def pack_cluster(snapshot):
-    """CLUSTER_RECORD of a Snapshot: CPU is the mean, memory the sum over the nodes that tell."""
-    told = [node.info.avail_info for node in snapshot.nodes if node.state in ANSWERING and node.info.avail_info]
-    cpus = [available[0] for available in told if available[0] is not None]
-    memory = [available[1] for available in told if available[1] is not None]
-    return CLUSTER_RECORD.pack(*[snapshot.totals[field] for field in CLUSTER_FIELDS[:5]] + [
-        round(sum(cpus) / len(cpus), 1) if cpus else math.nan, sum(memory) if memory else math.nan])
-
-
-def read_cluster(*fields):
-    """Values of CLUSTER_FIELDS of the fields of a CLUSTER_RECORD; each may be None."""
-    cpu, memory = fields[5:]
-    return tuple(None if count < 0 else count for count in fields[:5]) + (
-        None if cpu != cpu else cpu, None if memory != memory else int(memory))
+def sample_cluster(snapshot):
+    """CLUSTER_FIELDS of a Snapshot: CPU is the mean, memory the sum over the nodes that tell."""
+    told = [node.info.avail_info for node in snapshot.nodes if node.state in (READY, STOPPED) and node.info.avail_info]
+    cpus, memory = ([available[i] for available in told if available[i] is not None] for i in (0, 1))
+    return [snapshot.totals[field] for field in CLUSTER_FIELDS[:5]] + [
+        round(sum(cpus) / len(cpus), 1) if cpus else None, sum(memory) / GIB if memory else None]
 
 
 def steady_time():
     """Seconds that no step of the clock changes; where the system counts them, they pass while the machine sleeps, too."""
-    try:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    except (AttributeError, OSError):
-        return time.monotonic()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, 'CLOCK_BOOTTIME') else time.monotonic()
 
 
 class Timeline:
-    """Of each key the last `length` records, one for each slot of `interval` seconds; where the program stood still, there
-    are gaps.  Times are those of steady_time()."""
+    """Of each key the last `length` samples, one for each slot of `interval` seconds; where the program stood still, there
+    are gaps.  Times are those of steady_time().  Any thread."""
 
     def __init__(self, interval, length, record):
         self.interval = interval
         self._length = length
-        self._record = record  # struct.Struct
+        self._record = record  # struct.Struct of a sample
+        self._unknown = record.unpack(GAP * record.size)
+        self._lock = threading.Lock()  # guards those below
         self._end = 0          # number of the slot behind the last
-        self._kept = {}        # key -> bytes of its records, the oldest first
-
-    def until_next(self, now):
-        """Seconds until the next slot begins."""
-        return self.interval - now % self.interval
+        self._kept = {}        # key -> bytes of its samples, the oldest first
 
     def is_due(self, now):
         """Whether nothing was put in the present slot yet."""
         return now // self.interval >= self._end
 
-    def put(self, now, records):
-        """Put {key: record} in the present slot, which is_due(); other keys are forgotten."""
+    def put(self, now, samples):
+        """Put {key: values, None where not known} in the present slot, which is_due(); other keys are forgotten."""
         slot = int(now // self.interval)
-        gaps = GAP * self._record.size * min(slot - self._end, self._length)
-        for key in self._kept.keys() - records.keys():
-            del self._kept[key]
-        for key, record in records.items():
-            before = self._kept[key] + gaps if key in self._kept else b''
-            self._kept[key] = (before + record)[-self._length * self._record.size:]
-        self._end = slot + 1
+        with self._lock:
+            gaps = GAP * self._record.size * min(slot - self._end, self._length)
+            for key in self._kept.keys() - samples.keys():
+                del self._kept[key]
+            for key, values in samples.items():
+                before = self._kept[key] + gaps if key in self._kept else b''
+                record = self._record.pack(*[none if value is None else value
+                                             for value, none in zip(values, self._unknown)])
+                self._kept[key] = (before + record)[-self._length * self._record.size:]
+            self._end = slot + 1
 
     def forget(self, key):
-        """If this key comes back, its records begin anew."""
-        self._kept.pop(key, None)
+        """If this key comes back, its samples begin anew."""
+        with self._lock:
+            self._kept.pop(key, None)
 
     def read(self, key):
-        """(number of the first slot, the fields of each record)."""
-        rows = list(self._record.iter_unpack(self._kept.get(key, b'')))
-        return self._end - len(rows), rows
+        """(number of the first slot, the values of each sample, None where not known)."""
+        with self._lock:
+            data, end = self._kept.get(key, b''), self._end
+        rows = [[None if value == none or value != value else value for value, none in zip(row, self._unknown)]
+                for row in self._record.iter_unpack(data)]
+        return end - len(rows), rows
 
 
 class History(Worker):
@@ -3743,52 +3725,46 @@ class History(Worker):
         self._table = table
         self._clock = clock    # dates what is shown: when it is set right, what was seen before is dated right, too
         self._steady = steady
-        self._lock = threading.Lock()  # guards both
-        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_RECORD)
-        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, RECORD)
+        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_SAMPLE)
+        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, NODE_SAMPLE)
 
     # --- its thread ---
 
     def turn(self):
-        if not self.stopping.wait(self._cluster.until_next(self._steady())):
+        if not self.stopping.wait(CLUSTER_INTERVAL - self._steady() % CLUSTER_INTERVAL):
             self.sample()
 
     def sample(self):
         """Take the samples that are due."""
         now = self._steady()
         if self._cluster.is_due(now):
-            self._put(self._cluster, now, {'': pack_cluster(self._table.snapshot())})
+            self._cluster.put(now, {'': sample_cluster(self._table.snapshot())})
         if self._nodes.is_due(now):
-            nodes = self._table.published()
-            self._put(self._nodes, now, {node_id: pack_record(node) for node_id, node in nodes.items()})
+            self._nodes.put(now, {node_id: sample_node(node) for node_id, node in self._table.published().items()})
 
-    def _put(self, timeline, now, records):
-        with self._lock:
-            timeline.put(now, records)
+    # --- any thread ---
 
     def forget(self, node_id):
         """The node is not in the table any more: if it comes back, its history begins anew."""
-        with self._lock:
-            self._nodes.forget(node_id)
-
-    # --- for readers ---
+        self._nodes.forget(node_id)
 
     def cluster(self):
         """The history of all nodes together, as the HTTP interface shows it."""
-        return self._shown(self._cluster, '', CLUSTER_FIELDS, read_cluster)
+        return self._shown(self._cluster, '', CLUSTER_FIELDS)
 
     def node(self, node_id):
         """The history of a node, as the HTTP interface shows it; empty when there is no sample of it yet."""
-        return self._shown(self._nodes, node_id, ('busy', 'cpu', 'memory', 'state'), read_record)
+        return self._shown(self._nodes, node_id, NODE_FIELDS)
 
-    def _shown(self, timeline, key, fields, read):
+    def _shown(self, timeline, key, fields):
         """A column of values for each of these fields, and when they were seen."""
-        with self._lock:
-            first, records = timeline.read(key)
-        now, rows = self._clock(), [read(*record) for record in records]
+        first, rows = timeline.read(key)
+        now = self._clock()
         since = round(first * timeline.interval + now - self._steady(), 3) if rows else None
         shown = collections.OrderedDict(time=now, interval=timeline.interval, since=since)
-        shown.update((field, [row[number] for row in rows]) for number, field in enumerate(fields))
+        for field, column in zip(fields, zip(*rows) if rows else itertools.repeat(())):
+            show = SHOWN_AS.get(field)
+            shown[field] = [show(value) if show and value is not None else value for value in column]
         return shown
 
 
