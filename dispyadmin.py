@@ -4283,20 +4283,19 @@ HAPPENED_TO_MANY = {LOST: 'are lost', BACK: 'answer again', RESTARTED: 'were sta
 class Alert:
     """Events of one kind that are told in one run of the program.  Alerts' lock guards it while it waits."""
 
-    def __init__(self, event, now):
+    def __init__(self, event):
         self.kind = event.kind
-        self.time = event.time                   # Unix time of the first
-        self.since = now                         # monotonic time at which it began to wait
+        self.first = self.last = event
+        self.since = time.monotonic()            # when it began to wait
         self.nodes = collections.OrderedDict()   # id -> None
-        self.message = event.message             # of the last
 
     def json(self):
         """What the program reads, as one line."""
-        ids, message = list(self.nodes), self.message
+        ids, message = list(self.nodes), self.last.message
         if len(ids) > 1:
             message = '%d nodes %s; the last: %s' % (len(ids), HAPPENED_TO_MANY[self.kind], message)
         return encode_json(collections.OrderedDict([
-            ('kind', self.kind), ('time', self.time), ('nodes', ids[:MAX_ALERT_NODES]), ('count', len(ids)),
+            ('kind', self.kind), ('time', self.first.time), ('nodes', ids[:MAX_ALERT_NODES]), ('count', len(ids)),
             ('message', message)])) + '\n'
 
 
@@ -4309,15 +4308,13 @@ class Alerts(Worker):
 
     name = 'alerts'
 
-    def __init__(self, command, kinds, clock=time.monotonic):
+    def __init__(self, command, kinds):
         super().__init__()
-        self.runs = self.failed = 0          # programs run, and those among them that failed; read by any thread
+        self.runs = self.failed = 0            # programs run, and those among them that failed; read by any thread
         self._command = find_program(command)
         self._kinds = frozenset(kinds or ALERTED)
-        self._clock = clock
-        self._changed = threading.Condition()  # guards those below
+        self._changed = threading.Condition()  # guards the next
         self._waiting = collections.deque()    # of Alert
-        self._size = 0                         # ids in them
         self._told = {}                        # kind -> monotonic time of its last run; this thread's alone
 
     # --- any thread ---
@@ -4327,18 +4324,16 @@ class Alerts(Worker):
         if event.kind not in self._kinds:
             return
         with self._changed:
-            alert, node_id = self._place(event), event.nodes[0]
-            self._size += node_id not in alert.nodes
-            alert.nodes[node_id] = None
-            alert.message = event.message
-            is_slow = len(self._waiting) > MAX_ALERTS or self._size > MAX_ALERT_IDS
+            alert = self._alert_for(event)
+            alert.nodes[event.nodes[0]], alert.last = None, event
+            is_slow = len(self._waiting) > MAX_ALERTS or sum(len(a.nodes) for a in self._waiting) > MAX_ALERT_IDS
             if is_slow:
-                self._size -= len(self._waiting.popleft().nodes)
+                self._waiting.popleft()
             self._changed.notify()
         if is_slow:
             self.report_once('--on_event: the command is too slow; the oldest events are left out')
 
-    def _place(self, event):
+    def _alert_for(self, event):
         """The Alert that an event goes into: the last of its kind, unless something else of its node waits behind that.
         Lock held."""
         for alert in reversed(self._waiting):
@@ -4346,7 +4341,7 @@ class Alerts(Worker):
                 return alert
             if event.nodes[0] in alert.nodes:
                 break
-        self._waiting.append(Alert(event, self._clock()))
+        self._waiting.append(Alert(event))
         return self._waiting[-1]
 
     def wake(self):
@@ -4364,8 +4359,7 @@ class Alerts(Worker):
                 self._changed.wait(patience)
                 return
             alert = self._waiting.popleft()
-            self._size -= len(alert.nodes)
-        self._told[alert.kind] = self._clock()
+        self._told[alert.kind] = time.monotonic()
         self._tell(alert)
 
     def _patience(self):
@@ -4374,7 +4368,7 @@ class Alerts(Worker):
             return threading.TIMEOUT_MAX
         first = self._waiting[0]
         due = max(first.since + GATHER_TIME, self._told.get(first.kind, -math.inf) + ALERT_PAUSE)
-        return due - self._clock()
+        return due - time.monotonic()
 
     def _tell(self, alert):
         """Run the program, and log what became of it."""
@@ -4382,7 +4376,7 @@ class Alerts(Worker):
         try:
             problem, printed = run_program(self._command, alert.json().encode('ascii'), self.stopping)
         except OSError as error:
-            problem, printed = 'cannot be run: %s' % error.strerror, b''
+            problem, printed = 'cannot be run: %s' % system_error(error).rstrip('.'), b''
         for line in printed.decode('utf-8', 'replace').splitlines():
             logger.debug('--on_event, %s: %s', alert.kind, line)
         if problem:
@@ -4397,14 +4391,13 @@ def run_program(command, data, stopping):
     What it leaves behind in its process group ends with it.  Returns what went wrong, to follow "the command", or None, and
     the beginning of what it printed.  OSError when it cannot be started.
     """
-    environ = {name: value for name, value in os.environ.items() if name != 'DISPYADMIN_SECRET'}
     with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          env=environ, start_new_session=True) as process:
+                          start_new_session=True) as process:
         try:
             printed = _serve(process, data, stopping)
             status = process.poll()
         finally:
-            _end_group(process, gently=stopping.is_set())
+            _end_group(process)
     if status is None:
         return None if stopping.is_set() else 'took more than %g seconds and was ended' % ALERT_TIME, printed
     how = 'ended with status %d' % status if status > 0 else 'was ended by signal %d' % -status
@@ -4413,16 +4406,17 @@ def run_program(command, data, stopping):
 
 def _serve(process, data, stopping):
     """Write to a program and read from it until it ends or must end; the beginning of what it printed."""
-    expires, printed = time.monotonic() + ALERT_TIME, b''
+    expires, printed, is_over = time.monotonic() + ALERT_TIME, b'', False
     for pipe in (process.stdin, process.stdout):
         os.set_blocking(pipe.fileno(), False)
-    while process.poll() is None and time.monotonic() < expires and not stopping.is_set():
+    while not is_over:
+        is_over = process.poll() is not None or time.monotonic() > expires or stopping.is_set()
         data = _feed(process.stdin, data)
         more = process.stdout.read(65536) or b''
         printed += more[:MAX_ALERT_OUTPUT - len(printed)]
         if not more:
             stopping.wait(0.05)  # no selector tells of the end of a program
-    return printed + (process.stdout.read(65536) or b'')[:MAX_ALERT_OUTPUT - len(printed)]
+    return printed
 
 
 def _feed(pipe, data):
@@ -4436,9 +4430,9 @@ def _feed(pipe, data):
     return data
 
 
-def _end_group(process, gently):
-    """End all that is left of a program; `gently` gives it time to end by itself."""
-    for number in (signal.SIGTERM, signal.SIGKILL) if gently and process.poll() is None else (signal.SIGKILL,):
+def _end_group(process):
+    """End all that is left of a program; what still runs has a moment to end by itself."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
             process.wait(END_TIME / 2)
