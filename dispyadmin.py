@@ -5836,7 +5836,8 @@ def ask_release(admin, node):
             ping = frame(NO_CODE, write_message(b'PING:', {'version': release, 'ip_addrs': [], 'port': own_port}))
             admin.poller.submit(Talk(node.address, node.port, (request for request in [ping]), lambda *_: None))
             try:
-                sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), socket_address(node.address, node.port))
+                target = socket_address(node.address, node.port)
+                sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), target)
             except OSError:
                 pass  # nothing there takes datagrams
         return hear_release(ear, node.sign, admin.server_tls)
