@@ -3657,103 +3657,85 @@ class Schedule:
 # History: the last hours
 # ---------------------------------------------------------------------------------------------------------------------
 
-GAP = b'\xff'  # all bytes of a record of which nothing is known
+GIB = 2 ** 30
+GAP = b'\xff'  # each byte of a sample that is missing: unpacked, it is what stands for a value that is not known, too
 
-# A node at one moment: busy CPUs; available memory, in GiB; available CPU, in percent; number of its state, of STATES.  A
+# A node at one moment: busy CPUs, available CPU in percent, available memory in GiB, number of its state, of STATES.  A
 # half float has 11 bits, so that memory is right to 0.05 %, from 64 KiB to 64 TiB.
-RECORD = struct.Struct('<HeBB')
-MOST_BUSY, UNKNOWN_BUSY = 0xFFFE, 0xFFFF
-MOST_MEMORY, GIB = 65504.0, 2 ** 30
-UNKNOWN_BYTE = 0xFF
-# While a node is lost or locked, nothing is known of it: what it told before is as old as that.
-SILENT_RECORDS = {state: GAP * 5 + bytes([STATES.index(state)]) for state in (LOCKED, UNREACHABLE)}
-ANSWERING = {READY: STATES.index(READY), STOPPED: STATES.index(STOPPED)}
+NODE_FIELDS, NODE_SAMPLE = ('busy', 'cpu', 'memory', 'state'), struct.Struct('<HBeB')
+MOST_BUSY, MOST_MEMORY = 0xFFFE, 65504.0
 
-# All nodes together: CLUSTER_FIELDS, -1 or not a number where nothing is known.
-CLUSTER_RECORD = struct.Struct('<5q2d')
-CLUSTER_FIELDS = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory')
+# All nodes together.
+CLUSTER_FIELDS, CLUSTER_SAMPLE = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory'), struct.Struct('<5q2d')
+SHOWN_AS = {'memory': lambda gib: int(gib * GIB), 'state': STATES.__getitem__}
 
 
-def pack_record(node):
-    """RECORD of a node (Published)."""
-    number = ANSWERING.get(node.state)
-    if number is None:
-        return SILENT_RECORDS[node.state]
-    busy = node.info.busy
-    cpu, memory = (node.info.avail_info or (None, None))[:2]
-    return RECORD.pack(UNKNOWN_BUSY if busy is None else busy if busy < MOST_BUSY else MOST_BUSY,
-                       math.nan if memory is None else min(memory / GIB, MOST_MEMORY),
-                       UNKNOWN_BYTE if cpu is None else int(cpu + 0.5), number)
+def sample_node(node):
+    """NODE_FIELDS of a NodeSnapshot, None where nothing is known: what a node told before it was lost is as old as that."""
+    number = STATES.index(node.state)
+    if node.state not in (READY, STOPPED):
+        return None, None, None, number
+    busy, (cpu, memory) = node.info.busy, (node.info.avail_info or (None, None))[:2]
+    return (busy and min(busy, MOST_BUSY), cpu if cpu is None else int(cpu + 0.5),
+            memory and min(memory / GIB, MOST_MEMORY), number)
 
 
-def read_record(busy, memory, cpu, number):
-    """(busy, CPU, memory in bytes, name of the state) of the fields of a RECORD; each may be None."""
-    return (None if busy == UNKNOWN_BUSY else busy, None if cpu == UNKNOWN_BYTE else cpu,
-            None if memory != memory else int(memory * GIB), None if number == UNKNOWN_BYTE else STATES[number])
-
-
-def pack_cluster(snapshot):
-    """CLUSTER_RECORD of a Snapshot: CPU is the mean, memory the sum over the nodes that tell."""
-    told = [node.info.avail_info for node in snapshot.nodes if node.state in ANSWERING and node.info.avail_info]
-    cpus = [available[0] for available in told if available[0] is not None]
-    memory = [available[1] for available in told if available[1] is not None]
-    return CLUSTER_RECORD.pack(*[snapshot.totals[field] for field in CLUSTER_FIELDS[:5]] + [
-        round(sum(cpus) / len(cpus), 1) if cpus else math.nan, sum(memory) if memory else math.nan])
-
-
-def read_cluster(*fields):
-    """Values of CLUSTER_FIELDS of the fields of a CLUSTER_RECORD; each may be None."""
-    cpu, memory = fields[5:]
-    return tuple(None if count < 0 else count for count in fields[:5]) + (
-        None if cpu != cpu else cpu, None if memory != memory else int(memory))
+def sample_cluster(snapshot):
+    """CLUSTER_FIELDS of a Snapshot: CPU is the mean, memory the sum over the nodes that tell."""
+    told = [node.info.avail_info for node in snapshot.nodes if node.state in (READY, STOPPED) and node.info.avail_info]
+    cpus, memory = ([available[i] for available in told if available[i] is not None] for i in (0, 1))
+    return [snapshot.totals[field] for field in CLUSTER_FIELDS[:5]] + [
+        round(sum(cpus) / len(cpus), 1) if cpus else None, sum(memory) / GIB if memory else None]
 
 
 def steady_time():
     """Seconds that no step of the clock changes; where the system counts them, they pass while the machine sleeps, too."""
-    try:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    except (AttributeError, OSError):
-        return time.monotonic()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, 'CLOCK_BOOTTIME') else time.monotonic()
 
 
 class Timeline:
-    """Of each key the last `length` records, one for each slot of `interval` seconds; where the program stood still, there
-    are gaps.  Times are those of steady_time()."""
+    """Of each key the last `length` samples, one for each slot of `interval` seconds; where the program stood still, there
+    are gaps.  Times are those of steady_time().  Any thread."""
 
     def __init__(self, interval, length, record):
         self.interval = interval
         self._length = length
-        self._record = record  # struct.Struct
+        self._record = record  # struct.Struct of a sample
+        self._unknown = record.unpack(GAP * record.size)
+        self._lock = threading.Lock()  # guards those below
         self._end = 0          # number of the slot behind the last
-        self._kept = {}        # key -> bytes of its records, the oldest first
-
-    def until_next(self, now):
-        """Seconds until the next slot begins."""
-        return self.interval - now % self.interval
+        self._kept = {}        # key -> bytes of its samples, the oldest first
 
     def is_due(self, now):
         """Whether nothing was put in the present slot yet."""
         return now // self.interval >= self._end
 
-    def put(self, now, records):
-        """Put {key: record} in the present slot, which is_due(); other keys are forgotten."""
+    def put(self, now, samples):
+        """Put {key: values, None where not known} in the present slot, which is_due(); other keys are forgotten."""
         slot = int(now // self.interval)
-        gaps = GAP * self._record.size * min(slot - self._end, self._length)
-        for key in self._kept.keys() - records.keys():
-            del self._kept[key]
-        for key, record in records.items():
-            before = self._kept[key] + gaps if key in self._kept else b''
-            self._kept[key] = (before + record)[-self._length * self._record.size:]
-        self._end = slot + 1
+        with self._lock:
+            gaps = GAP * self._record.size * min(slot - self._end, self._length)
+            for key in self._kept.keys() - samples.keys():
+                del self._kept[key]
+            for key, values in samples.items():
+                before = self._kept[key] + gaps if key in self._kept else b''
+                record = self._record.pack(*[none if value is None else value
+                                             for value, none in zip(values, self._unknown)])
+                self._kept[key] = (before + record)[-self._length * self._record.size:]
+            self._end = slot + 1
 
     def forget(self, key):
-        """If this key comes back, its records begin anew."""
-        self._kept.pop(key, None)
+        """If this key comes back, its samples begin anew."""
+        with self._lock:
+            self._kept.pop(key, None)
 
     def read(self, key):
-        """(number of the first slot, the fields of each record)."""
-        rows = list(self._record.iter_unpack(self._kept.get(key, b'')))
-        return self._end - len(rows), rows
+        """(number of the first slot, the values of each sample, None where not known)."""
+        with self._lock:
+            data, end = self._kept.get(key, b''), self._end
+        rows = [[None if value == none or value != value else value for value, none in zip(row, self._unknown)]
+                for row in self._record.iter_unpack(data)]
+        return end - len(rows), rows
 
 
 class History(Worker):
@@ -3766,52 +3748,46 @@ class History(Worker):
         self._table = table
         self._clock = clock    # dates what is shown: when it is set right, what was seen before is dated right, too
         self._steady = steady
-        self._lock = threading.Lock()  # guards both
-        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_RECORD)
-        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, RECORD)
+        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_SAMPLE)
+        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, NODE_SAMPLE)
 
     # --- its thread ---
 
     def turn(self):
-        if not self.stopping.wait(self._cluster.until_next(self._steady())):
+        if not self.stopping.wait(CLUSTER_INTERVAL - self._steady() % CLUSTER_INTERVAL):
             self.sample()
 
     def sample(self):
         """Take the samples that are due."""
         now = self._steady()
         if self._cluster.is_due(now):
-            self._put(self._cluster, now, {'': pack_cluster(self._table.snapshot())})
+            self._cluster.put(now, {'': sample_cluster(self._table.snapshot())})
         if self._nodes.is_due(now):
-            nodes = self._table.published()
-            self._put(self._nodes, now, {node_id: pack_record(node) for node_id, node in nodes.items()})
+            self._nodes.put(now, {node_id: sample_node(node) for node_id, node in self._table.published().items()})
 
-    def _put(self, timeline, now, records):
-        with self._lock:
-            timeline.put(now, records)
+    # --- any thread ---
 
     def forget(self, node_id):
         """The node is not in the table any more: if it comes back, its history begins anew."""
-        with self._lock:
-            self._nodes.forget(node_id)
-
-    # --- for readers ---
+        self._nodes.forget(node_id)
 
     def cluster(self):
         """The history of all nodes together, as the HTTP interface shows it."""
-        return self._shown(self._cluster, '', CLUSTER_FIELDS, read_cluster)
+        return self._shown(self._cluster, '', CLUSTER_FIELDS)
 
     def node(self, node_id):
         """The history of a node, as the HTTP interface shows it; empty when there is no sample of it yet."""
-        return self._shown(self._nodes, node_id, ('busy', 'cpu', 'memory', 'state'), read_record)
+        return self._shown(self._nodes, node_id, NODE_FIELDS)
 
-    def _shown(self, timeline, key, fields, read):
+    def _shown(self, timeline, key, fields):
         """A column of values for each of these fields, and when they were seen."""
-        with self._lock:
-            first, records = timeline.read(key)
-        now, rows = self._clock(), [read(*record) for record in records]
+        first, rows = timeline.read(key)
+        now = self._clock()
         since = round(first * timeline.interval + now - self._steady(), 3) if rows else None
         shown = collections.OrderedDict(time=now, interval=timeline.interval, since=since)
-        shown.update((field, [row[number] for row in rows]) for number, field in enumerate(fields))
+        for field, column in zip(fields, zip(*rows) if rows else itertools.repeat(())):
+            show = SHOWN_AS.get(field)
+            shown[field] = [show(value) if show and value is not None else value for value in column]
         return shown
 
 
@@ -4329,20 +4305,19 @@ HAPPENED_TO_MANY = {LOST: 'are lost', BACK: 'answer again', RESTARTED: 'were sta
 class Alert:
     """Events of one kind that are told in one run of the program.  Alerts' lock guards it while it waits."""
 
-    def __init__(self, event, now):
+    def __init__(self, event):
         self.kind = event.kind
-        self.time = event.time                   # Unix time of the first
-        self.since = now                         # monotonic time at which it began to wait
+        self.first = self.last = event
+        self.since = time.monotonic()            # when it began to wait
         self.nodes = collections.OrderedDict()   # id -> None
-        self.message = event.message             # of the last
 
     def json(self):
         """What the program reads, as one line."""
-        ids, message = list(self.nodes), self.message
+        ids, message = list(self.nodes), self.last.message
         if len(ids) > 1:
             message = '%d nodes %s; the last: %s' % (len(ids), HAPPENED_TO_MANY[self.kind], message)
         return encode_json(collections.OrderedDict([
-            ('kind', self.kind), ('time', self.time), ('nodes', ids[:MAX_ALERT_NODES]), ('count', len(ids)),
+            ('kind', self.kind), ('time', self.first.time), ('nodes', ids[:MAX_ALERT_NODES]), ('count', len(ids)),
             ('message', message)])) + '\n'
 
 
@@ -4355,15 +4330,13 @@ class Alerts(Worker):
 
     name = 'alerts'
 
-    def __init__(self, command, kinds, clock=time.monotonic):
+    def __init__(self, command, kinds):
         super().__init__()
-        self.runs = self.failed = 0          # programs run, and those among them that failed; read by any thread
+        self.runs = self.failed = 0            # programs run, and those among them that failed; read by any thread
         self._command = find_program(command)
         self._kinds = frozenset(kinds or ALERTED)
-        self._clock = clock
-        self._changed = threading.Condition()  # guards those below
+        self._changed = threading.Condition()  # guards the next
         self._waiting = collections.deque()    # of Alert
-        self._size = 0                         # ids in them
         self._told = {}                        # kind -> monotonic time of its last run; this thread's alone
 
     # --- any thread ---
@@ -4373,18 +4346,16 @@ class Alerts(Worker):
         if event.kind not in self._kinds:
             return
         with self._changed:
-            alert, node_id = self._place(event), event.nodes[0]
-            self._size += node_id not in alert.nodes
-            alert.nodes[node_id] = None
-            alert.message = event.message
-            is_slow = len(self._waiting) > MAX_ALERTS or self._size > MAX_ALERT_IDS
+            alert = self._alert_for(event)
+            alert.nodes[event.nodes[0]], alert.last = None, event
+            is_slow = len(self._waiting) > MAX_ALERTS or sum(len(a.nodes) for a in self._waiting) > MAX_ALERT_IDS
             if is_slow:
-                self._size -= len(self._waiting.popleft().nodes)
+                self._waiting.popleft()
             self._changed.notify()
         if is_slow:
             self.report_once('--on_event: the command is too slow; the oldest events are left out')
 
-    def _place(self, event):
+    def _alert_for(self, event):
         """The Alert that an event goes into: the last of its kind, unless something else of its node waits behind that.
         Lock held."""
         for alert in reversed(self._waiting):
@@ -4392,7 +4363,7 @@ class Alerts(Worker):
                 return alert
             if event.nodes[0] in alert.nodes:
                 break
-        self._waiting.append(Alert(event, self._clock()))
+        self._waiting.append(Alert(event))
         return self._waiting[-1]
 
     def wake(self):
@@ -4410,8 +4381,7 @@ class Alerts(Worker):
                 self._changed.wait(patience)
                 return
             alert = self._waiting.popleft()
-            self._size -= len(alert.nodes)
-        self._told[alert.kind] = self._clock()
+        self._told[alert.kind] = time.monotonic()
         self._tell(alert)
 
     def _patience(self):
@@ -4420,7 +4390,7 @@ class Alerts(Worker):
             return threading.TIMEOUT_MAX
         first = self._waiting[0]
         due = max(first.since + GATHER_TIME, self._told.get(first.kind, -math.inf) + ALERT_PAUSE)
-        return due - self._clock()
+        return due - time.monotonic()
 
     def _tell(self, alert):
         """Run the program, and log what became of it."""
@@ -4428,7 +4398,7 @@ class Alerts(Worker):
         try:
             problem, printed = run_program(self._command, alert.json().encode('ascii'), self.stopping)
         except OSError as error:
-            problem, printed = 'cannot be run. %s' % system_error(error), b''
+            problem, printed = 'cannot be run: %s' % system_error(error).rstrip('.'), b''
         for line in printed.decode('utf-8', 'replace').splitlines():
             logger.debug('--on_event, %s: %s', alert.kind, line)
         if problem:
@@ -4443,14 +4413,13 @@ def run_program(command, data, stopping):
     What it leaves behind in its process group ends with it.  Returns what went wrong, to follow "the command", or None, and
     the beginning of what it printed.  OSError when it cannot be started.
     """
-    environ = {name: value for name, value in os.environ.items() if name != 'DISPYADMIN_SECRET'}
     with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          env=environ, start_new_session=True) as process:
+                          start_new_session=True) as process:
         try:
             printed = _serve(process, data, stopping)
             status = process.poll()
         finally:
-            _end_group(process, gently=stopping.is_set())
+            _end_group(process)
     if status is None:
         return None if stopping.is_set() else 'took more than %g seconds and was ended' % ALERT_TIME, printed
     how = 'ended with status %d' % status if status > 0 else 'was ended by signal %d' % -status
@@ -4459,16 +4428,17 @@ def run_program(command, data, stopping):
 
 def _serve(process, data, stopping):
     """Write to a program and read from it until it ends or must end; the beginning of what it printed."""
-    expires, printed = time.monotonic() + ALERT_TIME, b''
+    expires, printed, is_over = time.monotonic() + ALERT_TIME, b'', False
     for pipe in (process.stdin, process.stdout):
         os.set_blocking(pipe.fileno(), False)
-    while process.poll() is None and time.monotonic() < expires and not stopping.is_set():
+    while not is_over:
+        is_over = process.poll() is not None or time.monotonic() > expires or stopping.is_set()
         data = _feed(process.stdin, data)
         more = process.stdout.read(65536) or b''
         printed += more[:MAX_ALERT_OUTPUT - len(printed)]
         if not more:
             stopping.wait(0.05)  # no selector tells of the end of a program
-    return printed + (process.stdout.read(65536) or b'')[:MAX_ALERT_OUTPUT - len(printed)]
+    return printed
 
 
 def _feed(pipe, data):
@@ -4482,9 +4452,9 @@ def _feed(pipe, data):
     return data
 
 
-def _end_group(process, gently):
-    """End all that is left of a program; `gently` gives it time to end by itself."""
-    for number in (signal.SIGTERM, signal.SIGKILL) if gently and process.poll() is None else (signal.SIGKILL,):
+def _end_group(process):
+    """End all that is left of a program; what still runs has a moment to end by itself."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
             process.wait(END_TIME / 2)
@@ -5592,15 +5562,15 @@ class Seeker(Worker):
 # Diagnosis: why a node is not there, or not as it should be
 # ---------------------------------------------------------------------------------------------------------------------
 
-# What is looked at, in this order: name, route, connect, tls, protocol, version, secret, psutil, elsewhere, table.
-Finding = collections.namedtuple('Finding', 'step state message')
+# What is looked at, in this order; then `elsewhere` and `table`.
+STEPS = ('name', 'route', 'connect', 'tls', 'protocol', 'version', 'secret', 'psutil')
 OK, WARNING, FAILED, SKIPPED = 'ok', 'warning', 'failed', 'skipped'
 MARKS = {OK: '+', WARNING: '!', FAILED: 'x', SKIPPED: '-'}
 
 # One diagnosis takes at most RESOLVE_TIME, then three contacts that go on at all places at once, then for each node that
 # is there RELEASE_TIME and SECRET_TIME; nearly always it is a second.
 RESOLVE_TIME = 8.0             # seconds for the look-up of a name
-CONTACT_TIME = 3.0             # seconds for one connection, from connect to what comes back
+CONTACT_TIME = 3.0             # seconds for a connection, for the beginning of TLS, and for what comes back
 NUDGE_TIME = 1.0               # seconds until what says nothing is sent two ends of line, which many programs wait for
 RELEASE_TIME = 1.5             # seconds in which a node tells its release
 SECRET_TIME = 8.0              # seconds in which it is tried which secret opens it
@@ -5622,7 +5592,7 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
                    'Enter an IP address instead of %(host)s, or check the name servers of this machine.'),
     'an address': ('name', SKIPPED, '%(host)s is an address.', None),
     'a name': ('name', OK, '%(host)s stands for %(addresses)s.', None),
-    'no route': ('route', FAILED, 'There is no way from this machine to %(address)s: %(why)s.', ROUTE_FIX),
+    'no route': ('route', FAILED, '%(address)s: %(why)s', ROUTE_FIX),
     'near': ('route', OK, '%(address)s is reached from %(source)s.', None),
     'far': ('route', OK, '%(address)s is reached from %(source)s, in another network: broadcasts do not get there, so add '
             'the node by hand or with --node.', None),
@@ -5642,7 +5612,7 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
     'certificate': ('tls', FAILED, 'It has another certificate than dispyadmin%(why)s.', 'Start dispynode at %(id)s and '
                     'dispyadmin with the same --certfile; if it is the same, it may have expired.'),
     'dispynode': ('protocol', OK, 'It answers as dispynode does.', None),
-    'stranger': ('protocol', FAILED, '%(speaks)s', 'Start dispynode at %(id)s with another port (-p), or enter its right '
+    'stranger': ('protocol', FAILED, '%(why)s', 'Start dispynode at %(id)s with another port (-p), or enter its right '
                  'port: this one belongs to another program.'),
     'release': ('version', OK, 'It runs dispy %(release)s.', None),
     'strange release': ('version', WARNING, 'It runs dispy %(release)s; this dispyadmin was made for %(releases)s and may '
@@ -5674,7 +5644,6 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
                  '/etc/hosts).'),
     'announced': ('elsewhere', WARNING, 'The dispynode that announces itself from here listens at %(id)s.', ADD_FIX),
     'not elsewhere': ('elsewhere', SKIPPED, 'No dispynode answers at %(where)s either.', None),
-    'no elsewhere': ('elsewhere', SKIPPED, 'There is no other usual port to look at.', None),
     'listed': ('table', OK, 'It is listed as %(where)s; it is %(state)s.', None),
     'listed badly': ('table', WARNING, 'It is listed as %(where)s; it is %(state)s.%(why)s', None),
     'not listed': ('table', WARNING, 'It is not in the table of nodes.', ADD_FIX),
@@ -5682,70 +5651,25 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
 }
 
 
-class Findings:
-    """What is found at one place or host, and the first fix."""
-
-    def __init__(self):
-        self.findings = []
-        self.fix = None
-
-    def say(self, cause, **values):
-        """Add one of FINDINGS; its sentences may name these values, and attributes.  The first fix counts: what comes later
-        often follows from it."""
-        step, state, message, fix = FINDINGS[cause]
-        values = dict(vars(self), **values)
-        self.findings.append(Finding(step, state, message % values))
-        self.fix = self.fix or fix and fix % values
-
-    def take(self, other):
-        """Add other Findings."""
-        self.findings.extend(other.findings)
-        self.fix = self.fix or other.fix
-
-
-def find_client_secret(request, known, secrets_, may_send):
-    """Conversation: ask_info(), and where no secret opens the node as its admin, which one is its client secret.
-
-    Returns (Answer, secret or None).  A control that does not exist tells: with the client secret it is answered with
-    nothing, with any other secret by a refusal.
-    """
-    answer = yield from ask_info(request, known, secrets_, may_send)
-    sign = answer.known.sign
-    for secret in tuple(secrets_) if answer.known.secret is None else ():
-        if not may_send(sign):
-            break
-        try:
-            if read_control((yield frame(auth_code(secret, sign), NO_CONTROL))) is NOT_ADMIN:
-                return answer, secret
-        except (NodeError, WireError):
-            break  # what is known already will do
-    return answer, None
-
-
-def send_ping(message):
-    """Conversation: say something to which a node answers by a connection of its own, if it answers."""
-    try:
-        yield frame(NO_CODE, message)
-    except (NodeError, WireError):
-        pass
+# The fix of the first step counts, as what comes later often follows from it.  But a node that is found elsewhere tells more
+# than all that fails here, unless TLS differs: there it would, too.
+FIX_RANKS = {'tls': 0, 'elsewhere': 1}
 
 
 def run_parallel(call, items, seconds=None, threads=math.inf):
     """[call(item) for each item], on threads of their own, so many at one time.  None for those that are not done when so
     many seconds are over for each thread.  What a call raises is raised here, at the end."""
+    count = min(len(items), threads)
     results, errors, waiting = [None] * len(items), [], collections.deque(enumerate(items))
+    waiting.extend([None] * count)  # the end, for each thread
 
     def run():
-        while True:
-            try:
-                number, item = waiting.popleft()
-            except IndexError:
-                return
+        for number, item in iter(waiting.popleft, None):
             try:
                 results[number] = call(item)
             except Exception as error:
                 errors.append(error)
-    running = [threading.Thread(target=run, name='parallel', daemon=True) for _ in range(min(len(items), threads))]
+    running = [threading.Thread(target=run, name='parallel', daemon=True) for _ in range(count)]
     for thread in running:
         thread.start()
     for thread in running:
@@ -5755,137 +5679,95 @@ def run_parallel(call, items, seconds=None, threads=math.inf):
     return list(results)
 
 
-REACHED = ('connected', 'refused', 'silent', 'unreachable')  # the most telling first
+# --- one place ---
+
+# What is found at an address and port: how far it came, in words of FINDINGS; the sentence of the system or of what speaks
+# there; the sign of the dispynode that answers, or None.
+Contact = collections.namedtuple('Contact', 'id address port causes why sign')
+REACHED = ('connected', 'refused', 'silent', 'unreachable')  # the first of its causes; the most telling first
 
 
-class Probe(Findings):
-    """What is found at one address and port."""
+def contact(admin, place):
+    """Connect to a place (address, port), and see what speaks there: a Contact.  Any thread.
 
-    def __init__(self, admin, address, port):
-        super().__init__()
-        self.id = format_id(address, port)
-        self.address = address
-        self.port = port
-        self.reached = None  # of REACHED: what became of the connection
-        self.sign = None     # of the dispynode that answers, if one does ...
-        self.speaks = False  # ... and whether it can be asked: TLS is as it is here
-        self._admin = admin
-
-    def connect(self):
-        """Connect, and see what speaks there.  Any thread.
-
-        Without TLS first, whatever is used here: a dispynode without it takes the beginning of TLS for a message of up to
-        4 GB, and makes room for that.
-        """
-        tls, (data, error) = self._admin.client_tls, self._exchange()
-        self.sign = sign_in(data)
-        if not self.reached:
-            self.reached = ('silent' if isinstance(error, socket.timeout) else
-                            'refused' if getattr(error, 'errno', None) == errno.ECONNREFUSED else 'unreachable')
-        why = connection_error(error) if isinstance(error, OSError) else error
-        self.say(self.reached, why=why, seconds=CONTACT_TIME)
-        if self.reached != 'connected':
-            return self
-        if not self.sign:
-            self._connect_with_tls(tls, data, error)
-        elif tls:
-            self.say('tls here')
-        else:
-            self._say_speaks('no tls')
-        return self
-
-    def _connect_with_tls(self, tls, data, error):
-        """It showed no sign without: this came back."""
-        secure, secure_error = self._exchange(tls or distrusting_tls())
-        self.sign = sign_in(secure)
-        if getattr(secure_error, 'reason', None) == 'CERTIFICATE_VERIFY_FAILED':
-            why = getattr(secure_error, 'verify_message', None)
-            self.say('certificate', why=' (%s)' % why if why else '')
-            self.sign = sign_in(self._exchange(distrusting_tls())[0])
-        elif not self.sign:
-            self.say('stranger', speaks=what_speaks(*(data, error) if data else (secure, secure_error)))
-        elif tls:
-            self._say_speaks('tls')
-        else:
-            self.say('tls there')
-
-    def _say_speaks(self, cause):
-        self.speaks = True
-        self.say(cause)
-        self.say('dispynode')
-
-    def _exchange(self, tls=None):
-        """(what comes back when NODE_INFO is asked with an auth code that opens nothing, what ended the connection)."""
-        deadline, data = time.monotonic() + CONTACT_TIME, bytearray()
-        try:
-            with socket.socket(family_of(self.address), socket.SOCK_STREAM) as sock:
-                sock.settimeout(CONTACT_TIME)
-                sock.connect(socket_address(self.address, self.port))
-                self.reached = 'connected'
-                with tls.wrap_socket(sock) if tls else sock as stream:
-                    stream.sendall(frame(NO_CODE, write_message(b'NODE_INFO:', {'sign': self._admin.sign})))
-                    read_beginning(stream, data, deadline)
-        except (OSError, NodeError) as error:
-            return bytes(data), error
-        return bytes(data), None
-
-    # --- a dispynode that can be asked ---
-
-    def ask(self):
-        """Find out its release, which secret opens it, and whether it has psutil."""
-        table = self._admin.table
-        self._ask_release()
-        answer, client_secret, error = self._admin.find_client_secret(self.id)
-        if error is not None:
-            self.say('trouble', why=as_sentence(error))
-            return
-        owner = table.owner(answer.known.sign)
-        row = table.get(owner) if owner else None
-        if row and owner != self.id:
-            self.say('alias' if self.id in row.view['addresses'] else 'impostor', owner=owner)
-        elif answer.known.secret is None:
-            self.say('locked' if client_secret is None else 'only client secret' if client_secret else 'other secret')
-        else:
-            known = answer.known
-            self.say('admin secret' if known.admin else 'client secret' if known.secret else 'no admin secret')
-            self.say('no psutil' if answer.info.avail_info is None else 'psutil')
-
-    def _ask_release(self):
-        table = self._admin.table
-        row = table.get(table.owner(self.sign) or self.id)
-        release = row and row.view['version'] or ask_release(self._admin, self.address, self.port, self.sign)
-        known = release in DISPY_RELEASES
-        self.say('release' if known else 'strange release' if release else 'no release', release=release,
-                 releases='%s to %s' % (DISPY_RELEASES[0], DISPY_RELEASES[-1]))
+    Without TLS first, whatever is used here: a dispynode without it takes the beginning of TLS for a message of up to
+    4 GB, and makes room for that.
+    """
+    tls, why = admin.client_tls, ''
+    data, error = exchange(admin, place)
+    sign = sign_in(data)
+    if data is None:
+        causes = ('silent' if isinstance(error, socket.timeout) else
+                  'refused' if isinstance(error, ConnectionRefusedError) else 'unreachable'),
+        why = connection_error(error) if isinstance(error, OSError) else str(error)
+    elif sign:
+        causes = 'connected', 'tls here' if tls else 'no tls', 'dispynode'
+    else:
+        causes, why, sign = contact_with_tls(admin, place, data, error)
+    return Contact(format_id(*place), place[0], place[1], causes, why, sign)
 
 
-def read_beginning(stream, data, deadline):
-    """Read so much into `data` (bytearray) that it tells what speaks there; what says nothing is nudged once.  OSError."""
-    patience = NUDGE_TIME
-    while len(data) < 44:
-        stream.settimeout(max(0.01, min(patience, deadline - time.monotonic())))
-        try:
-            more = stream.recv(64)
-        except socket.timeout:
-            if patience > NUDGE_TIME:
-                raise
-            patience = CONTACT_TIME
-            stream.sendall(b'\r\n\r\n')
-            continue
-        if not more:
-            break
-        data += more
+def contact_with_tls(admin, place, data, error):
+    """(causes, why, sign) of a place that showed no sign without TLS, where this came back."""
+    tls = admin.client_tls
+    secure, secure_error = exchange(admin, place, tls or distrusting_tls())
+    sign = sign_in(secure)
+    if getattr(secure_error, 'reason', None) == 'CERTIFICATE_VERIFY_FAILED':
+        why, sign = getattr(secure_error, 'verify_message', None), sign_in(exchange(admin, place, distrusting_tls())[0])
+        causes = ('connected', 'certificate', 'dispynode') if sign else ('connected', 'certificate')
+        return causes, ' (%s)' % why if why else '', sign
+    if sign:
+        return ('connected', 'tls' if tls else 'tls there', 'dispynode'), '', sign
+    return ('connected', 'stranger'), what_speaks(*(data, error) if data else (secure, secure_error)), None
+
+
+def exchange(admin, place, tls=None):
+    """(what comes back when NODE_INFO is asked with an auth code that opens nothing, None without a connection; what ended
+    it, or None)."""
+    data = None
+    try:
+        with socket.socket(family_of(place[0]), socket.SOCK_STREAM) as sock:
+            sock.settimeout(CONTACT_TIME)
+            sock.connect(socket_address(*place))
+            data = b''
+            with tls.wrap_socket(sock) if tls else sock as stream:
+                stream.sendall(frame(NO_CODE, write_message(b'NODE_INFO:', {'sign': admin.sign})))
+                data, error = receive(stream, 44, time.monotonic() + NUDGE_TIME)
+                if isinstance(error, socket.timeout):
+                    stream.sendall(b'\r\n\r\n')
+                    more, error = receive(stream, 44 - len(data), time.monotonic() + CONTACT_TIME - NUDGE_TIME)
+                    data += more
+    except (OSError, NodeError) as problem:
+        error = problem
+    return data, error
+
+
+def receive(stream, size, deadline):
+    """(what comes in, `size` bytes at most; what ended it, or None): until it is closed, or until this monotonic time."""
+    data = b''
+    try:
+        while len(data) < size:
+            stream.settimeout(max(0.001, deadline - time.monotonic()))
+            more = stream.recv(size - len(data))
+            if not more:
+                break
+            data += more
+            if time.monotonic() > deadline:
+                raise socket.timeout('timed out')
+    except OSError as error:
+        return data, error
+    return data, None
 
 
 def sign_in(data):
     """The sign in a dispynode's answer; None when it is another program's."""
-    sign = data[4:44].decode('latin-1')
-    return sign if data[:4] == struct.pack('>L', 40) and SIGN.match(sign) else None
+    match = re.match(rb'\0\0\0\x28([0-9a-f]{40})', data or b'')
+    return match and match.group(1).decode('ascii')
 
 
 def what_speaks(data, error):
     """What speaks that sent this and no sign, in a sentence; `error` ended the connection, or nothing did."""
-    line = data.partition(b'\n')[0].strip()[:40]
+    line = (data or b'').partition(b'\n')[0].strip()[:40]
     if line and all(32 <= byte < 127 for byte in line):
         return 'Another program answers there; it says "%s".' % line.decode('ascii')
     if data:
@@ -5910,213 +5792,234 @@ def source_for(address, port):
         return peer_address(sock.getsockname())
 
 
-def ask_release(admin, address, port, sign):
-    """The dispy release of the node with this sign at this address, or None when it does not tell.
+# --- a dispynode that can be asked ---
+
+def find_client_secret(request, known, secrets_, may_send):
+    """Conversation: ask_info(), and where no secret opens the node as its admin, which one is its client secret.
+
+    Returns (Answer, secret or None).  A control that does not exist tells: with the client secret it is answered with
+    nothing, with any other secret by a refusal.
+    """
+    answer = yield from ask_info(request, known, secrets_, may_send)
+    sign = answer.known.sign
+    if answer.known.secret is not None or not may_send(sign):
+        return answer, None
+    try:
+        for secret in tuple(secrets_):
+            if read_control((yield frame(auth_code(secret, sign), NO_CONTROL))) is NOT_ADMIN:
+                return answer, secret
+    except (NodeError, WireError):
+        pass  # what is known already will do
+    return answer, None
+
+
+def ask_release(admin, node):
+    """The dispy release of the dispynode of this Contact, or None when it does not tell.
 
     A node answers to its own release alone, by a connection to the one who asks: a dispy client's PING over TCP while it
     runs no jobs, and NODE_INFO as a datagram where its system lets it hear those that are sent to it alone.
     """
     try:
-        source = source_for(address, port)
+        source = source_for(node.address, node.port)
         ear = open_socket(socket.SOCK_STREAM, source, 0)
     except (OSError, NodeError):
         return None
-    with ear, socket.socket(family_of(address), socket.SOCK_DGRAM) as sock:
+    with ear, socket.socket(family_of(node.address), socket.SOCK_DGRAM) as sock:
         own_port = ear.getsockname()[1]
         ask = {'ip_addr': source.partition('%')[0], 'port': own_port, 'sign': secrets.token_hex(20)}
         for release in admin.announcer.releases():
-            ping = write_message(b'PING:', {'version': release, 'ip_addrs': [], 'port': own_port})
-            admin.poller.submit(Talk(address, port, send_ping(ping), lambda *_: None))
+            ping = frame(NO_CODE, write_message(b'PING:', {'version': release, 'ip_addrs': [], 'port': own_port}))
+            admin.poller.submit(Talk(node.address, node.port, (request for request in [ping]), lambda *_: None))
             try:
-                sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), socket_address(address, port))
+                target = socket_address(node.address, node.port)
+                sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), target)
             except OSError:
                 pass  # nothing there takes datagrams
-        return hear_release(ear, sign, admin.server_tls)
+        return hear_release(ear, node.sign, admin.server_tls)
 
 
 def hear_release(ear, sign, tls):
     """The release in the first announcement of the node with this sign that comes in at a listening socket, or None."""
     deadline = time.monotonic() + RELEASE_TIME
     while time.monotonic() < deadline:
-        ear.settimeout(max(0.01, deadline - time.monotonic()))
+        ear.settimeout(max(0.001, deadline - time.monotonic()))
         try:
-            sock, sender = ear.accept()
+            sock, _ = ear.accept()
         except OSError:
             break
         try:
-            announcement = read_announcement(run_channel(Inbound(sock, peer_address(sender), tls, deadline)))
-        except (OSError, NodeError, WireError):
+            with sock:
+                sock.settimeout(max(0.001, deadline - time.monotonic()))
+                with tls.wrap_socket(sock, server_side=True) if tls else sock as stream:
+                    size = int.from_bytes(receive(stream, 4, deadline)[0], 'big')
+                    announcement = read_announcement(receive(stream, min(size, MAX_MESSAGE), deadline)[0])
+        except (OSError, WireError):
             continue
         if announcement and announcement.sign == sign and announcement.version:
             return announcement.version
     return None
 
 
-def run_channel(channel):
-    """The message that comes in over a channel, which is closed then.  OSError, NodeError."""
-    try:
-        with selectors.DefaultSelector() as selector:
-            while True:
-                events = channel.advance()
-                if not events:
-                    return channel.message
-                channel.watch(selector, events, None)
-                if not selector.select(max(0.0, channel.expires - time.monotonic())):
-                    raise NodeError(NO_ANSWER)
-    finally:
-        channel.close()
+# --- all of a host ---
 
-
-class Diagnosis(Findings):
+class Diagnosis:
     """Why there is no node, or none that works, at a host: run() looks at one thing after the other."""
 
-    def __init__(self, admin, host, port=None, has_table=True):
-        super().__init__()
-        self.host = host
-        self.port = port
-        self.ids = []                # of the dispynodes that answer
+    def __init__(self, admin, host, port, has_table):
         self._admin = admin
-        self._has_table = has_table  # whether its table of nodes means anything
+        self._host = host
         self._ports = [port] if port else admin.node_ports
-        self._addresses = []
-        self._signs = {}             # id -> sign, of those that answer
+        self._has_table = has_table  # whether its table of nodes means anything
+        self._steps = []             # as HTTP shows them
+        self._fixes = []             # (rank, sentence)
+
+    def say(self, cause, **values):
+        """Add one of FINDINGS; its sentences may name these values."""
+        step, state, message, fix = FINDINGS[cause]
+        values = dict({'host': self._host, 'seconds': CONTACT_TIME}, **values)
+        self._add(step, state, message % values)
+        if fix:
+            self._fixes.append((FIX_RANKS.get(step, 2), fix % values))
+
+    def _add(self, step, state, message):
+        self._steps.append({'step': step, 'state': state, 'message': message})
+
+    @property
+    def fix(self):
+        """What helps, as a sentence; None when there is no problem."""
+        return min(self._fixes, key=operator.itemgetter(0), default=(None, None))[1]
 
     def run(self):
-        """The diagnosis as the HTTP interface shows it."""
-        probes = self._probe(self._reach(), self._ports)
-        nodes = collections.OrderedDict()  # sign -> Probe: another one with its sign is the same node under another address
-        for probe in probes:
-            if probe.sign:
-                nodes.setdefault(probe.sign, probe)
-        for probe in nodes.values():
-            self.ids.append(probe.id)
-            self._signs[probe.id] = probe.sign
-            if probe.speaks:
-                probe.ask()
-            self.take(probe)
-        if probes and not nodes:
-            self._say_no_node(probes)
-        self._skip('it cannot be asked' if probes else 'it cannot be reached')
+        """(the steps as HTTP shows them, ids of the dispynodes that answer)."""
+        addresses = self._find_addresses()
+        reached = self._find_routes(addresses)
+        contacts = self._contact(itertools.product(reached, self._ports))
+        nodes = [node for number, node in enumerate(contacts) if node.sign and
+                 node.sign not in {other.sign for other in contacts[:number]}]  # else it has two addresses
+        told = nodes or most_telling(contacts)
+        for place in told:
+            self._tell(place)
+        for step in [step for step in STEPS if step not in {done['step'] for done in self._steps}]:
+            self._add(step, SKIPPED, 'Not looked at, as it cannot be %s.' % ('asked' if told else 'reached'))
+        if told and not nodes:
+            nodes = self._look_elsewhere(reached, told[0])
         if self._has_table:
-            self._look_in_table()
-        return {'host': self.host, 'port': self.port, 'steps': [finding._asdict() for finding in self.findings],
-                'cure': self.fix, 'fix': self.fix, 'nodes': self.ids}
+            self._look_in_table(nodes, addresses)
+        return self._steps, [node.id for node in nodes]
 
-    def _probe(self, addresses, ports):
-        places = itertools.product(addresses, ports)
-        return run_parallel(Probe.connect, [Probe(self._admin, address, port) for address, port in places])
+    def _contact(self, places):
+        return run_parallel(functools.partial(contact, self._admin), list(places))
 
-    def _skip(self, why):
-        """Say which steps there was no use in."""
-        done = {finding.step for finding in self.findings}
-        for step in ('route', 'connect', 'tls', 'protocol', 'version', 'secret', 'psutil'):
-            if step not in done and not (step == 'protocol' and self.ids):
-                self.findings.append(Finding(step, SKIPPED, 'Not looked at, as %s.' % why))
+    def _tell(self, place):
+        for cause in place.causes:
+            self.say(cause, **place._asdict())
+        if {'tls', 'no tls'} & set(place.causes):
+            self._ask(place)
 
-    # --- name and route ---
-
-    def _reach(self):
-        """The addresses to which there is a way."""
+    def _find_addresses(self):
         try:
-            found, = run_parallel(resolve, [self.host], RESOLVE_TIME)
+            found, = run_parallel(resolve, [self._host], RESOLVE_TIME)
         except NodeError as error:
-            self.say('no interface' if '%' in self.host else 'no name', why=error)
+            self.say('no interface' if '%' in self._host else 'no name', why=error)
             return []
         if not found:
             self.say('silent dns', seconds=RESOLVE_TIME)
-            return []
-        self._addresses = found[:MAX_DIAGNOSED]
-        if found == [self.host]:
+        elif found == [self._host]:
             self.say('an address')
         else:
             more = ', and %d more that are not looked at' % (len(found) - MAX_DIAGNOSED) if found[MAX_DIAGNOSED:] else ''
-            self.say('a name', addresses=', '.join(self._addresses) + more)
-        return self._find_routes()
+            self.say('a name', addresses=', '.join(found[:MAX_DIAGNOSED]) + more)
+        return (found or [])[:MAX_DIAGNOSED]
 
-    def _find_routes(self):
+    def _find_routes(self, addresses):
         """The addresses to which there is a way.  That there is none to some of them matters only when there is no other."""
         reached, failed = [], []
-        for address in self._addresses:
+        for address in addresses:
             try:
                 source = source_for(address, self._ports[0])
             except (OSError, NodeError) as error:
-                failed.append((address, system_error(error)))
+                failed.append((address, error))
             else:
                 reached.append(address)
                 self.say('near' if self._admin.reaches(address) else 'far', address=address, source=source)
-        for address, why in () if reached else failed:
-            self.say('no route', address=address, port=self._ports[0], why=why.rstrip('.'))
+        for address, error in () if reached else failed:
+            self.say('no route', address=address, port=self._ports[0], why=system_error(error))
         return reached
 
-    # --- no dispynode answers ---
+    def _ask(self, node):
+        """Find out the release of a dispynode, which secret opens it, and whether it has psutil."""
+        row = self._row(node)
+        release = row and row.view['version'] or ask_release(self._admin, node)
+        self.say('release' if release in DISPY_RELEASES else 'strange release' if release else 'no release', release=release,
+                 releases='%s to %s' % (DISPY_RELEASES[0], DISPY_RELEASES[-1]))
+        answer, client_secret, error = self._admin.find_client_secret(node.id)
+        if error is not None:
+            self.say('trouble', why=as_sentence(error), id=node.id)
+            return
+        known, owner = answer.known, self._admin.table.get(self._admin.table.owner(answer.known.sign))
+        if owner and owner.id != node.id:
+            cause = 'alias' if node.id in owner.view['addresses'] else 'impostor'
+        elif known.secret is None:
+            cause = 'locked' if client_secret is None else 'only client secret' if client_secret else 'other secret'
+        else:
+            cause = 'admin secret' if known.admin else 'client secret' if known.secret else 'no admin secret'
+        self.say(cause, id=node.id, owner=owner and owner.id)
+        if answer.info is not None:
+            self.say('no psutil' if answer.info.avail_info is None else 'psutil', id=node.id)
 
-    def _say_no_node(self, probes):
-        """None of these is a dispynode: the most telling ones count."""
-        probes = sorted(probes, key=lambda probe: REACHED.index(probe.reached))
-        first = probes[0]
-        for probe in probes:
-            if probe.reached == 'connected' or first.reached != 'connected':
-                self.take(probe)
-        self._skip('it cannot be asked')
-        if not self._search() and first.reached == 'refused' and self._admin.reaches(first.address):
-            self._search_announced(first.id)
-
-    def _search(self):
-        """Whether there is a dispynode at other ports, or at the loopback addresses if this is the machine."""
+    def _look_elsewhere(self, addresses, told):
+        """The dispynodes at other ports, or at the loopback addresses if this is the machine; `told` is what was said first
+        of the places that were asked for."""
         usual = {node_port for _, node_port in PORT_PAIRS} | set(self._admin.node_ports)
         others = sorted(usual - set(self._ports))
-        own = [address for address in self._addresses if self._admin.is_own(address)]
-        loopbacks = [address for address in LOOPBACKS if own and address not in self._addresses]
-        probes = self._probe(self._addresses, others) + self._probe(loopbacks, sorted(usual | set(self._ports)))
-        found = [probe for probe in probes if probe.sign]
+        own = [address for address in addresses if self._admin.is_own(address)]
+        loopbacks = [address for address in LOOPBACKS if own and address not in addresses]
+        places = itertools.chain(itertools.product(addresses, others),
+                                 itertools.product(loopbacks, sorted(usual | set(self._ports))))
+        found = [node for node in self._contact(places) if node.sign]
         if found:
-            self.ids.extend(probe.id for probe in found)
-            first = found[0]
-            self._say_elsewhere('loopback' if first.address in loopbacks else 'other port', id=first.id, port=first.port,
-                                address=first.address, own=', '.join(own[:1]), ids=', '.join(probe.id for probe in found))
-        else:
-            where = ['port %d' % port for port in others] + list(LOOPBACKS if own else ())
-            self.say('not elsewhere' if where else 'no elsewhere', where=' or '.join(where))
+            self.say('loopback' if found[0].address in loopbacks else 'other port', own=', '.join(own[:1]),
+                     ids=', '.join(node.id for node in found), **found[0]._asdict())
+        elif others or loopbacks:
+            self.say('not elsewhere', where=' or '.join(['port %d' % port for port in others] + loopbacks))
+        if not found and told.causes[0] == 'refused' and self._admin.reaches(told.address):
+            self._look_for_announcement(told.id)
         return found
 
-    def _search_announced(self, node_id):
+    def _look_for_announcement(self, node_id):
         """See whether a node listens at another address of this machine and announces itself from here."""
-        admin, deadline = self._admin, time.monotonic() + SEARCH_TIME
-        admin.announcer.scan(all_nodes=True)
+        deadline = time.monotonic() + SEARCH_TIME
+        self._admin.announcer.scan(all_nodes=True)
         while time.monotonic() < deadline:
-            row = admin.table.get(node_id)
+            row = self._admin.table.get(node_id)
             if row and row.view['announces']:
-                self._say_elsewhere('announced', id=row.view['announces'])
+                self.say('announced', id=row.view['announces'])
                 break
             time.sleep(0.05)
 
-    def _say_elsewhere(self, cause, **values):
-        """Its fix is better than the others, but when TLS differs, which there it would, too."""
-        if ('tls', FAILED) not in [finding[:2] for finding in self.findings]:
-            self.fix = None
-        self.say(cause, **values)
-
-    # --- the table ---
-
-    def _look_in_table(self):
+    def _look_in_table(self, nodes, addresses):
         """Say as what these nodes are listed, or the places that were asked for."""
-        ids = self.ids or [format_id(address, port) for address in self._addresses for port in self._ports]
-        listed = [(node_id, view) for node_id, view in [(node_id, self._row(node_id)) for node_id in ids] if view]
-        for node_id, view in listed:
+        places = nodes or [Contact(format_id(*place), *place, causes=(), why='', sign=None)
+                           for place in itertools.product(addresses, self._ports)]
+        rows = [(place.id, row.view) for place in places for row in [self._row(place)] if row]
+        for node_id, view in rows:
             where = node_id if view['id'] == node_id else '%s, of which %s is another address' % (view['id'], node_id)
             why = ' ' + view['reason'] if view['reason'] and not self.fix else ''  # else it was said above
             good = view['state'] in (READY, STOPPED)
             self.say('listed' if good else 'listed badly', where=where, state=view['state'], why=why)
-        if self.ids and not listed:
-            self.say('not listed', id=ids[0])
-        elif not listed:
-            self.say('nothing listed')
+        if not rows:
+            self.say('not listed' if nodes else 'nothing listed', id=places[0].id if places else '')
 
-    def _row(self, node_id):
-        """The view of the row that stands for this address, or None."""
+    def _row(self, node):
+        """The NodeSnapshot of the row that stands for this Contact, or None."""
         table = self._admin.table
-        published = table.get(table.row(node_id)) or table.get(table.owner(self._signs.get(node_id)))
-        return published and published.view
+        return table.get(table.row(node.id)) or table.get(table.owner(node.sign))
+
+
+def most_telling(contacts):
+    """Of these Contacts, none of which is with a dispynode, those to whom there was a connection, or else all."""
+    contacts = sorted(contacts, key=lambda place: REACHED.index(place.causes[0]))
+    return [place for place in contacts if place.causes[0] == 'connected'] or contacts
 
 
 _diagnoses = threading.BoundedSemaphore(MAX_DIAGNOSES)
@@ -6131,7 +6034,9 @@ def diagnose(admin, host, port=None, has_table=True):
     if not _diagnoses.acquire(timeout=RESOLVE_TIME):
         raise InputError('host: %d hosts are being diagnosed; try again in a moment' % MAX_DIAGNOSES)
     try:
-        return Diagnosis(admin, host, port, has_table).run()
+        diagnosis = Diagnosis(admin, host, port, has_table)
+        steps, nodes = diagnosis.run()
+        return {'host': host, 'port': port, 'steps': steps, 'cure': diagnosis.fix, 'fix': diagnosis.fix, 'nodes': nodes}
     finally:
         _diagnoses.release()
 

@@ -44,9 +44,9 @@ class Timelines(unittest.TestCase):
         """(number of the first slot, values), None for gaps."""
         for now in times:
             if timeline.is_due(now):
-                timeline.put(now, {'a': struct.pack('<d', now)})
+                timeline.put(now, {'a': (now,)})
         first, rows = timeline.read('a')
-        return first, [None if math.isnan(value) else value for value, in rows]
+        return first, [value for value, in rows]
 
     def test_one_value_for_each_slot(self):
         cases = [((), (0, [])),
@@ -66,16 +66,11 @@ class Timelines(unittest.TestCase):
         """A key that comes later has no gaps before; one that was left out, or forgotten, begins anew."""
         timeline = self.timeline()
         for now, keys in ((100.0, 'a'), (130.0, 'ab'), (140.0, 'b'), (150.0, 'ab')):
-            timeline.put(now, {key: struct.pack('<d', now) for key in keys})
-        self.assertEqual(timeline.read('a'), (15, [(150.0,)]))
-        self.assertEqual(timeline.read('b'), (13, [(130.0,), (140.0,), (150.0,)]))
+            timeline.put(now, {key: (now,) for key in keys})
+        self.assertEqual(timeline.read('a'), (15, [[150.0]]))
+        self.assertEqual(timeline.read('b'), (13, [[130.0], [140.0], [150.0]]))
         timeline.forget('b')
         self.assertEqual(timeline.read('b'), (16, []))
-
-    def test_until_next(self):
-        timeline = self.timeline()
-        for now, wait in ((100.0, 10), (101.0, 9), (109.5, 0.5)):
-            self.assertAlmostEqual(timeline.until_next(now), wait)
 
 
 class HistoryTest(unittest.TestCase):
@@ -229,14 +224,14 @@ class OfNodes(HistoryTest):
             self.sample()
             for node_id in ids:
                 self.table.forget(node_id)
-            self.assertEqual(sum(map(len, self.history._nodes._kept.values())), 3 * dispyadmin.RECORD.size)
+            self.assertEqual(sum(map(len, self.history._nodes._kept.values())), 3 * dispyadmin.NODE_SAMPLE.size)
         self.sample()
         self.assertEqual(self.history._nodes._kept, {})
         self.meet(A, opened())
         self.sample(2 * dispyadmin.SAMPLES)
         self.pass_time(10 * 86400)
         self.sample(2)
-        self.assertEqual(len(self.history._nodes._kept[A]), dispyadmin.SAMPLES * dispyadmin.RECORD.size)
+        self.assertEqual(len(self.history._nodes._kept[A]), dispyadmin.SAMPLES * dispyadmin.NODE_SAMPLE.size)
 
     def test_samples_at_their_pace(self):
         """However often it looks."""
@@ -290,6 +285,13 @@ class OfTheCluster(HistoryTest):
 
 
 class Sampler(unittest.TestCase):
+    def test_sleeps_until_the_next_slot(self):
+        for now, seconds in ((100.0, 10), (101.0, 9), (109.5, 0.5)):
+            history = History(NodeTable(), steady=lambda now=now: now)
+            with mock.patch.object(history.stopping, 'wait', return_value=True) as wait:
+                history.turn()
+            self.assertAlmostEqual(wait.call_args[0][0], seconds)
+
     def test_goes_on_after_an_error(self):
         """The thread takes samples at its pace, an error is logged, and it ends when it is told to."""
         table, calls = NodeTable(), []
