@@ -1795,8 +1795,8 @@ class Group:
 class Node:
     """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
 
-    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'ended', 'is_asked', 'announces', 'is_gone',
-                 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'clock',
+    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'ended', 'is_asked', 'announces',
+                 'is_gone', 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'clock',
                  'added', 'desired', 'groups', '_grouped')
 
     def __init__(self, address, port, now):
@@ -2029,7 +2029,7 @@ class NodeTable:
         self._claims = {}                        # id -> signs that it owns: the row's own, and those of a conversation
         self._aliases = {}                       # id of another address -> id of its node
         self._announced = {}                     # id that a row's node announces itself as -> id of that row
-        self._carried = {}                       # id that is being asked -> what is desired of a row that turned out to be it
+        self._carried = {}                       # id that is being asked -> what is desired of a row that is it
         self._changes = 0                        # changes of what is kept of nodes
         self._managed = set()                    # ids of the nodes of which something is kept
         self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
@@ -6427,8 +6427,8 @@ METRICS_KIND = 'text/plain; version=0.0.4; charset=utf-8'
 
 
 def write_metrics(admin):
-    """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None); a
-    number alone is the only one."""
+    """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None);
+    a number alone is the only one."""
     snapshot = admin.snapshot()
     return ''.join(write_metric(*metric) for metric in itertools.chain(
         _node_metrics([published.view for published in snapshot.nodes]), _cluster_metrics(snapshot.totals),
