@@ -11043,7 +11043,7 @@ def read_number(query, field, most):
     return min(int(text), most)
 
 
-# --- what fields of a request may be: each check returns the value, or raises InputError with a sentence that names the field
+# --- what fields of a request may be: each check returns the value, or raises InputError that names the field
 
 def given(field, value):
     """A field that is checked where it is used."""
@@ -11209,7 +11209,8 @@ def plan_route(make, needs_nodes=True, **fields):
         ids, by = nodes_of(admin, nodes, group, needs_nodes), handler.by()
         ids = admin.plans.drifted() if ids is None else ids
         return run_plan(admin.plans, admin.plans.plan(make(by, **values), ids, by, label), preview)
-    return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label), **fields)
+    return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label),
+                 **fields)
 
 
 def setting_route(kind, *fields):
