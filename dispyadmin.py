@@ -11485,10 +11485,9 @@ def _quoted(text):
 
 def _one_of(values):
     def parse(text):
-        try:
-            return values[text.strip().lower()]
-        except KeyError:
+        if text.strip().lower() not in values:
             raise ValueError('%s is none of %s' % (_quoted(text), ', '.join(values)))
+        return values[text.strip().lower()]
     return parse
 
 
@@ -11647,12 +11646,13 @@ def build_parser():
     parser.add_argument('--save_config', metavar='FILE', nargs='?', const='-',
                         help='write the options given to this file, readable by its owner alone, or to standard output; '
                              'then exit')
-    parser.add_argument('--list', action='store_true',
+    parser.add_argument('--list', action='store_const', const='table',
                         help='print the nodes, then exit: as told by the dispyadmin that runs at --http_host and '
                              '--http_port, else found in a few seconds. Exit status: 0 all answer, 3 some are unreachable '
                              'or locked, 4 there are none, 1 it cannot be told')
     for form in ('json', 'csv'):
-        parser.add_argument('--' + form, action='store_true', help='print the list as %s' % form.upper())
+        parser.add_argument('--' + form, dest='forms', action='append_const', const=form, default=[],
+                            help='print the list as %s' % form.upper())
     parser.add_argument('--diagnose', metavar='HOST[:PORT]', help='say why the node at this host is not there or does not '
                         'work, with the other options as given, and what helps; then exit: 0 when nothing is wrong with it, '
                         '3 when something is')
@@ -11667,48 +11667,48 @@ def build_parser():
 
 def read_settings(argv, environ):
     """Command line, environment and configuration file as one namespace: every option, parsed; `given`, the texts of those
-    given; and `save_config`, `diagnose`, `list`.
+    given, but for those of the environment; and `save_config`, `diagnose`, `list`.
 
     UsageError for what cannot be.  The secret is still as it was given.
     """
-    args = vars(build_parser().parse_args(argv))
-    sources = [('--', {name: text for name, text in args.items() if name in KEYS and text is not None})]
-    if args['config']:
-        where = '--config %s: ' % printable(args['config'])
-        sources.insert(0, (where, parse_config(read_text(args['config'], where[:-2]), where)))
-    values, given = {option.key: option.default for option in OPTIONS}, {}
-    for where, texts in sources:
+    settings = build_parser().parse_args(argv)
+    line = {name: text for name, text in vars(settings).items() if name in KEYS and text is not None}
+    where = '--config %s' % printable(settings.config)
+    config = parse_config(read_text(settings.config, where), where + ': ') if settings.config else {}
+    secret = environ.get('DISPYADMIN_SECRET')
+    settings.given = {KEYS[name].key: text for texts in (config, line) for name, text in texts.items()}
+    vars(settings).update((option.key, option.default) for option in OPTIONS)
+    for where, texts in (('credential ', find_credentials(environ)), (where + ': ', config),
+                         ('DISPYADMIN_SECRET, as --', {'secret': Literal(secret)} if secret else {}), ('--', line)):
         for name, text in texts.items():
-            key = KEYS[name].key
-            given[key], values[key] = text, _read(KEYS[name].parse, text, where + name)
-    forms = [form for form in ('json', 'csv') if args[form]]
-    if len(forms) > args['list']:
-        raise UsageError('--%s: %s' % (forms[0], 'choose one form' if args['list'] else 'goes with --list only'))
-    settings = argparse.Namespace(given=given, save_config=args['save_config'], diagnose=None,
-                                  list=args['list'] and (forms or ['table'])[0], **values)
-    if args['diagnose'] is not None:
-        settings.diagnose = _read(split_host_port, args['diagnose'], '--diagnose')
-    if args['secret'] is None and environ.get('DISPYADMIN_SECRET'):
-        settings.secret = _read(_secret, Literal(environ['DISPYADMIN_SECRET']), '--secret, from DISPYADMIN_SECRET')
-    settings.secret = settings.secret or find_credential(environ, 'secret', '@')
-    settings.http_token = settings.http_token or find_credential(environ, 'token')
+            setattr(settings, KEYS[name].key, _read(KEYS[name].parse, text, where + name))
+    if settings.diagnose is not None:
+        settings.diagnose = _read(split_host_port, settings.diagnose, '--diagnose')
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings):
+    if settings.forms and (not settings.list or len(settings.forms) > 1):
+        raise UsageError('--%s: %s' % (settings.forms[0], 'choose one form' if settings.list else 'goes with --list only'))
+    settings.list = settings.forms[0] if settings.forms else settings.list
     for key, needed in NEEDED:
-        if values[key] and not values[needed]:
+        if getattr(settings, key) and not getattr(settings, needed):
             raise UsageError('--%s: needs --%s too' % (name_of(KEYS[key]), needed))
     names = [group.name for group in settings.groups]
     if len(set(names)) < len(names):
         raise UsageError('--group: %s is given twice' % max(names, key=names.count))
-    return settings
 
 
-def find_credential(environ, name, prefix=''):
-    """The name of a file with a credential that systemd hands to a service, behind a prefix; '' without one.  See
-    systemd.exec(5).  UsageError."""
-    path = os.path.join(environ.get('CREDENTIALS_DIRECTORY') or os.devnull, name)
-    if not os.path.exists(path):
-        return ''
-    line = read_text(path, 'credential %s' % path, first_line=True)
-    return prefix + path if line.strip() else ''  # dispyadmin.service makes an empty one where root has none
+def find_credentials(environ):
+    """{option: text} of the credentials that systemd hands to a service; see systemd.exec(5).  UsageError."""
+    found = {}
+    for credential, name, prefix in (('secret', 'secret', '@'), ('token', 'http_token', '')):
+        path = os.path.join(environ.get('CREDENTIALS_DIRECTORY') or os.devnull, credential)
+        # dispyadmin.service makes an empty one where root has none
+        if os.path.exists(path) and read_text(path, 'credential ' + path, first_line=True).strip():
+            found[name] = prefix + path
+    return found
 
 
 def _read(parse, text, where):
@@ -11757,10 +11757,9 @@ def parse_config(text, where):
 def _read_list(text, where):
     """A Python list of strings, as upstream saves it, or words with commas or spaces between."""
     # "[fe80::1]:9701, [fe80::2]:9701" begins like a list too
-    if not text.startswith('[') or re.match(r'\[[0-9A-Fa-f:.%\w]+\](:[0-9]+)?(\s*,|\Z)', text):
-        return re.split(r'[,\s]+', text.strip(', \n')) if text else []
+    is_python = text.startswith('[') and not re.match(r'\[[0-9A-Fa-f:.%\w]+\](:[0-9]+)?(\s*,|\Z)', text)
     try:
-        value = ast.literal_eval(text)
+        value = ast.literal_eval(text) if is_python else re.findall(r'[^,\s]+', text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -11986,9 +11985,7 @@ def start_logging(debug, level=logging.INFO):
     """Log to standard error, from this level on or all."""
     handler = logging.StreamHandler()
     handler.setFormatter(_LogFormatter())
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.DEBUG if debug else level)
+    logging.basicConfig(level=logging.DEBUG if debug else level, handlers=[handler])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
