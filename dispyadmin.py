@@ -11678,10 +11678,10 @@ def read_settings(argv, environ):
     secret = environ.get('DISPYADMIN_SECRET')
     settings.given = {KEYS[name].key: text for texts in (config, line) for name, text in texts.items()}
     vars(settings).update((option.key, option.default) for option in OPTIONS)
-    for where, texts in (('credential ', find_credentials(environ)), (where + ': ', config),
-                         ('DISPYADMIN_SECRET, as --', {'secret': Literal(secret)} if secret else {}), ('--', line)):
+    for source, texts in (('credential ', find_credentials(environ)), (where + ': ', config),
+                          ('DISPYADMIN_SECRET, as --', {'secret': Literal(secret)} if secret else {}), ('--', line)):
         for name, text in texts.items():
-            setattr(settings, KEYS[name].key, _read(KEYS[name].parse, text, where + name))
+            setattr(settings, KEYS[name].key, _read(KEYS[name].parse, text, source + name))
     if settings.diagnose is not None:
         settings.diagnose = _read(split_host_port, settings.diagnose, '--diagnose')
     _check_together(settings)
@@ -11774,17 +11774,18 @@ def write_config(given):
 
 
 def _config_line(option, text):
-    """The line of a configuration file that means the same as this text of an option.  UsageError where none does."""
+    """The line of a configuration file that is read back as this text of an option.  UsageError where none is."""
     if option.parse is _file:
         text = os.path.abspath(text)
     elif option.parse is _secret and text.startswith('@') and not isinstance(text, Literal):
         text = '@' + os.path.abspath(text[1:])
-    line = '%s = %s' % (name_of(option), text)
     try:
-        if not isinstance(text, Literal) and parse_config('[DEFAULT]\n' + _utf8(line), '') == {name_of(option): text}:
-            return line
+        line = _utf8('%s = %s' % (name_of(option), text))
+        read_back = ['%s = %s' % item for item in parse_config('[DEFAULT]\n' + line, '').items()]
     except (UsageError, UnicodeError):
-        pass
+        read_back = None
+    if read_back == [line] and not isinstance(text, Literal):
+        return line
     raise UsageError('--%s: a text that begins or ends with space, has several lines, or means something else in a '
                      'configuration file, cannot be saved' % name_of(option))
 
