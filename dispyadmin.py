@@ -39,7 +39,6 @@ if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import ast
 import base64
-import codecs
 import collections
 import configparser
 import contextlib
@@ -11894,7 +11893,7 @@ class Console(Worker):
         self._wakeup = Wakeup()
         self._fd = sys.stdin.fileno()
         self._by = Actor('console', user_name(os.geteuid()))
-        self._takes_secret = False  # what is typed is a secret, and is not shown
+        self._attributes = None  # the terminal's from before, while a secret is typed and not shown
 
     @staticmethod
     def is_possible():
@@ -11914,16 +11913,17 @@ class Console(Worker):
             self.stopping.wait()
 
     def _take(self, data):
-        line = data.decode('utf-8', 'replace').strip()
+        line = data.decode('utf-8', 'replace').rstrip('\n')
+        command = line.strip().lower()
         if not data:
             tell('End of input; still running. Ctrl-C ends it.')
             self.stopping.wait()
-        elif self._takes_secret:
-            self._show_typing(True)
+        elif self._attributes is not None:
+            self._show_typing()
             self._take_secret(line)
-        elif line.lower() in self.COMMANDS:
-            self.COMMANDS[line.lower()][1](self)
-        elif line:
+        elif command in self.COMMANDS:
+            self.COMMANDS[command][1](self)
+        elif command:
             tell('%s: no such command; try help' % printable(line)[:80])
 
     def wake(self):
@@ -11931,8 +11931,7 @@ class Console(Worker):
 
     def finish(self):
         with contextlib.suppress(termios.error):  # the terminal has gone
-            if self._takes_secret:
-                self._show_typing(True)
+            self._show_typing()
         self._wakeup.close()
 
     def _help(self):
@@ -11948,13 +11947,14 @@ class Console(Worker):
 
     def _secret(self):
         print('Admin secret (not shown): ', end='', flush=True)
-        self._show_typing(False)
+        self._attributes = termios.tcgetattr(self._fd)
+        silent = self._attributes[:3] + [self._attributes[3] & ~termios.ECHO] + self._attributes[4:]
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, silent)
 
-    def _show_typing(self, on):
-        attributes = termios.tcgetattr(self._fd)
-        attributes[3] = attributes[3] | termios.ECHO if on else attributes[3] & ~termios.ECHO
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, attributes)
-        self._takes_secret = not on
+    def _show_typing(self):
+        before, self._attributes = self._attributes, None
+        if before is not None:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, before)
 
     def _take_secret(self, secret):
         tell('')
@@ -12001,10 +12001,8 @@ NO_DISPYADMIN = ("--list: the server at %s is not dispyadmin, perhaps dispy's ow
 def list_nodes(settings):
     """The command --list: print the nodes; the exit status.  UsageError, StartError."""
     url, nodes = ask_running(settings)
-    way = 'as told by the dispyadmin at %s'
-    if nodes is None:
-        nodes = find_nodes(settings)
-        way = 'no dispyadmin runs at %s; this is what was found by asking'
+    way = 'as told by the dispyadmin at %s' if nodes is not None else 'no dispyadmin runs at %s; found by asking'
+    nodes = find_nodes(settings) if nodes is None else nodes
     nodes.sort(key=place_key)
     tell('dispyadmin: %s: %s' % (way % url, count_nodes(nodes)), sys.stderr)
     text = {'json': json_of_nodes, 'csv': csv_of_nodes, 'table': table_of_nodes}[settings.list](nodes)
@@ -12022,7 +12020,8 @@ def place_key(node):
 def count_nodes(nodes):
     """How many nodes there are, and in which states."""
     counts = collections.Counter(node['state'] for node in nodes)
-    return ', '.join([count_of(len(nodes), 'node')] + ['%d %s' % (counts[state], state) for state in STATES if counts[state]])
+    return ', '.join([count_of(len(nodes), 'node')]
+                     + ['%d %s' % (counts[state], state) for state in STATES if counts[state]])
 
 
 # --- from a dispyadmin that runs ---

@@ -449,8 +449,8 @@ class Files(BareTest):
         pipe = os.path.join(self.folder(), 'pipe')
         os.mkfifo(pipe)
         for name in (pipe, '/dev/zero', '/dev/null', os.path.dirname(pipe)):
-            self.check_refused(['--certfile', name], '--certfile', name, 'no regular file', status=1, env=UNWATCHED)
-            self.check_refused(['--list', '--certfile', name], '--certfile', name, 'no regular file', status=1, env=UNWATCHED)
+            for options in (['--certfile', name], ['--list', '--certfile', name]):
+                self.check_refused(options, '--certfile', name, 'no regular file', status=1, env=UNWATCHED)
         certificate = lab.certificate(self.folder())
         self.check_refused(['--certfile', certificate, '--keyfile', pipe], '--keyfile', pipe, 'no regular file', status=1,
                            env=UNWATCHED)

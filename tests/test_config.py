@@ -135,16 +135,18 @@ class Saved(lab.LabTest):
             self.assertFalse(self.check_read_back('--secret=' + secret))
         for options in (['--on_event', 'None'], ['--on_event', 'None', '--event', 'lost', '--event', 'found'], ['--debug'],
                         ['--keep', '--ipv4_udp_multicast'], ['--certfile', '/None', '--keyfile', '/True'],
-                        ['--node', '[fe80::1%lo]:9701', '--node', 'fe80::1%lo', '--node', 'h:1'], ['-i', '::1', '-i', 'None'],
-                        ['--group', 'a=None', '--group', 'b= *,?, 10.0.0.0/8'], ['--http_host', 'None'], ['--info_port', '0'],
-                        ['--state', '/a b', '--http_token', '/[x]'], ['--certfile=', '--state=']):
+                        ['--node', '[fe80::1%lo]:9701', '--node', 'fe80::1%lo', '--node', 'h:1'],
+                        ['-i', '::1', '-i', 'None'], ['--group', 'a=None', '--group', 'b= *,?, 10.0.0.0/8'],
+                        ['--http_host', 'None'], ['--info_port', '0'], ['--state', '/a b', '--http_token', '/[x]'],
+                        ['--certfile=', '--state=']):
             self.assertTrue(self.check_read_back(*options))
         self.assertFalse(self.check_read_back('--state', '/a\nb'))
 
     def test_what_upstream_has_too(self):
         """A file of ours with all options of upstream's, and no others, is none of upstream's."""
-        options = ['--secret', '@/secret', '--http_host', '::1', '--http_port', '1', '--info_port', '9700', '--node_port', '9701',
-                   '--poll_interval', '1', '--ping_interval', '1', '--certfile', '/a', '--keyfile', '/b', '--ipv4_udp_multicast']
+        options = ['--secret', '@/secret', '--http_host', '::1', '--http_port', '1', '--info_port', '9700',
+                   '--node_port', '9701', '--poll_interval', '1', '--ping_interval', '1', '--certfile', '/a',
+                   '--keyfile', '/b', '--ipv4_udp_multicast']
         self.assertTrue(self.check_read_back(*options))
         self.assertTrue(self.check_read_back(*options + ['-i', '::1']))
 

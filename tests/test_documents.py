@@ -52,7 +52,8 @@ class Documents(unittest.TestCase):
         for option in dispyadmin.OPTIONS:
             if option.default in ('', None, False) or option.default == []:
                 continue
-            paragraph, = [text for text in paragraphs if '--' + dispyadmin.name_of(option) in FLAGS.findall(text.split('\n')[0])]
+            flag = '--' + dispyadmin.name_of(option)
+            paragraph, = [text for text in paragraphs if flag in FLAGS.findall(text.split('\n')[0])]
             self.assertRegex(paragraph, r'The default is(\n\.BR?)? %s\b' % option.default, option.key)
         for number in [port for pair in dispyadmin.PORT_PAIRS for port in pair] + list(dispyadmin.EVENT_KINDS):
             self.assertIn(str(number), section)
