@@ -31,12 +31,17 @@ read as plain values; an auth code goes only to the address that has shown the s
 
 The module reads from top to bottom: facts, values, state, threads, surface, entry.  Look for the banners.
 """
+import signal
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word while it reads its modules, too
+
 import argparse
 import ast
 import base64
-import codecs
 import collections
 import configparser
+import contextlib
 import copy
 import csv
 import datetime
@@ -66,7 +71,6 @@ import select
 import selectors
 import shlex
 import shutil
-import signal
 import socket
 import ssl
 import stat
@@ -1045,12 +1049,14 @@ def tls_contexts(certfile, keyfile):
     As dispy does it: the certificate is the only authority that is trusted, and names in it are not looked at.
     """
     try:
+        for name in filter(None, (certfile, keyfile)):
+            if not stat.S_ISREG(os.stat(name).st_mode):  # OpenSSL would read a device or a pipe for ever
+                raise ValueError('%s is no regular file' % name)
+            with open(name, 'rb'):
+                pass  # errors of the ssl module name no file
         client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         client.check_hostname = False
         client.verify_mode = ssl.CERT_REQUIRED
-        for name in filter(None, (certfile, keyfile)):
-            with open(name, 'rb'):
-                pass  # errors of the ssl module name no file
         client.load_verify_locations(certfile)
         server.load_cert_chain(certfile, keyfile or None, password=_no_password)
         return client, server
@@ -11462,26 +11468,29 @@ def _proc_address(family, address, port):
 # Configuration and console
 # ---------------------------------------------------------------------------------------------------------------------
 
-def _whole(low, high):
+# What makes a value of an option's text: ValueError with a sentence for what cannot be.
+
+def _number(low, high, make=int, what='a whole number'):
     def parse(text):
         try:
-            value = int(text.strip())
+            if low <= make(text) <= high:  # NaN is not
+                return make(text)
         except ValueError:
-            raise ValueError('%s is not a whole number' % (printable(text)[:40] or 'an empty text'))
-        if not low <= value <= high:
-            raise ValueError('%d is not between %d and %d' % (value, low, high))
-        return value
+            pass
+        raise ValueError('%s is not %s between %d and %d' % (_quoted(text), what, low, high))
     return parse
 
 
-def _seconds(text):
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError('%s is not a number of seconds' % (printable(text)[:40] or 'an empty text'))
-    if not LEAST_INTERVAL <= value <= MOST_INTERVAL:  # NaN is not, either
-        raise ValueError('%s is not between %d and %d seconds' % (text.strip(), LEAST_INTERVAL, MOST_INTERVAL))
-    return int(value) if value == int(value) else value
+def _quoted(text):
+    return printable(text)[:80] or 'an empty text'
+
+
+def _one_of(values):
+    def parse(text):
+        if text.strip().lower() not in values:
+            raise ValueError('%s is none of %s' % (_quoted(text), ', '.join(values)))
+        return values[text.strip().lower()]
+    return parse
 
 
 def _host(text):
@@ -11496,30 +11505,18 @@ def _http_name(text):
     return check_host(name, needs_interface=False)
 
 
-def _place(text):
-    """A --node: (host, port or None)."""
-    return split_host_port(text)
-
-
 def _group(text):
-    """A --group: a Group."""
     name, equals, patterns = text.partition('=')
     patterns = [pattern.strip() for pattern in patterns.split(',') if pattern.strip()]
     if not equals or not re.match(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,39}\Z', name.strip()) or not patterns:
-        raise ValueError('%s is not NAME=PATTERN[,PATTERN...], with a name of letters, digits, - _ and .'
-                         % (printable(text)[:80] or 'an empty text'))
+        raise ValueError('%s is not NAME=PATTERN[,PATTERN...], with a name of letters, digits, - _ and .' % _quoted(text))
     for pattern in patterns:
-        if '/' in pattern:
-            check_network(pattern)
+        if '/' in pattern:  # no name of a node has one
+            try:
+                ipaddress.ip_network(pattern, strict=False)
+            except ValueError:
+                raise ValueError('%s is no network such as 10.1.0.0/16' % _quoted(pattern))
     return Group(name.strip(), patterns)
-
-
-def check_network(text):
-    """ValueError unless this is a network: no name of a node has a slash."""
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ValueError('%s is no network such as 10.1.0.0/16' % printable(text)[:80])
 
 
 def _command(text):
@@ -11527,24 +11524,10 @@ def _command(text):
     try:
         words = shlex.split(text)
     except ValueError:
-        raise ValueError('%s has a quotation mark or a backslash without its counterpart' % printable(text)[:80])
+        raise ValueError('%s has a quotation mark or a backslash without its counterpart' % _quoted(text))
     if not words or not words[0]:
         raise ValueError('is empty')
-    return _file(text.strip())
-
-
-def _event_kind(text):
-    if text.strip() not in EVENT_KINDS:
-        raise ValueError('%s is none of %s' % (printable(text)[:40] or 'an empty text', ', '.join(EVENT_KINDS)))
-    return text.strip()
-
-
-def _flag(text):
-    value = {'true': True, 'yes': True, 'on': True, '1': True,
-             'false': False, 'no': False, 'off': False, '0': False, '': False}.get(text.strip().lower())
-    if value is None:
-        raise ValueError('%s is neither true nor false' % printable(text)[:40])
-    return value
+    return _file(text)
 
 
 def _file(text):
@@ -11566,77 +11549,86 @@ class Literal(str):
     """A secret that stands for itself, whatever it begins with."""
 
 
-# name in the configuration; flags, metavar and help of the command line; how its text is read; the default.  A list as
-# default means that it can be given again and again.
-Option = collections.namedtuple('Option', 'key flags metavar parse default help')
+# One option: all that is said about it is said here.  Its key in the settings, what its help shows for its value, how a text
+# of it is read, and its default.  A list as default means that it can be given again and again.
+Option = collections.namedtuple('Option', 'key metavar parse default help')
+
+_PORT = _number(0, 65535)
+_SECONDS = _number(LEAST_INTERVAL, MOST_INTERVAL, lambda text: int(text) if text.strip().isdigit() else float(text),
+                   'a number of seconds')
+_FLAG = _one_of(configparser.ConfigParser.BOOLEAN_STATES)
 
 OPTIONS = (
-    Option('secret', ['--secret'], 'SECRET', _secret, '',
+    Option('secret', 'SECRET', _secret, '',
            'admin secret of the nodes: dispynode\'s --admin_secret. "-" asks for it without showing it, "@FILE" reads the '
            'first line of a file. These two, the environment variable DISPYADMIN_SECRET, the configuration file and the '
            'page are better places than the command line, which every user of this machine sees in the list of processes'),
-    Option('hosts', ['-i', '--host'], 'HOST', _host, [],
-           'name or address of this machine to find and hear nodes at; can be given again (default: every interface that '
-           'is up)'),
-    Option('nodes', ['--node'], 'HOST[:PORT]', _place, [],
-           'a node that broadcasts do not reach; can be given again'),
-    Option('http_host', ['--http_host'], 'HOST', _host, 'localhost',
-           'where the page is served (default: localhost, for this machine alone; elsewhere a token is needed)'),
-    Option('http_port', ['--http_port'], 'PORT', _whole(0, 65535), HTTP_PORT,
-           'port of the page (default: %d; 0: any that is free)' % HTTP_PORT),
-    Option('http_token', ['--http_token'], 'FILE', _file, '',
+    Option('hosts', 'HOST', _host, [],
+           'name or address of this machine to find and hear nodes at (default: every interface that is up)'),
+    Option('nodes', 'HOST[:PORT]', split_host_port, [],
+           'a node that broadcasts do not reach'),
+    Option('http_host', 'HOST', _host, 'localhost',
+           'where the page is served; elsewhere than on localhost, which is for this machine alone, a token is needed'),
+    Option('http_port', 'PORT', _PORT, HTTP_PORT,
+           'port of the page; 0: any that is free'),
+    Option('http_token', 'FILE', _file, '',
            'file whose first line is the token that browsers need where a token is needed (default: a new one at each '
            'start)'),
-    Option('http_names', ['--http_name'], 'NAME', _http_name, [],
+    Option('http_names', 'NAME', _http_name, [],
            'a further name under which browsers reach the page, for a proxy or tunnel in front; everybody needs the token '
-           'then; can be given again'),
-    Option('info_port', ['--info_port'], 'PORT', _whole(0, 65535), None,
+           'then'),
+    Option('info_port', 'PORT', _PORT, None,
            'port at which nodes announce themselves, UDP and TCP, held all the time (default: %d and, for nodes before '
            'dispy 4.15, %d, UDP, shared with the other programs of dispy on this machine; 0: none, nodes are only asked)'
            % (PORT_PAIRS[0][0], PORT_PAIRS[1][0])),
-    Option('reply_port', ['--reply_port'], 'PORT', _whole(0, 65535), None,
+    Option('reply_port', 'PORT', _PORT, None,
            'TCP port to which nodes answer searches, for a firewall to let through (default: %d, or --info_port where that '
            'is given; 0: any that is free)' % REPLY_PORT),
-    Option('node_port', ['--node_port'], 'PORT', _whole(1, 65535), None,
+    Option('node_port', 'PORT', _number(1, 65535), None,
            'port of the nodes (default: %d and, for nodes before dispy 4.15, %d)' % (PORT_PAIRS[0][1], PORT_PAIRS[1][1])),
-    Option('poll_interval', ['--poll_interval'], 'SEC', _seconds, POLL_INTERVAL,
-           'seconds between two polls of a node (default: %d)' % POLL_INTERVAL),
-    Option('ping_interval', ['--ping_interval'], 'SEC', _seconds, PING_INTERVAL,
-           'seconds between two searches for new nodes (default: %d)' % PING_INTERVAL),
-    Option('ipv4_udp_multicast', ['--ipv4_udp_multicast'], None, _flag, False,
+    Option('poll_interval', 'SEC', _SECONDS, POLL_INTERVAL,
+           'seconds between two polls of a node'),
+    Option('ping_interval', 'SEC', _SECONDS, PING_INTERVAL,
+           'seconds between two searches for new nodes'),
+    Option('ipv4_udp_multicast', None, _FLAG, False,
            'search by multicast instead of broadcast in IPv4, as dispynode with the same option does'),
-    Option('certfile', ['--certfile'], 'FILE', _file, '',
+    Option('certfile', 'FILE', _file, '',
            'certificate for TLS with nodes and browsers; the file that dispynode has as --certfile'),
-    Option('keyfile', ['--keyfile'], 'FILE', _file, '',
+    Option('keyfile', 'FILE', _file, '',
            'private key for --certfile, unless it is in that file'),
-    Option('groups', ['--group'], 'NAME=PATTERN[,PATTERN...]', _group, [],
-           'nodes to be looked at together: addresses, networks (10.1.0.0/16), or names with * and ?; can be given again'),
-    Option('state', ['--state'], 'FILE', _file, '',
+    Option('groups', 'NAME=PATTERN[,PATTERN...]', _group, [],
+           'nodes to be looked at together: addresses, networks (10.1.0.0/16), or names with * and ?'),
+    Option('state', 'FILE', _file, '',
            'keep what was set, nodes added by hand and forgotten ones in this file over restarts (default: nothing is '
            'kept)'),
-    Option('keep', ['--keep'], None, _flag, False,
+    Option('keep', None, _FLAG, False,
            'set again what was set here, on nodes that were started again or have other values'),
-    Option('on_event', ['--on_event'], 'COMMAND', _command, '',
+    Option('on_event', 'COMMAND', _command, '',
            'run this program, without a shell, when nodes are lost, answer again or were started again; what happened is '
            'JSON on its standard input'),
-    Option('events', ['--event'], 'KIND', _event_kind, [],
-           'what --on_event is run for, instead: %s; can be given again' % ', '.join(EVENT_KINDS)),
-    Option('debug', ['-d', '--debug'], None, _flag, False,
+    Option('events', 'KIND', _one_of(collections.OrderedDict(zip(EVENT_KINDS, EVENT_KINDS))), [],
+           'what --on_event is run for, instead: ' + ', '.join(EVENT_KINDS)),
+    Option('debug', None, _FLAG, False,
            'log every announcement and request'),
 )
+SHORT = {'host': ['-i'], 'debug': ['-d']}
+NEEDED = (('keyfile', 'certfile'), ('events', 'on_event'))  # (key of an option, of another that it needs)
 
-# What an option may be called in a configuration file: by its key, its flag, or as in dispy before 4.14 (ip_addrs).
-KEYS = {option.key: option for option in OPTIONS}
-KEYS.update(group=KEYS['groups'], host=KEYS['hosts'], ip_addrs=KEYS['hosts'], node=KEYS['nodes'],
-            http_name=KEYS['http_names'], event=KEYS['events'])
 
-# The dispyadmin of dispy saves all its options, given or not.  In a file with all of these, and none that it does not know,
-# a port that is dispy's own was not asked for, and a secret stands for itself.
-UPSTREAM_KEYS = {'secret', 'http_host', 'http_port', 'info_port', 'node_port', 'poll_interval', 'ping_interval',
-                 'certfile', 'keyfile'}
-OWN_KEYS = {'host', 'node', 'reply_port', 'http_token', 'http_name', 'http_names', 'group', 'groups', 'state', 'keep',
-            'on_event', 'event', 'events'}
-DISPY_PORTS = set(itertools.chain(*PORT_PAIRS))
+def name_of(option):
+    """An option's name on the command line and in a configuration file, where the key is a plural."""
+    return option.key[:-1] if option.default == [] else option.key
+
+
+# What an option may be called in a configuration file: by its key, its name, or as in dispy before 4.14 (ip_addrs).
+KEYS = {name: option for option in OPTIONS for name in (option.key, name_of(option))}
+KEYS['ip_addrs'] = KEYS['hosts']
+
+# The dispyadmin of dispy saves all its options, given or not: there, a port that is dispy's own was not asked for, and a
+# secret stands for itself.  We do not write such files, as we save `host`.
+UPSTREAM_NAMES = {'secret', 'http_host', 'http_port', 'info_port', 'node_port', 'poll_interval', 'ping_interval', 'certfile',
+                  'keyfile', 'ipv4_udp_multicast'}
+DISPY_PORTS = {str(port) for port in itertools.chain(*PORT_PAIRS)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -11665,155 +11657,147 @@ def build_parser():
                              '--http_port, else found in a few seconds. Exit status: 0 all answer, 3 some are unreachable '
                              'or locked, 4 there are none, 1 it cannot be told')
     for form in ('json', 'csv'):
-        parser.add_argument('--' + form, dest='form', action='append_const', const=form,
+        parser.add_argument('--' + form, dest='forms', action='append_const', const=form, default=[],
                             help='print the list as %s' % form.upper())
     parser.add_argument('--diagnose', metavar='HOST[:PORT]', help='say why the node at this host is not there or does not '
                         'work, with the other options as given, and what helps; then exit: 0 when nothing is wrong with it, '
                         '3 when something is')
     for option in OPTIONS:
         kind = (dict(action='store_const', const='true') if option.metavar is None else
-                dict(metavar=option.metavar, action='append' if isinstance(option.default, list) else 'store'))
-        parser.add_argument(*option.flags, dest=option.key, help=option.help.replace('%', '%%'), **kind)
+                dict(metavar=option.metavar, action='append' if option.default == [] else 'store'))
+        more = ('; can be given again' if option.default == [] else
+                ' (default: %s)' % option.default if option.metavar and option.default else '')
+        parser.add_argument(*SHORT.get(name_of(option), []), '--' + name_of(option), help=option.help + more, **kind)
     return parser
 
 
 def read_settings(argv, environ):
-    """Command line, environment and configuration file as one namespace: every option, parsed, and `save_config`.
+    """Command line, environment and configuration file as one namespace: every option, parsed; `given`, the texts of those
+    given, but for those of the environment; and `save_config`, `diagnose`, `list`.
 
     UsageError for what cannot be.  The secret is still as it was given.
     """
-    args = build_parser().parse_args(argv)
-    given = {}
-    if args.config:
-        given.update(read_config(args.config))
-    for option in OPTIONS:
-        text = getattr(args, option.key)
-        if text is not None:
-            given[option.key] = _parse(option, text, option.flags[-1])
-    if args.form and (not args.list or len(args.form) > 1):
-        raise UsageError('--%s: %s' % (args.form[0], 'goes with --list only' if not args.list else 'choose one form'))
-    settings = argparse.Namespace(save_config=args.save_config, diagnose=None, given=given,
-                                  list=args.form[0] if args.form else args.list)
-    if args.diagnose is not None:
-        try:
-            settings.diagnose = split_host_port(args.diagnose)
-        except ValueError as error:
-            raise UsageError('--diagnose: %s' % error)
-    for option in OPTIONS:
-        setattr(settings, option.key, given.get(option.key, option.default))
-    if args.secret is None and environ.get('DISPYADMIN_SECRET'):
-        settings.secret = Literal(environ['DISPYADMIN_SECRET'])
-    secret, token = [find_credential(environ, name) for name in ('secret', 'token')]
-    settings.secret = settings.secret or secret and '@' + secret
-    settings.http_token = settings.http_token or token
-    if settings.keyfile and not settings.certfile:
-        raise UsageError('--keyfile: needs --certfile too')
-    if settings.events and not settings.on_event:
-        raise UsageError('--event: needs --on_event too')
+    settings = build_parser().parse_args(argv)
+    line = {name: text for name, text in vars(settings).items() if name in KEYS and text is not None}
+    where = '--config %s' % printable(settings.config)
+    config = parse_config(read_text(settings.config, where), where + ': ') if settings.config else {}
+    secret = environ.get('DISPYADMIN_SECRET')
+    settings.given = {KEYS[name].key: text for texts in (config, line) for name, text in texts.items()}
+    vars(settings).update((option.key, option.default) for option in OPTIONS)
+    for source, texts in (('credential ', find_credentials(environ)), (where + ': ', config),
+                          ('DISPYADMIN_SECRET, as --', {'secret': Literal(secret)} if secret else {}), ('--', line)):
+        for name, text in texts.items():
+            setattr(settings, KEYS[name].key, _read(KEYS[name].parse, text, source + name))
+    if settings.diagnose is not None:
+        settings.diagnose = _read(split_host_port, settings.diagnose, '--diagnose')
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings):
+    if settings.forms and (not settings.list or len(settings.forms) > 1):
+        raise UsageError('--%s: %s' % (settings.forms[0], 'choose one form' if settings.list else 'goes with --list only'))
+    settings.list = settings.forms[0] if settings.forms else settings.list
+    for key, needed in NEEDED:
+        if getattr(settings, key) and not getattr(settings, needed):
+            raise UsageError('--%s: needs --%s too' % (name_of(KEYS[key]), needed))
     if settings.reply_port in RESERVED_PORTS and settings.reply_port != settings.info_port:
         raise UsageError('--reply_port: dispy itself uses port %d; give another' % settings.reply_port)
     if settings.reply_port and settings.reply_port == settings.http_port:
         raise UsageError('--reply_port: is the port of the page too; give another, or another --http_port')
     names = [group.name for group in settings.groups]
     if len(set(names)) < len(names):
-        raise UsageError('--group: %s is given twice' % next(name for name in names if names.count(name) > 1))
-    return settings
+        raise UsageError('--group: %s is given twice' % max(names, key=names.count))
 
 
-def find_credential(environ, name):
-    """The name of a file with a credential that systemd hands to a service, or '' without one; see systemd.exec(5)."""
-    folder = environ.get('CREDENTIALS_DIRECTORY')
-    name = os.path.join(folder, name) if folder else ''
+def find_credentials(environ):
+    """{option: text} of the credentials that systemd hands to a service; see systemd.exec(5).  UsageError."""
+    found = {}
+    for credential, name, prefix in (('secret', 'secret', '@'), ('token', 'http_token', '')):
+        path = os.path.join(environ.get('CREDENTIALS_DIRECTORY') or os.devnull, credential)
+        # dispyadmin.service makes an empty one where root has none
+        if os.path.exists(path) and read_text(path, 'credential ' + path, first_line=True).strip():
+            found[name] = prefix + path
+    return found
+
+
+def _read(parse, text, where):
+    """What a text, or each text of a list, stands for.  UsageError."""
     try:
-        with open(name, 'rb') as file:  # dispyadmin.service makes an empty one where root has none
-            return name if file.readline(4096).replace(codecs.BOM_UTF8, b'').strip() else ''
-    except (OSError, ValueError):
-        return ''
-
-
-def _parse(option, text, name):
-    try:
-        for item in text if isinstance(text, list) else [text]:
-            item.encode('utf-8', 'surrogateescape').decode('utf-8')
-        return [option.parse(item) for item in text] if isinstance(text, list) else option.parse(text)
+        return [parse(_utf8(item)) for item in text] if isinstance(text, list) else parse(_utf8(text))
     except UnicodeError:
-        raise UsageError('%s: is not text in UTF-8' % name)
+        raise UsageError('%s: is not text in UTF-8' % where)
     except ValueError as error:
-        raise UsageError('%s: %s' % (name, error))
+        raise UsageError('%s: %s' % (where, error))
 
 
-def read_config(name):
-    """{key: value} of a configuration file, ours or one that upstream's dispyadmin saved.  UsageError."""
+def _utf8(text):
+    """An argument, or a Literal, as text: Python 3.6 in the C locale spells what is not ASCII as bytes.  UnicodeError."""
+    return type(text)(text.encode('utf-8', 'surrogateescape').decode('utf-8'))
+
+
+def parse_config(text, where):
+    """{name as written: text, or list of texts} of a configuration, ours or one that upstream's dispyadmin saved.
+    UsageError, which begins with `where`."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(read_text(name, '--config %s' % name))
+        parser.read_string(re.sub('\r\n?', '\n', text))
     except configparser.DuplicateOptionError as error:
-        raise UsageError('--config %s: %s stands twice' % (printable(name), printable(error.option)))
+        raise UsageError('%s%s stands twice' % (where, printable(error.option)))
     except (configparser.Error, ValueError) as error:  # its text may show a line with the secret: its number will do
         number = getattr(error, 'lineno', None) or (getattr(error, 'errors', None) or [[0]])[0][0]
-        raise UsageError('--config %s: line %d is not "option = value" under [DEFAULT]'
-                         % (printable(name), number))
+        raise UsageError('%sline %d is not "option = value" under [DEFAULT]' % (where, number))
     if parser.sections():
-        raise UsageError('--config %s: unknown section [%s]; options are under [DEFAULT]'
-                         % (printable(name), printable(parser.sections()[0])))
-    values = {}
-    for key, text in parser.defaults().items():
-        option = KEYS.get(key)
-        where = '--config %s: %s' % (printable(name), printable(key))
+        raise UsageError('%sunknown section [%s]; options are under [DEFAULT]' % (where, printable(parser.sections()[0])))
+    texts = dict(parser.defaults())
+    if UPSTREAM_NAMES == set(texts) - {'hosts', 'ip_addrs'} != set(texts):
+        texts = {name: Literal(text) if name == 'secret' and re.match(r'@|-\Z', text) else text
+                 for name, text in texts.items() if name not in ('info_port', 'node_port') or text not in DISPY_PORTS}
+    for name, text in list(texts.items()):
+        option = KEYS.get(name)
         if option is None:
-            raise UsageError('%s: there is no such option' % where)
-        if isinstance(option.default, list):
-            values[option.key] = _parse(option, _read_list(text, where), where)
-        elif text.strip() and not (option.default in ('', None) and text.strip() == 'None'):
-            values[option.key] = _parse(option, text, where)
-    if UPSTREAM_KEYS <= set(parser.defaults()) and not OWN_KEYS & set(parser.defaults()):
-        values = {key: Literal(value) if key == 'secret' else value for key, value in values.items()
-                  if not (key in ('info_port', 'node_port') and value in DISPY_PORTS)}
-    return values
+            raise UsageError('%s%s: there is no such option' % (where, printable(name)))
+        if option.default == []:
+            texts[name] = _read_list(text, where + name)
+        elif not text or text == 'None' and (option.parse is _file or option.default is None):
+            del texts[name]
+    return texts
 
 
 def _read_list(text, where):
     """A Python list of strings, as upstream saves it, or words with commas or spaces between."""
-    text = text.strip()
-    if not text.startswith('['):
-        return re.split(r'[,\s]+', text.strip(', \n')) if text else []
+    # "[fe80::1]:9701, [fe80::2]:9701" begins like a list too
+    is_python = text.startswith('[') and not re.match(r'\[[0-9A-Fa-f:.%\w]+\](:[0-9]+)?(\s*,|\Z)', text)
     try:
-        value = ast.literal_eval(text)
+        value = ast.literal_eval(text) if is_python else re.findall(r'[^,\s]+', text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        # "[fe80::1]:9701, [fe80::2]:9701" begins like a list too
-        if re.match(r'\[[0-9A-Fa-f:.%\w]+\](:[0-9]+)?(\s*,|\Z)', text):
-            return re.split(r'[,\s]+', text)
         raise UsageError('%s: must be a list of texts, as in [\'head1\', \'10.0.0.1\']' % where)
     return value
 
 
-def write_config(settings):
-    """The text of a configuration file with the options that were given."""
-    lines = ['[DEFAULT]']
-    for option in OPTIONS:
-        if option.key not in settings.given:
-            continue
-        value = settings.given[option.key]
-        if option.parse is _secret and value.startswith('@') and not isinstance(value, Literal):
-            value = '@' + os.path.abspath(value[1:])
-        elif option.parse is _file:
-            value = os.path.abspath(value)
-        if option.parse is _group:
-            value = ['%s=%s' % (group.name, ','.join(group.patterns)) for group in value]
-        if option.parse is _place:
-            value = [_write_place(*place) for place in value]
-        text = repr(value) if isinstance(value, list) else str(value)
-        if text != text.strip() or '\n' in text or isinstance(value, Literal) and re.match(r'@|-\Z', text):
-            raise UsageError('%s: a text that begins or ends with space, has several lines, or means something else in '
-                             'a configuration file, cannot be saved' % option.flags[-1])
-        lines.append('%s = %s' % (option.key, text))
-    return '\n'.join(lines) + '\n'
+def write_config(given):
+    """The text of a configuration file with these options.  UsageError, OSError."""
+    return '\n'.join(['[DEFAULT]'] + [_config_line(option, given[option.key]) for option in OPTIONS
+                                      if given.get(option.key)] + [''])
 
 
-def _write_place(host, port):
-    return host if port is None else format_id(host, port)
+def _config_line(option, text):
+    """The line of a configuration file that is read back as this text of an option.  UsageError where none is."""
+    if option.parse is _file:
+        text = os.path.abspath(text)
+    elif option.parse is _secret and text.startswith('@') and not isinstance(text, Literal):
+        text = '@' + os.path.abspath(text[1:])
+    try:
+        line = _utf8('%s = %s' % (name_of(option), text))
+        read_back = ['%s = %s' % item for item in parse_config('[DEFAULT]\n' + line, '').items()]
+    except (UsageError, UnicodeError):
+        read_back = None
+    if read_back == [line] and not isinstance(text, Literal):
+        return line
+    raise UsageError('--%s: a text that begins or ends with space, has several lines, or means something else in a '
+                     'configuration file, cannot be saved' % name_of(option))
 
 
 def save_config(settings):
@@ -11821,97 +11805,90 @@ def save_config(settings):
     StartError."""
     name = settings.save_config
     try:
-        text = write_config(settings).encode('utf-8', 'surrogateescape')
+        data = write_config(settings.given).encode('utf-8', 'surrogateescape')
         if name == '-':
-            write_out(text, '--save_config')
-            return
-        with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600), 'wb') as file:
-            if hasattr(os, 'fchmod'):
-                os.fchmod(file.fileno(), 0o600)  # before the secret is in it: the file may have been there
-            file.truncate()
-            file.write(text)
+            write_out(data, '--save_config')
+        elif os.path.exists(name) and not os.path.isfile(name):
+            with open(name, 'wb') as file:  # a device or a pipe stays what it is
+                file.write(data)
+        else:
+            replace_file(os.path.realpath(name), data)
     except OSError as error:
         raise UsageError('--save_config %s: %s' % (name, system_error(error)))
 
 
-def read_secret(text, option='--secret'):
-    """The secret that --secret stands for.  UsageError."""
-    if isinstance(text, Literal):
-        pass
-    elif text == '-':
-        text = ask_secret(option) if sys.stdin.isatty() else read_first_line(0, option + ' -')
-    elif text.startswith('@'):
-        text = read_first_line(text[1:], '%s %s' % (option, text[1:]))
+def replace_file(path, data):
+    """Make a file of these bytes, for its owner alone; until all of them are written, what was there stays.  OSError."""
+    number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=os.path.dirname(path))  # mode 0600
     try:
-        return text.encode('utf-8', 'surrogateescape').decode('utf-8')  # it may be spelt as bytes: see _file()
-    except UnicodeError:
-        raise UsageError('%s: must be text in UTF-8' % option)
+        with os.fdopen(number, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(number)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
-def ask_secret(option):
+def read_secret(text):
+    """The secret that --secret stands for.  UsageError."""
+    if isinstance(text, Literal) or not re.match(r'@|-\Z', text):
+        return text
+    if text == '-' and sys.stdin.isatty():
+        secret = ask_secret()
+    else:
+        secret = read_text(0 if text == '-' else text[1:], '--secret ' + text, first_line=True)
+    if not secret:
+        raise UsageError('--secret %s: the first line is empty' % text)
+    return secret
+
+
+def ask_secret():
     """Ask for a secret at the terminal, without showing it.  UsageError."""
     try:
         on_interrupt(signal.default_int_handler)  # getpass has to make the terminal show again what is typed
         return getpass.getpass('Admin secret: ')
     except (EOFError, KeyboardInterrupt):
-        raise UsageError('%s -: no secret was entered' % option)
+        raise UsageError('--secret -: no secret was entered')
     finally:
         on_interrupt(signal.SIG_DFL)
 
 
 def read_text(name, where, first_line=False):
-    """The text (or first line) of a file or pipe (0: of standard input), whatever ends its lines, without a byte order mark.
-    UsageError, which begins with `where`."""
+    """The text (or first line) of a file, device or pipe (0: of standard input), without a byte order mark.  UsageError,
+    which begins with `where`."""
     try:
-        with open(name, 'rb', buffering=0, closefd=name != 0, opener=_open_at_once) as file:
+        # A pipe is opened, too, before there is a program at its other end.
+        with open(name and _file(name), 'rb', buffering=0, closefd=name != 0,
+                  opener=lambda name, flags: os.open(name, flags | getattr(os, 'O_NONBLOCK', 0))) as file:
             data = _read_bounded(file, first_line)
-        text = (re.split(b'[\r\n]', data, maxsplit=1)[0] if first_line else data).decode('utf-8-sig')
-        return io.StringIO(text, None).read()
+        return (re.split(b'[\r\n]', data, maxsplit=1)[0] if first_line else data).decode('utf-8-sig')
     except UnicodeDecodeError:
         raise UsageError('%s: is not text in UTF-8' % where)
-    except (OSError, ValueError) as error:  # ValueError: also for a name with a zero byte
+    except (OSError, ValueError) as error:
         raise UsageError('%s: %s' % (where, system_error(error)))
 
 
 def _read_bounded(file, first_line):
     """The bytes of an open file or pipe, or enough for its first line: more may never come.  OSError, ValueError."""
-    data, waited = b'', not hasattr(os, 'O_NONBLOCK')
-    while not (first_line and re.search(b'[\r\n]', data)):
+    data = b''
+    while len(data) <= MAX_FILE:
+        ready = not hasattr(os, 'O_NONBLOCK') or select.select([file], [], [], PIPE_TIME)[0]
         more = file.read(MAX_FILE + 1 - len(data))
-        if more is None:  # a pipe, of which some program holds the other end
-            select.select([file], [], [])
-        elif more:
-            data += more
-        elif data or waited:
-            break
-        elif not select.select([file], [], [], PIPE_TIME)[0]:
+        if more == b'' and not ready:
             raise ValueError('no program has written into this pipe within %d seconds' % PIPE_TIME)
-        else:
-            waited = True
-        if len(data) > MAX_FILE:
-            raise ValueError('is longer than %d bytes' % MAX_FILE)
-    return data
-
-
-def _open_at_once(name, flags):
-    """Opens a pipe, too, before there is a program at its other end."""
-    return os.open(name, flags | getattr(os, 'O_NONBLOCK', 0))
-
-
-def read_first_line(name, where):
-    """As read_text(), of a first line that is not empty.  UsageError."""
-    line = read_text(name, where, first_line=True)
-    if not line:
-        raise UsageError('%s: the first line is empty' % where)
-    return line
+        data += more or b''  # None: a program holds the other end of a pipe, and may yet write
+        if more == b'' or first_line and re.search(b'[\r\n]', data):
+            return data
+    raise ValueError('is longer than %d bytes' % MAX_FILE)
 
 
 def read_token(name):
     """The token in a --http_token file.  UsageError."""
-    token = read_first_line(name, '--http_token %s' % name)
+    token = read_text(name, '--http_token %s' % name, first_line=True)
     if not re.match(r'[A-Za-z0-9._~+/=-]{8,200}\Z', token):
-        raise UsageError('--http_token %s: the token must have 8 to 200 letters, digits or . _ ~ + / = -'
-                         % printable(name))
+        raise UsageError('--http_token %s: the token must have 8 to 200 letters, digits or . _ ~ + / = -' % name)
     return token
 
 
@@ -11923,117 +11900,87 @@ class Console(Worker):
     def __init__(self, admin, end):
         super().__init__()
         self._admin = admin
-        self._end = end           # called for quit
+        self._end = end         # called for quit
         self._wakeup = Wakeup()
         self._fd = sys.stdin.fileno()
-        self._by = Actor('console', user_name(os.geteuid()), None)
-        self._asks_secret = None  # the terminal's attributes from before, while a secret is typed
+        self._by = Actor('console', user_name(os.geteuid()))
+        self._attributes = None  # the terminal's from before, while a secret is typed and not shown
 
     @staticmethod
     def is_possible():
         """Whether there is a terminal to take commands from."""
         try:
-            if termios is None or not os.isatty(sys.stdin.fileno()):
-                return False
-            os.tcgetpgrp(sys.stdin.fileno())  # it must be our controlling terminal, too
-            return True
+            return termios is not None and os.tcgetpgrp(sys.stdin.fileno()) > 0  # OSError: no terminal that controls us
         except (OSError, ValueError):
             return False
 
     def turn(self):
         try:
-            self._take_command()
-        except OSError:  # the terminal has gone
+            if os.tcgetpgrp(self._fd) != os.getpgrp():
+                self.stopping.wait(1.0)  # in the background; reading would stop the whole program
+            elif self._fd in select.select([self._fd, self._wakeup.reader], [], [], 1.0)[0]:
+                self._take(os.read(self._fd, 4096))
+        except (OSError, termios.error):  # the terminal has gone
             self.stopping.wait()
 
-    def _take_command(self):
-        if os.tcgetpgrp(self._fd) != os.getpgrp():
-            self.stopping.wait(1.0)  # in the background; reading would stop the whole program
-            return
-        ready, _, _ = select.select([self._fd, self._wakeup.reader], [], [], 1.0)
-        if self._fd in ready:
-            line = os.read(self._fd, 4096)
-            if line:
-                self._obey(line.decode('utf-8', 'replace').strip())
-            else:
-                self.say('End of input; still running. Ctrl-C ends it.')
-                self.stopping.wait()
+    def _take(self, data):
+        line = data.decode('utf-8', 'replace').rstrip('\n')
+        command = line.strip().lower()
+        if not data:
+            tell('End of input; still running. Ctrl-C ends it.')
+            self.stopping.wait()
+        elif self._attributes is not None:
+            self._show_typing()
+            self._take_secret(line)
+        elif command in self.COMMANDS:
+            self.COMMANDS[command][1](self)
+        elif command:
+            tell('%s: no such command; try help' % printable(line)[:80])
 
     def wake(self):
         self._wakeup.set()
 
     def finish(self):
-        self._echo(True)
+        with contextlib.suppress(termios.error):  # the terminal has gone
+            self._show_typing()
         self._wakeup.close()
 
-    def say(self, text):
-        """Print for the one at the terminal; what nodes say has been made printable."""
-        tell(text)
-
-    def _obey(self, line):
-        if self._asks_secret is not None:
-            self._echo(True)
-            self._take_secret(line)
-            return
-        command = self.COMMANDS.get(line.lower())
-        if command is not None:
-            command(self)
-        elif line:
-            self.say('%s: no such command; try help' % printable(line)[:80])
-
     def _help(self):
-        self.say('nodes       list the nodes\nscan        search for nodes now\nsecret      add an admin secret\n'
-                 'quit, exit  end dispyadmin')
+        tell('\n'.join('%-8s%s' % (name, meaning) for name, (meaning, _) in self.COMMANDS.items()))
 
     def _nodes(self):
-        views = sorted((p.view for p in self._admin.snapshot().nodes), key=lambda view: view['id'])
-        for view in views:
-            cpus = '' if view['cpus'] is None else '%d of %d CPUs busy' % (view['busy'], view['cpus'])
-            self.say('%-22s %-16s %-11s %-20s %s' % (view['id'], view['name'] or '', view['state'], cpus,
-                                                     view['reason'] or ''))
-        totals = self._admin.snapshot().totals
-        self.say('%d nodes: %s' % (totals['nodes'], ', '.join('%d %s' % (totals[state], state) for state in STATES)))
+        nodes = sorted((published.view for published in self._admin.snapshot().nodes), key=place_key)
+        tell(table_of_nodes(nodes) + count_nodes(nodes))
 
     def _scan(self):
         self._admin.scan(self._by)
-        self.say('Searching for nodes.')
+        tell('Searching for nodes.')
 
     def _secret(self):
         print('Admin secret (not shown): ', end='', flush=True)
-        self._echo(False)
+        self._attributes = termios.tcgetattr(self._fd)
+        silent = self._attributes[:3] + [self._attributes[3] & ~termios.ECHO] + self._attributes[4:]
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, silent)
+
+    def _show_typing(self):
+        before, self._attributes = self._attributes, None
+        if before is not None:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, before)
 
     def _take_secret(self, secret):
-        print()
-        if not secret:
-            self.say('No secret given; nothing is changed.')
-            return
+        tell('')
         try:
             results = self._admin.add_secret(secret, self._by)
         except InputError as error:
-            self.say(str(error))
-            return
-        for result in results:
-            self.say('%s: %s' % (result['id'], result['message']))
-        self.say('%d node%s opened.' % (len(results), '' if len(results) == 1 else 's'))
+            tell(str(error))
+        else:
+            tell('\n'.join(['%s: %s' % (result['id'], result['message']) for result in results]
+                           + ['%s unlocked.' % count_of(len(results), 'node')]))
 
-    def _echo(self, on):
-        if on and self._asks_secret is not None:
-            before, self._asks_secret = self._asks_secret, None
-            try:
-                termios.tcsetattr(self._fd, termios.TCSADRAIN, before)
-            except termios.error:
-                pass  # the terminal has gone
-        elif not on:
-            self._asks_secret = termios.tcgetattr(self._fd)
-            silent = list(self._asks_secret)
-            silent[3] &= ~termios.ECHO
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, silent)
-
-    def _quit(self):
-        self._end()
-
-    COMMANDS = {'help': _help, '?': _help, 'nodes': _nodes, 'scan': _scan, 'secret': _secret,
-                'quit': _quit, 'exit': _quit}
+    COMMANDS = {'nodes': ('list the nodes', _nodes), 'scan': ('search for nodes now', _scan),
+                'secret': ('add an admin secret', _secret), 'help': ('list the commands', _help),
+                '?': ('list the commands', _help), 'quit': ('end dispyadmin', lambda self: self._end()),
+                'exit': ('end dispyadmin', lambda self: self._end())}
 
 
 class _LogFormatter(logging.Formatter):
@@ -12050,9 +11997,7 @@ def start_logging(debug, level=logging.INFO):
     """Log to standard error, from this level on or all."""
     handler = logging.StreamHandler()
     handler.setFormatter(_LogFormatter())
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.DEBUG if debug else level)
+    logging.basicConfig(level=logging.DEBUG if debug else level, handlers=[handler])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -12067,18 +12012,14 @@ NO_DISPYADMIN = ("--list: the server at %s is not dispyadmin, perhaps dispy's ow
 def list_nodes(settings):
     """The command --list: print the nodes; the exit status.  UsageError, StartError."""
     url, nodes = ask_running(settings)
-    if nodes is None:
-        nodes = find_nodes(settings)
-        way = 'no dispyadmin runs at %s; this is what was found by asking' % url
-    else:
-        way = 'as told by the dispyadmin at %s' % url
+    way = 'as told by the dispyadmin at %s' if nodes is not None else 'no dispyadmin runs at %s; found by asking'
+    nodes = find_nodes(settings) if nodes is None else nodes
     nodes.sort(key=place_key)
-    counts = collections.Counter(node['state'] for node in nodes)
-    tell('dispyadmin: %s: %d node%s%s' % (way, len(nodes), '' if len(nodes) == 1 else 's', ''.join(
-        ', %d %s' % (counts[state], state) for state in STATES if counts[state])), sys.stderr)
-    text = {'json': json_of_nodes, 'csv': csv_of_nodes}.get(settings.list, table_of_nodes)(nodes)
+    tell('dispyadmin: %s: %s' % (way % url, count_nodes(nodes)), sys.stderr)
+    text = {'json': json_of_nodes, 'csv': csv_of_nodes, 'table': table_of_nodes}[settings.list](nodes)
     write_out(text.encode(sys.stdout.encoding or 'utf-8', 'replace'), '--list')
-    return NO_NODES if not nodes else SOME_DO_NOT if counts[UNREACHABLE] or counts[LOCKED] else ALL_ANSWER
+    is_any_lost = any(node['state'] in (UNREACHABLE, LOCKED) for node in nodes)
+    return NO_NODES if not nodes else SOME_DO_NOT if is_any_lost else ALL_ANSWER
 
 
 def place_key(node):
@@ -12087,60 +12028,49 @@ def place_key(node):
     return address.version, int(address), node['ip_addr'], node['port']
 
 
+def count_nodes(nodes):
+    """How many nodes there are, and in which states."""
+    counts = collections.Counter(node['state'] for node in nodes)
+    return ', '.join([count_of(len(nodes), 'node')]
+                     + ['%d %s' % (counts[state], state) for state in STATES if counts[state]])
+
+
 # --- from a dispyadmin that runs ---
-
-class _NotThere(Exception):
-    """Nothing listens where a dispyadmin would."""
-
-
-class _NotHttp(Exception):
-    """What listens there does not speak HTTP, or not with this TLS context (None: in clear)."""
-
 
 def ask_running(settings):
     """(URL, nodes in JSON) of the dispyadmin that runs where the options say; nodes are None when none runs there.
 
     StartError when it does not tell them.
     """
-    host, port = settings.http_host.strip('[]'), settings.http_port
-    host = {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host)
+    host, port = {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(settings.http_host, settings.http_host), settings.http_port
     place = format_id(host, port)
     host = '127.0.0.1' if is_localhost(host) else host  # no resolver is needed for that
-    if port == 0:
-        return place, None  # it would be at a port that only it knows
-    given = settings.certfile and tls_contexts(settings.certfile, settings.keyfile)[0]
-    for context in [given] if given else [None, _client_context(host)]:
+    if settings.certfile:
+        contexts = [tls_contexts(settings.certfile, settings.keyfile)[0]]
+    else:
+        contexts = [None, ssl.create_default_context()]
+        if re.match(r'(127\.[0-9.]+|::1)\Z', host):  # on loopback nothing is checked, as without TLS
+            contexts[1].check_hostname, contexts[1].verify_mode = False, ssl.CERT_NONE
+    for context in contexts:
         try:
             return '%s://%s/' % ('https' if context else 'http', place), _ask_for_nodes(settings, host, port, context)
-        except _NotThere:
+        except ConnectionRefusedError:
             return place, None
-        except _NotHttp:
+        except http.client.HTTPException:
             continue
     raise StartError(NO_DISPYADMIN % place)
 
 
-def _client_context(host):
-    """How to check a server whose certificate is not given: on loopback not at all, as without TLS, else as browsers do."""
-    context = ssl.create_default_context()
-    try:
-        loopback = is_loopback(canonical(host))
-    except ValueError:
-        loopback = False
-    if loopback:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
 def _ask_for_nodes(settings, host, port, context):
-    """The nodes in JSON.  The token is sent only when it is asked for."""
-    place = format_id(host, port)
+    # The token is sent only when it is asked for.
+    place, token = format_id(host, port), settings.http_token
     status, data = _request_nodes(host, port, context, {})
-    if status == 401 and settings.http_token:
-        status, data = _request_nodes(host, port, context, {'Authorization': 'Bearer ' + settings.http_token})
+    if status == 401 and token:
+        status, data = _request_nodes(host, port, context, {'Authorization': 'Bearer ' + token})
     if status == 401:
-        raise StartError('--list: the dispyadmin at %s %s' % (place, (
-            'does not take the token in the file of --http_token' if settings.http_token else
-            'wants its token: give the file with it as --http_token FILE')))
+        raise StartError('--list: the dispyadmin at %s %s' % (
+            place, 'does not take the token in the file of --http_token' if token else
+            'wants its token: give the file with it as --http_token FILE'))
     try:
         answer = json.loads(data.decode('utf-8'))
         if status != 200:
@@ -12166,15 +12096,16 @@ def check_node(node):
 
 
 def _request_nodes(host, port, context, headers):
-    """(status, body) of GET /api/nodes."""
-    place, connection = format_id(host, port), http.client.HTTPConnection(host, port, timeout=LIST_ANSWER_TIME)
+    """(status, body) of GET /api/nodes.  ConnectionRefusedError when nothing listens there, HTTPException when it does not
+    speak HTTP in this way, StartError."""
+    place, connection = format_id(host, port), http.client.HTTPConnection(host, port)
     try:
-        try:
-            connection.sock = socket.create_connection((host, port), LIST_ANSWER_TIME)
-        except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
-            raise _NotHttp()  # it was connected, and ended at once
-        except (OSError, UnicodeError):
-            raise _NotThere()
+        connection.sock = socket.create_connection((host, port), LIST_ANSWER_TIME)
+    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
+        raise http.client.HTTPException()  # it was connected, and ended at once
+    except (OSError, UnicodeError):
+        raise ConnectionRefusedError()
+    try:
         if context:
             connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
         connection.request('GET', '/api/nodes', headers=headers)
@@ -12189,8 +12120,8 @@ def _request_nodes(host, port, context, headers):
     except socket.timeout:
         raise StartError('--list: the server at %s does not answer within %d seconds; if it is not dispyadmin, give another '
                          '--http_port' % (place, LIST_ANSWER_TIME))
-    except (OSError, http.client.HTTPException):
-        raise _NotHttp()
+    except OSError:
+        raise http.client.HTTPException()
     finally:
         connection.close()
 
@@ -12201,13 +12132,9 @@ def find_nodes(settings):
     """The nodes that answer within a few seconds, and those of --node, in JSON.  UsageError, StartError."""
     settings.secret = read_secret(settings.secret)
     admin = bystander(settings)
-    admin.start()
-    try:
+    with running(admin):
         wait_until_found(admin)
-        return [json.loads(published.json()) for published in admin.snapshot().nodes]
-    finally:
-        admin.end()
-        admin.join(time.monotonic() + END_TIME)
+        return [published.view for published in admin.snapshot().nodes]
 
 
 def bystander(settings):
@@ -12227,15 +12154,14 @@ def bystander(settings):
 
 def wait_until_found(admin):
     """Wait until the nodes have been found, as far as one can tell."""
-    began = quiet_since = time.monotonic()
+    now = began = changed = time.monotonic()
     found = 0
-    while True:
+    while now - began < LIST_LONGEST:
         time.sleep(0.1)
-        now, finding, nodes = time.monotonic(), admin.is_finding(), admin.snapshot().totals['nodes']
-        if finding or nodes != found:
-            quiet_since, found = now, nodes
-        is_quiet = found and now - quiet_since >= LIST_QUIET
-        if not finding and (is_quiet or now - began >= LIST_TIME) or now - began >= LIST_LONGEST:
+        now, nodes = time.monotonic(), admin.snapshot().totals['nodes']
+        if admin.is_finding() or nodes != found:
+            changed, found = now, nodes
+        elif found and now - changed >= LIST_QUIET or now - began >= LIST_TIME:
             return
 
 
@@ -12266,13 +12192,9 @@ def _cell(field, node):
 
 def _bytes(number):
     """A number of bytes as people read it."""
-    for unit in ('B', 'KiB', 'MiB', 'GiB'):
-        if number < 1024:
-            break
-        number /= 1024
-    else:
-        unit = 'TiB'
-    return '%d %s' % (number, unit) if unit == 'B' or number >= 100 else '%.1f %s' % (number, unit)
+    power = min(max(int(number).bit_length() - 1, 0) // 10, 4)
+    number, unit = number / 1024 ** power, ('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]
+    return '%d %s' % (number, unit) if power == 0 or number >= 100 else '%.1f %s' % (number, unit)
 
 
 def width(text):
@@ -12322,30 +12244,54 @@ def write_out(data, option):
 # Entry
 # ---------------------------------------------------------------------------------------------------------------------
 
-def serve(settings):
-    """Run until a signal or the console ends it."""
-    # Nearly all that a poll makes goes with its last reference.  The search for the rest, which comes every 700 objects
-    # unless told otherwise, took 8 % of the CPU of polling.
-    gc.set_threshold(10000, 20, 20)
-    admin = Admin(settings)
-    try:
-        server = WebServer(admin, settings, max(16, min(512, allow_many_files() // 4)))
-    except StartError:
-        admin.discard()
-        raise
-    ended = Wakeup()
-    # The kernel may give a signal to any thread; this way the main one wakes whichever it is.
-    signal.set_wakeup_fd(ended.writer.fileno())
-    on_interrupt(lambda *_: ended.set())
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    workers = [admin, server] + ([Console(admin, ended.set)] if Console.is_possible() else [])
+@contextlib.contextmanager
+def running(*workers):
+    """Start these, and end them after what is done meanwhile, the last one first, within END_TIME."""
     try:
         for worker in workers:
             worker.start()
+        yield
+    finally:
+        for worker in workers:
+            worker.end()
+        deadline = time.monotonic() + END_TIME
+        for worker in reversed(workers):
+            worker.join(deadline)
+
+
+def serve(settings):
+    """Run until a signal or the console ends it; the exit status.  StartError."""
+    # Nearly all that a poll makes goes with its last reference.  The search for the rest, which comes every 700 objects
+    # unless told otherwise, took 8 % of the CPU of polling.
+    gc.set_threshold(10000, 20, 20)
+    admin, server = Admin(settings), None
+    try:
+        server = WebServer(admin, settings, max(16, min(512, allow_many_files() // 4)))
+        ended = Wakeup()
+        # The kernel may give a signal to any thread; this way the main one wakes whichever it is.
+        signal.set_wakeup_fd(ended.writer.fileno())
+        on_interrupt(lambda *_: ended.set())
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        console = [Console(admin, ended.set)] if Console.is_possible() else []
+        with running(admin, server, *console):
+            _tell_start(admin, server, settings)
+            if console:
+                tell('Commands: %s' % ', '.join(Console.COMMANDS))
+            select.select([ended.reader], [], [])
     except StartError:
         admin.discard()
-        server.finish()
+        if server:
+            server.finish()
         raise
+    left = admin.reconciler.left_drained()
+    if left:
+        tell('Left drained, at 0 CPUs, and remembered by nothing (no --state): %s' % ', '.join(left))
+    signal.set_wakeup_fd(-1)
+    ended.close()
+    return 0
+
+
+def _tell_start(admin, server, settings):
     if settings.reply_port is None and admin.listener.reply_port not in (REPLY_PORT, settings.info_port):
         logger.info('reply port %d is taken; nodes answer searches at TCP port %d: let it through the firewall', REPLY_PORT,
                     admin.listener.reply_port)
@@ -12353,34 +12299,13 @@ def serve(settings):
         logger.warning('the page is served beyond this machine without TLS: secrets and the token travel in clear; '
                        'give --certfile, or keep it on localhost and use a tunnel')
     tell('dispyadmin %s: %s' % (__version__, server.url(settings.http_host)))
-    if len(workers) > 2:
-        tell('Commands: nodes, scan, secret, quit, help')
-    select.select([ended.reader], [], [])
-    for worker in workers:
-        worker.end()
-    deadline = time.monotonic() + END_TIME
-    for worker in reversed(workers):
-        worker.join(deadline)
-    left = admin.reconciler.left_drained()
-    if left:
-        tell('Left drained, at 0 CPUs, and remembered by nothing (no --state): %s' % ', '.join(left))
-    signal.set_wakeup_fd(-1)
-    ended.close()
 
 
 def tell_diagnosis(settings):
     """Diagnose a host and print what is found.  The exit status: 0 when no problem is found, else 3."""
     admin = bystander(settings)
-    workers = admin.poller, admin.listener, admin.announcer
-    for worker in workers:
-        worker.start()
-    try:
+    with running(admin.poller, admin.listener, admin.announcer):
         found = diagnose(admin, *settings.diagnose, has_table=False)
-    finally:
-        for worker in workers:
-            worker.end()
-        for worker in workers:
-            worker.join(time.monotonic() + END_TIME)
     for step in found['steps']:
         tell('%s %-9s %-9s %s' % (MARKS[step['state']], step['state'], step['step'], step['message']))
     tell('Fix: %s' % found['fix'] if found['fix'] else 'No problem found.')
@@ -12425,16 +12350,11 @@ def main(argv=None):
             return 0
         os.environ.pop('DISPYADMIN_SECRET', None)  # what is started from here has no business with it
         settings.http_token = read_token(settings.http_token) if settings.http_token else ''
-        if settings.list:
-            start_logging(settings.debug, logging.WARNING)
-            return list_nodes(settings)
-        settings.secret = read_secret(settings.secret)
-        if settings.diagnose:
-            start_logging(settings.debug, logging.WARNING)
-            return tell_diagnosis(settings)
-        start_logging(settings.debug)
-        serve(settings)
-        return 0
+        if not settings.list:
+            settings.secret = read_secret(settings.secret)
+        command = list_nodes if settings.list else tell_diagnosis if settings.diagnose else serve
+        start_logging(settings.debug, logging.INFO if command is serve else logging.WARNING)
+        return command(settings)
     except (UsageError, StartError, OSError) as error:
         tell('dispyadmin: %s' % printable(system_error(error)), sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

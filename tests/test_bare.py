@@ -240,8 +240,21 @@ class Machines(BareTest):
         for number in (12, dispyadmin.LEAST_FILES - 1):
             self.check_refused(['--http_port', 0], 'ulimit -n', 'LimitNOFILE', status=1,
                                before=SHELL + ['ulimit -n %d && exec "$@"' % number, 'sh'])
-        self.check_refused(['--list', '--http_port', 1], 'ulimit -n', status=1,
-                           before=SHELL + ['ulimit -n 12 && exec "$@"', 'sh'])
+        for options in (['--list', '--http_port', 1], ['--diagnose', '127.0.0.1'], ['--certfile', __file__]):
+            self.check_refused(options, 'ulimit -n', status=1, before=SHELL + ['ulimit -n 12 && exec "$@"', 'sh'])
+
+    def test_fewer_files(self):
+        """As few as Python itself can start with, and more: a result, or a sentence."""
+        config, secret = self.write('[DEFAULT]\npoll_interval = 17\n'), self.write('open')
+        for number in range(4, 13):
+            before = SHELL + ['ulimit -n %d && exec "$@"' % number, 'sh']
+            if self.run_script('--version', before=before)[0]:
+                continue                     # the libraries of Python cannot be read
+            for options in (['--config', config, '--save_config'], ['--save_config', os.path.join(self.folder(), 'saved')],
+                            ['--secret', '@' + secret, '--http_port', 0], ['--secret', '-'], ['--http_token', secret]):
+                status, out, err = self.run_script(*options, before=before)
+                self.assertNotIn('Traceback', err)
+                self.assertEqual((status == 0, len(err.splitlines())), (not err, 1 if err else 0), (number, options, err))
 
     def test_no_threads(self):
         with unittest.mock.patch('threading.Thread.start', side_effect=RuntimeError("can't start new thread")):
@@ -291,7 +304,7 @@ class Streams(BareTest):
 
 class Signals(BareTest):
     # Before a signal is waited for, and from then on.
-    EARLY = ('build_parser', 'read_settings', 'read_config', 'read_text', 'start_logging', 'allow_many_files',
+    EARLY = ('build_parser', 'read_settings', 'parse_config', 'read_text', 'start_logging', 'allow_many_files',
              'tls_contexts', 'Listener.__init__', 'open_socket', 'local_sources', 'StateFile.open', 'StateFile.write',
              'WebServer.__init__', 'WebServer._open', 'resolve', 'Wakeup.__init__')
     LATE = ('Console.is_possible', 'Worker.start', 'WebServer.url', 'tell')
@@ -320,6 +333,15 @@ class Signals(BareTest):
                                    (['--diagnose', '127.0.0.1'], 'resolve')):
                 with self.subTest(options=options, signal=number):
                     status, out, err = self.run_script(*options, **self.broken(signal.Signals(number).name, place))
+                    self.assertEqual((status, out, err), (-number, '', ''))
+
+    def test_while_modules_are_read(self):
+        """Nor is there a word of Python's own."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            for module in ('argparse', 'http', 'unicodedata', 'termios'):
+                with self.subTest(module=module, signal=number):
+                    path = self.write('import os, time; os.kill(os.getpid(), %d); time.sleep(10)' % number, module + '.py')
+                    status, out, err = self.run_script('--help', env={'PYTHONPATH': os.path.dirname(path)})
                     self.assertEqual((status, out, err), (-number, '', ''))
 
     def test_ignored_by_the_parent(self):
@@ -421,6 +443,30 @@ class Files(BareTest):
             self.check_refused([option, prefix + '/dev/zero'], option, 'longer than')
             self.check_refused([option, prefix + pipe], option, pipe, 'no program')
         self.check_refused(['--config', large], large, 'longer than')
+
+    def test_certificates(self):
+        """OpenSSL would read what is no regular file for ever."""
+        pipe = os.path.join(self.folder(), 'pipe')
+        os.mkfifo(pipe)
+        for name in (pipe, '/dev/zero', '/dev/null', os.path.dirname(pipe)):
+            for options in (['--certfile', name], ['--list', '--certfile', name]):
+                self.check_refused(options, '--certfile', name, 'no regular file', status=1, env=UNWATCHED)
+        certificate = lab.certificate(self.folder())
+        self.check_refused(['--certfile', certificate, '--keyfile', pipe], '--keyfile', pipe, 'no regular file', status=1,
+                           env=UNWATCHED)
+
+    def test_credentials(self):
+        """As everywhere: bounded, and text."""
+        folder = self.folder()
+        for name in ('secret', 'token'):
+            path = os.path.join(folder, name)
+            with open(path, 'wb') as file:
+                file.write(b'caf\xe9')
+            self.check_refused([], path, 'UTF-8', env={'CREDENTIALS_DIRECTORY': folder})
+            os.unlink(path)
+            os.symlink('/dev/zero', path)
+            self.check_refused([], path, 'longer than', env={'CREDENTIALS_DIRECTORY': folder})
+            os.unlink(path)
 
     def test_state(self):
         """What is no regular file is left as it is."""

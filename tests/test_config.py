@@ -4,8 +4,13 @@ them."""
 import configparser
 import os
 import stat
+import threading
+
+import dispyadmin
 
 from . import environment, lab
+
+LIMITED = ['sh', '-c', 'ulimit -f 0 && exec "$@"', 'sh']          # no byte can be written to a file
 
 
 def parse(text):
@@ -53,6 +58,105 @@ class Saved(lab.LabTest):
         self.assertEqual(self.run_script('--config', path, '--save_config', again)[0], 0)
         with open(path) as first, open(again) as second:
             self.assertEqual(parse(first.read()), parse(second.read()))
+
+    def test_what_was_there_stays_until_it_is_written(self):
+        """A file system that is full loses nothing, and leaves no pieces."""
+        path = self.write('[DEFAULT]\nsecret = old\n', 'saved.cfg')
+        status, out, err = self.run_script('--save_config', path, '--secret', 'new', before=LIMITED)
+        self.assertEqual((status, out, len(err.splitlines())), (2, '', 1), err)
+        self.assertIn('--save_config ' + path, err)
+        self.assertEqual(os.listdir(os.path.dirname(path)), ['saved.cfg'])
+        with open(path) as file:
+            self.assertEqual(file.read(), '[DEFAULT]\nsecret = old\n')
+
+    def test_symbolic_link(self):
+        """Its target is written; it stays a link."""
+        path, link = self.write('old', 'target.cfg'), os.path.join(self.folder(), 'link.cfg')
+        os.symlink(path, link)
+        self.assertEqual(self.run_script('--save_config', link, '--poll_interval', 9), (0, '', ''))
+        self.assertTrue(os.path.islink(link))
+        with open(path) as file:
+            self.assertEqual(parse(file.read())['poll_interval'], '9')
+
+    def test_devices_and_pipes(self):
+        """They get what is written, and stay as they are."""
+        folder = self.folder()
+        pipe, null, full = [os.path.join(folder, name) for name in ('pipe', 'null', 'full')]
+        os.mkfifo(pipe)
+        read = []
+
+        def read_pipe():
+            with open(pipe) as file:
+                read.append(file.read())
+        reader = threading.Thread(target=read_pipe)
+        reader.start()
+        os.chmod(pipe, 0o666)
+        self.assertEqual(self.run_script('--save_config', pipe, '--poll_interval', 9), (0, '', ''))
+        reader.join()
+        self.assertEqual(parse(read[0])['poll_interval'], '9')
+        self.assertEqual(stat.S_IMODE(os.stat(pipe).st_mode), 0o666)
+        try:
+            for name, minor in ((null, 3), (full, 7)):
+                os.mknod(name, 0o600 | stat.S_IFCHR, os.makedev(1, minor))
+                os.chmod(name, 0o666)
+                open(name, 'w').close()
+        except PermissionError:
+            self.skipTest('no devices can be made here')
+        self.assertEqual(self.run_script('--save_config', null, '--secret', 'one'), (0, '', ''))
+        status, out, err = self.run_script('--save_config', full, '--secret', 'one')
+        self.assertEqual((status, out, len(err.splitlines())), (2, '', 1), err)
+        self.assertIn('No space', err)
+        for name in (null, full):
+            self.assertEqual(stat.S_IMODE(os.stat(name).st_mode), 0o666)
+            self.assertTrue(stat.S_ISCHR(os.stat(name).st_mode))
+
+    def check_read_back(self, *options):
+        """What is saved means the same when it is read; or it is refused, with the option's name. Whether it was saved."""
+        with self.subTest(options=options):
+            path = os.path.join(self.folder(), 'saved.cfg')
+            before = dispyadmin.read_settings(list(options) + ['--save_config', path], {})
+            try:
+                dispyadmin.save_config(before)
+            except dispyadmin.UsageError as error:
+                self.assertIn(options[0].partition('=')[0], str(error))
+                self.assertFalse(os.path.exists(path))
+                return False
+            after = dispyadmin.read_settings(['--config', path], {})
+            for option in dispyadmin.OPTIONS:
+                if option.key != 'groups':
+                    self.assertEqual(getattr(after, option.key), getattr(before, option.key))
+            self.assertEqual([vars(group) for group in after.groups], [vars(group) for group in before.groups])
+            return True
+
+    def test_values_are_read_back_as_they_were(self):
+        for secret in ('None', '# no comment', '; none', '[DEFAULT]', '%(x)s', '=', ':', "['a']", '--', '\u00fc', '"a"'):
+            self.assertTrue(self.check_read_back('--secret=' + secret))
+        for secret in (' a', 'a ', '\u00a0a', 'a\nb', 'a\rb', 'a\n[b]', 'a\nb = c', 'a\n\n b', 'a\n# b', '\ta', ' ', '\n'):
+            self.assertFalse(self.check_read_back('--secret=' + secret))
+        for options in (['--on_event', 'None'], ['--on_event', 'None', '--event', 'lost', '--event', 'found'], ['--debug'],
+                        ['--keep', '--ipv4_udp_multicast'], ['--certfile', '/None', '--keyfile', '/True'],
+                        ['--node', '[fe80::1%lo]:9701', '--node', 'fe80::1%lo', '--node', 'h:1'],
+                        ['-i', '::1', '-i', 'None'], ['--group', 'a=None', '--group', 'b= *,?, 10.0.0.0/8'],
+                        ['--http_host', 'None'], ['--info_port', '0'], ['--state', '/a b', '--http_token', '/[x]'],
+                        ['--certfile=', '--state=']):
+            self.assertTrue(self.check_read_back(*options))
+        self.assertFalse(self.check_read_back('--state', '/a\nb'))
+
+    def test_what_upstream_has_too(self):
+        """A file of ours with all options of upstream's, and no others, is none of upstream's."""
+        options = ['--secret', '@/secret', '--http_host', '::1', '--http_port', '1', '--info_port', '9700',
+                   '--node_port', '9701', '--poll_interval', '1', '--ping_interval', '1', '--certfile', '/a',
+                   '--keyfile', '/b', '--ipv4_udp_multicast']
+        self.assertTrue(self.check_read_back(*options))
+        self.assertTrue(self.check_read_back(*options + ['-i', '::1']))
+
+    def test_secret_of_upstream_that_means_something_else(self):
+        """It is not saved as what it does not mean."""
+        for secret, is_saved in (('open', True), ('@open', False), ('-', False)):
+            path = self.write(Upstream.TEXT.format(secret=secret, info=9700, node=9701, hosts='[]'))
+            status, out, err = self.run_script('--config', path, '--save_config')
+            self.assertEqual(status, 0 if is_saved else 2)
+            self.assertIn('secret = open' if is_saved else '--secret', out + err)
 
     def test_command_line_beats_configuration(self):
         path = self.write('[DEFAULT]\npoll_interval = 30\nping_interval = 40\nhttp_host = ::1\n')

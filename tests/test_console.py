@@ -124,14 +124,14 @@ class Console(lab.LabTest):
 
     def test_nodes_and_secret(self):
         """A locked node opens with the secret that is typed, which does not appear."""
-        node = self.fake('s3cret-typed', name='worker')
+        node = self.fake(' s3cret-typed', name='worker')     # its own spaces stay
         terminal = self.terminal('--node', node.id)
         lab.wait_for(lambda: node.connections, what='the node is asked')
         lab.wait_for(lambda: 'locked' in terminal.say('nodes', re.escape(node.id)), what='a locked node')
         since = len(terminal.text)
         terminal.type('secret\n')
         terminal.expect(r'(?i)secret.*: *$', since=since + len('secret'))
-        terminal.type('s3cret-typed\n')
+        terminal.type(' s3cret-typed\n')
         lab.wait_for(lambda: re.search('ready', terminal.say('nodes', re.escape(node.id) + r'.*\n')),
                      what=lambda: 'ready: %r' % terminal.text)
         self.assertIn('worker', terminal.text)

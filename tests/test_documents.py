@@ -33,7 +33,7 @@ class Documents(unittest.TestCase):
         """{every flag of an option: its metavar or None}, as the program itself has them."""
         cls.actions = dispyadmin.build_parser()._actions
         cls.options = {flag: action.metavar for action in cls.actions for flag in action.option_strings}
-        cls.keys = {flag[2:] for option in dispyadmin.OPTIONS for flag in option.flags[-1:]}
+        cls.keys = {dispyadmin.name_of(option) for option in dispyadmin.OPTIONS}
 
     def test_manual(self):
         """One paragraph for each option, with its flags and metavar."""
@@ -52,7 +52,8 @@ class Documents(unittest.TestCase):
         for option in dispyadmin.OPTIONS:
             if option.default in ('', None, False) or option.default == []:
                 continue
-            paragraph, = [text for text in paragraphs if option.flags[-1] in FLAGS.findall(text.split('\n')[0])]
+            flag = '--' + dispyadmin.name_of(option)
+            paragraph, = [text for text in paragraphs if flag in FLAGS.findall(text.split('\n')[0])]
             self.assertRegex(paragraph, r'The default is(\n\.BR?)? %s\b' % option.default, option.key)
         for number in [port for pair in dispyadmin.PORT_PAIRS for port in pair] + list(dispyadmin.EVENT_KINDS):
             self.assertIn(str(number), section)
@@ -91,16 +92,16 @@ class Documents(unittest.TestCase):
         """Every option is there once, commented out; so it is read without effect, and each line can be read."""
         text = read('data', 'dispyadmin.conf')
         path = os.path.join(environment.ROOT, 'data', 'dispyadmin.conf')
-        self.assertEqual(dispyadmin.read_config(path), {})
+        self.assertEqual(dispyadmin.read_settings(['--config', path], {}).given, {})
         lines = re.findall(r'^# ([a-z][a-z0-9_]*) = (.*)$', text, re.MULTILINE)
         self.assertEqual(sorted(key for key, _ in lines), sorted(self.keys))
         self.assertNotRegex(text, r'secret = (?!@)')
         for key, value in lines:
             option = dispyadmin.KEYS[key]
-            parsed = (dispyadmin._parse(option, dispyadmin._read_list(value, key), key) if isinstance(option.default, list)
-                      else dispyadmin._parse(option, value, key))
+            texts = dispyadmin.parse_config('[DEFAULT]\n%s = %s' % (key, value), 'file')[key]
+            parsed = [option.parse(text) for text in (texts if isinstance(texts, list) else [texts])]
             if option.default not in ('', None) and option.default != []:
-                self.assertEqual(parsed, option.default, key)
+                self.assertEqual(parsed, [option.default], key)
         for kind in dispyadmin.EVENT_KINDS:
             self.assertIn(kind, text)
 
@@ -110,10 +111,10 @@ class Documents(unittest.TestCase):
         self.addCleanup(shutil.rmtree, folder)
         with open(os.path.join(folder, 'all.conf'), 'w') as file:
             file.write(re.sub(r'^# ([a-z][a-z0-9_]* = .*)$', r'\1', read('data', 'dispyadmin.conf'), flags=re.MULTILINE))
-        values = dispyadmin.read_config(file.name)
-        self.assertEqual(sorted(values), sorted(option.key for option in dispyadmin.OPTIONS))
-        self.assertNotIsInstance(values['secret'], dispyadmin.Literal)
-        self.assertEqual((values['info_port'], values['node_port']), dispyadmin.PORT_PAIRS[0])
+        settings = dispyadmin.read_settings(['--config', file.name], {})
+        self.assertEqual(sorted(settings.given), sorted(option.key for option in dispyadmin.OPTIONS))
+        self.assertNotIsInstance(settings.secret, dispyadmin.Literal)
+        self.assertEqual((settings.info_port, settings.node_port), dispyadmin.PORT_PAIRS[0])
 
     def test_readme(self):
         """Every option of the program is in the README, and the README has no others in commands that run it."""
