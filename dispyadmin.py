@@ -45,6 +45,7 @@ import fnmatch
 import functools
 import gc
 import getpass
+import gzip
 import hashlib
 import heapq
 import hmac
@@ -78,7 +79,6 @@ import threading
 import time
 import unicodedata
 import urllib.parse
-import zlib
 
 try:
     import fcntl
@@ -10547,54 +10547,30 @@ PAGE_JS = r'''/* dispyadmin's page.
 # HTTP: server, access, routes, one sender
 # ---------------------------------------------------------------------------------------------------------------------
 
+JSON, HTML = 'application/json', 'text/html; charset=utf-8'
+CHANGING = ('POST', 'DELETE')  # methods that change something, and have a body
+
+# What is sent: text of this kind, with a status and with headers beside those that all answers have.
+Reply = collections.namedtuple('Reply', 'body kind status headers')
+Reply.__new__.__defaults__ = JSON, 200, {}
+
+
 class HttpError(Error):
     """A request that is answered with an error status."""
 
     def __init__(self, status, sentence, **headers):
         super().__init__(sentence)
-        self.status = status
-        self.headers = headers
+        self.status, self.headers = status, headers
 
 
-def gzipped(data):
-    """`data` as a gzip file.  The fastest level: it makes a tenth of JSON, and slower ones not much less."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-    return packer.compress(data) + packer.flush()
+def refuse(reasons):
+    """HttpError for the first of the reasons (whether it holds, status, sentence) that holds; later ones are not looked at."""
+    for holds, status, sentence in reasons:
+        if holds:
+            raise HttpError(status, sentence)
 
 
-class _TimedReader(io.RawIOBase):
-    """Reads a request under one deadline for the whole of it, so that a byte a second does not hold a thread."""
-
-    def __init__(self, sock):
-        self._sock = sock
-        self._expires = None
-        self._idle = True
-        self._room = MAX_HEAD
-
-    def readable(self):
-        return True
-
-    def expect_request(self):
-        """The next byte may take IDLE_TIME to come; from then on the request has REQUEST_TIME, and MAX_HEAD bytes."""
-        self._expires, self._idle, self._room = time.monotonic() + IDLE_TIME, True, MAX_HEAD
-
-    def expect_body(self, size):
-        """So many bytes more."""
-        self._room += size
-
-    def readinto(self, buffer):
-        if self._room <= 0:
-            raise HttpError(431, 'The headers of the request have more than %d bytes' % MAX_HEAD)
-        left = self._expires - time.monotonic()
-        if left <= 0:
-            raise socket.timeout('request took too long')
-        self._sock.settimeout(left)
-        size = self._sock.recv_into(buffer)
-        if self._idle:
-            self._expires, self._idle = time.monotonic() + REQUEST_TIME, False
-        self._room -= size
-        return size
-
+# --- server: connections, each with a thread ---
 
 class WebServer(Worker):
     """Accepts connections of browsers and scripts, and gives each a thread of its own, up to `places`."""
@@ -10603,78 +10579,59 @@ class WebServer(Worker):
 
     def __init__(self, admin, settings, places):
         super().__init__()
-        self.admin = admin
-        self.scraping = threading.Lock()                # held while metrics are written: 10,000 nodes make 10 MB
-        self.tls = admin.server_tls
-        self._places = places
+        self.admin, self.tls, self._places = admin, admin.server_tls, places
+        self.scraping = threading.Lock()      # held while metrics are written: 10,000 nodes make 10 MB
         self._sockets = self._open(settings.http_host, settings.http_port)
-        self._wakeup = Wakeup()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
-        self._lock = threading.Lock()                   # guards _connections
-        self._connections = collections.OrderedDict()   # Connection -> its thread; those that asked last at the end
-        self._numbers = itertools.count(1)
         self.port = self._sockets[0].getsockname()[1]
         addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
         self.loopback = all(is_loopback(address) for address in addresses)
-        self.proxy_names = {name.lower() for name in settings.http_names}
-        self.names = {'localhost', settings.http_host.lower().strip('[]')} | self.proxy_names
-        # With a name for a proxy, each connection may be the proxy's, whoever is behind it.
-        self.trusts_kernel = (self.loopback and not self.proxy_names and os.path.exists('/proc/self/net/tcp')
-                              and hasattr(os, 'geteuid'))
-        self.token = settings.http_token or secrets.token_urlsafe(24)
-        # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
-        self.cookie = 'dispyadmin-' + hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()[:12]
-        self.show_token = not settings.http_token and not (self.trusts_kernel and os.geteuid() != overflow_user())
+        self.access = Access(settings, self.loopback, self.tls)
+        self._lock = threading.Lock()         # guards _connections
+        self._connections = set()             # RequestHandlers
+        self._wakeup = Wakeup()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
         for sock in self._sockets:
             self._selector.register(sock, selectors.EVENT_READ, sock)
 
     @staticmethod
     def _open(host, port):
-        """Listening sockets at every address of the host, all with one port."""
-        sockets, problem = [], None
+        """Listening sockets at every address of the host that can be had, all with one port."""
+        sockets, problems = [], []
         try:
             addresses = resolve(host)
         except NodeError as error:
             raise StartError('--http_host %s: %s' % (host, error))
         for address in addresses:
             try:
-                sockets.append(open_socket(socket.SOCK_STREAM, address, port))
-                port = sockets[0].getsockname()[1]
+                sockets.append(open_socket(socket.SOCK_STREAM, address, sockets[0].getsockname()[1] if sockets else port))
             except OSError as error:
-                problem = error
-                if error.errno == errno.EADDRINUSE:
-                    break
-            else:
-                continue
-        if problem is not None and (not sockets or problem.errno == errno.EADDRINUSE):
-            for sock in sockets:
-                sock.close()
-            raise StartError('--http_host %s, --http_port %d: %s%s' % (
-                printable(host), port, problem.strerror,
-                "; dispyadmin may run already, or dispy's own web server (dispyscheduler --httpd, dispy.httpd) uses it; "
-                'give another --http_port' if problem.errno == errno.EADDRINUSE else ''))
-        return sockets
+                problems.append(error)
+        taken = [problem for problem in problems if problem.errno == errno.EADDRINUSE]
+        if sockets and not taken:
+            return sockets
+        for sock in sockets:
+            sock.close()
+        raise StartError('--http_host %s, --http_port %d: %s%s' % (
+            printable(host), port, system_error((taken or problems)[0]),
+            " dispyadmin may run already, or dispy's own web server (dispyscheduler --httpd, dispy.httpd); "
+            'give another --http_port.' if taken else ''))
 
     def url(self, host):
         """The address of the page as a user types it, with the token when it has to be told."""
-        shown = host
-        if shown in ('0.0.0.0', '::'):
-            outside = [s.address for s in self.admin.announcer.sources if family_of(s.address) == family_of(shown)]
-            shown = outside[0] if outside else 'localhost'
-        shown = '[%s]' % shown if ':' in shown else shown
-        return '%s://%s:%d/%s' % ('https' if self.tls else 'http', shown, self.port,
-                                  '?token=' + self.token if self.show_token else '')
+        if host in ('0.0.0.0', '::'):
+            outside = [s.address for s in self.admin.announcer.sources if family_of(s.address) == family_of(host)]
+            host = outside[0] if outside else 'localhost'
+        return '%s://%s:%d/%s' % ('https' if self.tls else 'http', '[%s]' % host if ':' in host else host, self.port,
+                                  '?token=' + self.access.token if self.access.tells_token else '')
 
-    def is_own_name(self, name, local_address):
-        """Whether a host names this server; `local_address` is the address that the browser connected to."""
-        if name in self.names:
-            return True
-        try:
-            address = canonical(name)
-        except ValueError:
-            return False
-        return is_loopback(address) or not self.loopback and address == local_address.partition('%')[0]
+    def leave(self, connection):
+        """A connection is over.  Any thread."""
+        with self._lock:
+            self._connections.discard(connection)
+
+    def wake(self):
+        self._wakeup.set()
 
     # --- its thread ---
 
@@ -10687,7 +10644,7 @@ class WebServer(Worker):
 
     def _accept(self, sock):
         try:
-            connection, sender = sock.accept()
+            connected, sender = sock.accept()
         except BlockingIOError:
             return
         except OSError as error:
@@ -10695,435 +10652,282 @@ class WebServer(Worker):
             self._drop_idle()  # no descriptors: that gives one back
             self.stopping.wait(0.05)
             return
-        with self._lock:
-            full = len(self._connections) >= self._places
-        if full and not self._drop_idle():
-            connection.close()
+        if len(self._connections) >= self._places and not self._drop_idle():  # no other thread adds any
+            connected.close()
             return
+        connection = RequestHandler(self, connected, sender)
+        with self._lock:
+            self._connections.add(connection)
         try:
-            Connection(self, connection, sender).start('http-%d' % next(self._numbers))
-        except (OSError, ValueError, RuntimeError) as error:  # TLS: gone already; RuntimeError: no more threads
+            connection.thread.start()
+        except RuntimeError as error:  # no more threads
             logger.debug('http connection from %s is not served: %s', sender[0], error)
-            connection.close()
+            self.leave(connection)
+            connected.close()
 
     def _drop_idle(self):
         """Close the connection that has asked for nothing the longest time, to make room; False when all are busy."""
         with self._lock:
-            idle = next((c for c in self._connections if not c.busy), None)
-            self._connections.pop(idle, None)
-        if idle is not None:
-            idle.shut()
-        return idle is not None
-
-    def wake(self):
-        self._wakeup.set()
+            idle = [connection for connection in self._connections if not connection.busy]
+            longest = min(idle, key=lambda connection: connection.asked, default=None)
+            self._connections.discard(longest)
+        if idle:
+            longest.shut()
+        return bool(idle)
 
     def finish(self):
         for sock in self._sockets:
             sock.close()
         with self._lock:
-            connections = list(self._connections.items())
-        for connection, _ in connections:
+            connections = list(self._connections)
+        for connection in connections:
             connection.shut()
         deadline = time.monotonic() + END_TIME / 2
-        for _, thread in connections:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for connection in connections:
+            connection.thread.join(max(0.0, deadline - time.monotonic()))
         self._selector.close()
         self._wakeup.close()
 
-    # --- connections' threads ---
 
-    def enter(self, connection, thread):
-        with self._lock:
-            self._connections[connection] = thread
+class _TimedReader(io.RawIOBase):
+    """Reads requests under one deadline for the whole of each, so that a byte a second does not hold a thread."""
 
-    def asked(self, connection):
-        with self._lock:
-            if connection in self._connections:
-                self._connections.move_to_end(connection)
+    def __init__(self, sock):
+        self._sock = sock
+        self.expires, self.room = 0.0, 0  # monotonic time; bytes that may still come
 
-    def leave(self, connection):
-        with self._lock:
-            self._connections.pop(connection, None)
+    def readable(self):
+        return True
 
-
-class Connection:
-    """One browser's connection, served by a thread of its own until either side closes it."""
-
-    def __init__(self, server, sock, sender):
-        self.server = server
-        self.sock = sock
-        if server.tls:
-            sock.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
-            self.sock = server.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self.sender = sender
-        self.busy = False  # whether a request is being served now
-
-    def start(self, name):
-        thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.server.enter(self, thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            self.server.leave(self)
-            self.sock.close()
-            raise
-
-    def shut(self):
-        """Make the thread end soon.  Any thread."""
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended itself
-
-    def _run(self):
-        try:
-            self.sock.settimeout(REQUEST_TIME)
-            if self.server.tls:
-                self.sock.do_handshake()
-            RequestHandler(self)
-        except (OSError, ValueError) as error:
-            logger.debug('http connection from %s ends: %s', self.sender[0], error)
-        except Exception as error:
-            self.server.report(error)
-        finally:
-            self._linger()
-            self.server.leave(self)
-            self.sock.close()
-
-    def _linger(self):
-        """Let the browser read what it was answered: closing with bytes unread would reset the connection at once."""
-        deadline = time.monotonic() + LINGER_TIME
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-            while time.monotonic() < deadline:
-                self.sock.settimeout(LINGER_TIME / 2)
-                if not self.sock.recv(1 << 16):
-                    return
-        except (OSError, ValueError):
-            pass  # it is gone
+    def readinto(self, buffer):
+        left = self.expires - time.monotonic()
+        if self.room <= 0:
+            raise HttpError(431, 'The headers of the request have more than %d bytes' % MAX_HEAD)
+        if left <= 0:
+            raise socket.timeout('request took too long')
+        self._sock.settimeout(left)
+        size = self._sock.recv_into(buffer)
+        self.room -= size
+        return size
 
 
 # The only script that stands in the page: it loads the others.
 PAGE_LOADER = re.search('<script>(.*?)</script>', PAGE_HTML, re.DOTALL).group(1).encode('utf-8')
 
 # Nothing but this server's own files may be loaded or framed, and nothing is kept by caches.
-HEADERS = (
-    ('Content-Security-Policy', "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
-                                "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-                                % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii')),
-    ('X-Content-Type-Options', 'nosniff'),
-    ('X-Frame-Options', 'DENY'),
-    ('Referrer-Policy', 'no-referrer'),
-    ('Cross-Origin-Resource-Policy', 'same-origin'),
-    ('Cache-Control', 'no-store'),
-)
-
-PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto', 'X-Real-IP', 'Via')
-
-JSON, HTML = 'application/json', 'text/html; charset=utf-8'
-
-NEEDS_TOKEN = ('A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
-               'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as '
-               '--http_token; without that, the page is for the user who runs dispyadmin and for root alone.')
+HEADERS = {
+    'Content-Security-Policy': "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
+                               "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+                               % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii'),
+    'X-Content-Type-Options': 'nosniff',
+    'X-Frame-Options': 'DENY',
+    'Referrer-Policy': 'no-referrer',
+    'Cross-Origin-Resource-Policy': 'same-origin',
+    'Cache-Control': 'no-store',
+    'Vary': 'Accept-Encoding',
+}
 
 
 class RequestHandler(http.server.BaseHTTPRequestHandler):
-    """Serves the requests of one connection: who may ask, what is asked for, one answer."""
+    """One connection, served by a thread of its own until either side closes it: reads requests, and sends what its route
+    makes of each."""
 
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
-    command, path, requestline = None, '', ''  # until a request has been read
     server_version, sys_version = 'dispyadmin/' + __version__, ''
+    # until a request has been read
+    command, requestline, path, place, headers = None, '', '', '', http.client.HTTPMessage()
 
-    def __init__(self, connection):
-        self.connection_ = connection
-        self._trusted = None  # whether the kernel says that our own user or root connected; asked once
-        super().__init__(connection.sock, connection.sender, connection.server)
+    def __init__(self, server, sock, sender):
+        # Not that of the base class, which would serve here and now.
+        self.server, self.admin, self.request, self.client_address = server, server.admin, sock, sender
+        self.busy, self.asked = False, time.monotonic()  # whether a request is being served; when the last one came
+        self.user = functools.lru_cache(1)(lambda: connection_user(self.connection))  # its id or None; the kernel is asked once
+        self.thread = threading.Thread(target=self._run, name='http-%d' % sender[1], daemon=True)
+
+    def shut(self):
+        """Make the thread end soon.  Any thread."""
+        try:
+            self.request.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended itself
+
+    def _run(self):
+        try:
+            self.request.settimeout(REQUEST_TIME)
+            if self.server.tls:
+                self.request.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
+                self.request = self.server.tls.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
+                self.request.do_handshake()
+            self.setup()
+            self.handle()
+        except (OSError, ValueError) as error:
+            logger.debug('http connection from %s ends: %s', self.client_address[0], error)
+        except Exception as error:
+            self.server.report(error)
+        finally:
+            self._linger()
+            self.server.leave(self)
+            self.request.close()
+
+    def _linger(self):
+        """Let the browser read what it was answered: closing with bytes unread would reset the connection at once."""
+        deadline = time.monotonic() + LINGER_TIME
+        try:
+            self.request.shutdown(socket.SHUT_WR)
+            self.request.settimeout(LINGER_TIME / 2)
+            while time.monotonic() < deadline and self.request.recv(1 << 16):
+                pass
+        except (OSError, ValueError):
+            pass  # it is gone
 
     def setup(self):
         super().setup()
         self.rfile.close()
-        self._timed = _TimedReader(self.connection)
-        self.rfile = io.BufferedReader(self._timed)
+        self._reader = _TimedReader(self.connection)
+        self.rfile = io.BufferedReader(self._reader)
 
     def handle_one_request(self):
-        self._timed.expect_request()
-        self._body_read, self.raw_requestline = False, b''
+        """The first byte may take IDLE_TIME to come; from then on the request has REQUEST_TIME, and MAX_HEAD bytes."""
+        self._is_body_read, self.raw_requestline = False, b''
+        self._reader.expires, self._reader.room = time.monotonic() + IDLE_TIME, MAX_HEAD
         try:
+            self.rfile.peek(1)
+            self._reader.expires = time.monotonic() + REQUEST_TIME
             super().handle_one_request()
         except HttpError as error:
             self.send_error(error.status if self.raw_requestline else 414, str(error))
         finally:
-            self.connection_.busy = False
+            self.busy = False
 
     def serve(self):
         """Answer one request."""
-        self.connection_.busy = True
-        self.server.asked(self.connection_)
-        self.connection.settimeout(REQUEST_TIME)
+        self.busy, self.asked = True, time.monotonic()
         try:
-            authority, path, query = self._target()
-            if path != '/api/health':
-                self._check_host(authority)
-                if self._log_in(path, query):
-                    return
-                self._check_access()
-            action, argument = self._route(path)
-            if self.command in ('POST', 'DELETE'):
-                self._check_origin()
-                self._send_json(action(self, argument, self._read_body()))
-            else:
-                action(self, argument, query)
+            reply = self._reply()
         except HttpError as error:
-            self._send_error(error.status, str(error), error.headers)
-        except InputError as error:
-            self._send_error(400, str(error))
-        except UnknownNode as error:
-            self._send_error(404, str(error))
+            reply = self._failure(error.status, str(error), error.headers)
+        except (InputError, UnknownNode) as error:
+            reply = self._failure(404 if isinstance(error, UnknownNode) else 400, str(error))
         except OSError:
             raise  # the browser has gone
         except Exception as error:
             self.server.report(error)
-            self._send_error(500, UNEXPECTED)
-
-    def _target(self):
-        """(authority or None, path, {field: values of the query}) of the request.
-
-        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.
-        """
-        authority, rest = re.match('(?:https?://([^/?]*))?(.*)', self.path, re.IGNORECASE).groups()
-        path, _, query = rest.partition('?')
-        path = re.sub('^/+', '/', path) or '/'
-        try:
-            return authority, path, urllib.parse.parse_qs(query, max_num_fields=20)
-        except (ValueError, TypeError):  # TypeError: Python 3.6 before 3.6.8 cannot count
-            return authority, path, {}
+            reply = self._failure(500, UNEXPECTED)
+        self._send(reply)
 
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = serve
 
-    # --- who may ask ---
-
-    def _check_host(self, authority):
-        """The Host header must name this server: else a foreign site whose name leads here could read everything.
-
-        An authority in the request's first line counts instead (RFC 9112, 3.2.2).
-        """
-        hosts = self.headers.get_all('Host', []) if authority is None else [authority]
-        self._authority = hosts[0].strip().lower() if len(hosts) == 1 else ''
-        if not self.server.is_own_name(host_of(self._authority), peer_address(self.connection.getsockname())):
-            raise HttpError(421, 'Host: this server is not %s; if a proxy or a name of your own leads here, start '
-                                 'dispyadmin with --http_name NAME' % (printable(hosts[0])[:80] if hosts else 'named'))
-
-    def _check_access(self):
-        if self._has_token() or self._is_trusted():
-            return
-        raise HttpError(401, NEEDS_TOKEN, **{'WWW-Authenticate': 'Bearer realm="dispyadmin"'})
-
-    def _has_token(self):
-        kind, _, token = self.headers.get('Authorization', '').partition(' ')
-        if kind.lower() == 'bearer' and self._is_token(token.strip()):
-            return True
-        cookies = re.findall(r'(?:^|;\s*)%s=([^;]*)' % self.server.cookie, self.headers.get('Cookie', ''))
-        return any(self._is_token(cookie) for cookie in cookies)
-
-    def _is_token(self, text):
-        return hmac.compare_digest(text.encode('utf-8', 'replace'), self.server.token.encode('utf-8'))
-
-    def _is_trusted(self):
-        if self._trusted is None:
-            self._trusted = self.server.trusts_kernel and connection_user(self.connection) in (0, os.geteuid())
-        return self._trusted and not any(name in self.headers for name in PROXY_HEADERS)
-
-    def _log_in(self, path, query):
-        """A page's address with ?token=: keep the token in a cookie, and lead on to the address without it, whatever its
-        path is to the browser."""
-        if self.command not in ('GET', 'HEAD') or 'token' not in query or path not in PAGES:
-            return False
-        if not self._is_token(query.pop('token')[0]):
-            raise HttpError(401, 'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
-        rest = urllib.parse.urlencode(query, doseq=True)
-        cookie = '%s=%s; HttpOnly; SameSite=Strict%s' % (self.server.cookie, self.server.token,
-                                                         '; Secure' if self.server.tls else '')
-        # Some clients take an empty query for none, and would come back.
-        self._send(303, HTML, b'', {'Set-Cookie': cookie, 'Location': '?' + (rest or 'login')})
-        return True
-
-    def _check_origin(self):
-        """A browser says from which page a request comes: it must be our own, or a proxy's that leads here."""
-        origin = self.headers.get('Origin')
-        if origin is None:
-            return
-        scheme, _, authority = origin.lower().partition('://')
-        own = authority == self._authority or host_of(authority) in self.server.proxy_names
-        if scheme not in ('http', 'https') or not own:
-            raise HttpError(403, 'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
-
-    def by(self):
-        """Who asks (Actor): the address, and on loopback the user's name where the kernel tells it."""
-        by = self._client()
-        if is_loopback(by.address) and not self.server.proxy_names:
-            user = connection_user(self.connection)
-            by = by._replace(user=None if user is None else user_name(user))
-        return by
-
-    def _client(self):
-        """The client's address (Actor), which a proxy tells where one may be in front."""
-        address = peer_address(self.client_address)
-        told = told_address(self.headers) if self.server.proxy_names else None
-        return Actor(told, via=address) if told else Actor(address)
-
     # --- what is asked for ---
 
-    def _route(self, path):
-        """(function, argument) for a path and the method; 404 and 405."""
-        argument = None
-        methods = ROUTES.get(path)
-        if methods is None and path.startswith('/api/nodes/'):
-            argument, methods = urllib.parse.unquote(path[len('/api/nodes/'):]), NODE_ROUTES
-        if path == '*' and self.command == 'OPTIONS':
+    def _reply(self):
+        self._read_target()
+        if self.place != '/api/health':
+            refuse(self.server.access.reasons_to_refuse(self))
+        route = self._route()
+        made = route(self, self._read_body() if self.command in CHANGING else self.query)
+        return made if isinstance(made, Reply) else Reply(encode_json(made))
+
+    def _read_target(self):
+        """Take apart whom the request is for, and where it goes.
+
+        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.  An authority in the first
+        line counts instead of the header (RFC 9112, 3.2.2).
+        """
+        authority, path, query = re.match(r'(?:https?://([^/?]*))?([^?]*)\??(.*)', self.path, re.IGNORECASE).groups()
+        hosts = self.headers.get_all('Host', []) if authority is None else [authority]
+        self.authority = hosts[0].strip().lower() if len(hosts) == 1 else ''
+        self.place = re.sub('^/+', '/', path) or '/'
+        self.query = dict(urllib.parse.parse_qsl(query))  # as long as MAX_HEAD allows, at most
+
+    def _route(self):
+        """The Route for the path and the method; 404 and 405."""
+        if self.place.startswith('/api/nodes/'):
+            self.place, self.node_id = '/api/nodes/ID', urllib.parse.unquote(self.place[len('/api/nodes/'):])
+        methods = ROUTES.get(self.place)
+        if self.place == '*' and self.command == 'OPTIONS':
             methods = {'GET', 'POST', 'DELETE'}
         if methods is None:
             raise HttpError(404, 'There is nothing at this address')
-        allowed = ', '.join(sorted({'OPTIONS'}.union(methods, {'HEAD'} if 'GET' in methods else ())))
+        self.allowed = ', '.join(sorted({'OPTIONS'}.union(methods, {'HEAD'} if 'GET' in methods else ())))
         if self.command == 'OPTIONS':
-            return RequestHandler.send_options, allowed
-        action = methods.get('GET' if self.command == 'HEAD' else self.command)
-        if action is None:
-            raise HttpError(405, '%s does not go with this address' % printable(self.command)[:20], Allow=allowed)
-        return action, argument
+            return Route(get_options)
+        route = methods.get('GET' if self.command == 'HEAD' else self.command)
+        if route is None:
+            raise HttpError(405, '%s does not go with this address' % printable(self.command)[:20], Allow=self.allowed)
+        return route
 
     def _read_body(self):
         """The JSON object in the request's body (an empty one when DELETE has none)."""
-        kind = self.headers.get('Content-Type', '').partition(';')[0].strip().lower()
-        if kind != JSON:
-            raise HttpError(415, 'Content-Type: must be application/json')
-        if self.headers.get('Transfer-Encoding'):
-            raise HttpError(411, 'Transfer-Encoding: send the body with Content-Length instead')
-        lengths = self.headers.get_all('Content-Length', [])
-        if not lengths and self.command == 'DELETE':
-            lengths = ['0']
-        if not lengths:
-            raise HttpError(411, 'Content-Length: is missing')
-        # strip() alone takes control characters for space, and int() does not.
-        if len(lengths) != 1 or not re.match(r'[0-9]{1,12}\Z', lengths[0].strip(' \t')):
-            raise HttpError(400, 'Content-Length: must be a number of bytes')
-        if int(lengths[0]) > MAX_BODY:
-            raise HttpError(413, 'Content-Length: at most %d bytes are taken' % MAX_BODY)
-        self._timed.expect_body(int(lengths[0]))
+        lengths = self.headers.get_all('Content-Length', ['0'] if self.command == 'DELETE' else [])
+        refuse(self._reasons_to_refuse_body(lengths))
+        size = int(lengths[0])
+        self._reader.room += size
         try:
-            data = self.rfile.read(int(lengths[0]))
+            data = self.rfile.read(size)
         except socket.timeout:
             raise HttpError(408, 'Content-Length: the body did not arrive in time')
-        if len(data) < int(lengths[0]):
+        if len(data) < size:
             raise HttpError(400, 'Content-Length: the body is shorter')
-        self._body_read = True
+        self._is_body_read = True
         return read_json(data) if data or self.command != 'DELETE' else {}
 
-    def send_get_nodes(self, _, query):
-        since = query.get('since', [None])[0]
-        if since is not None and not re.match(r'[0-9]{1,16}\Z', since):
-            raise InputError('since: must be the sequence number of an earlier answer')
-        admin = self.server.admin
-        snapshot = admin.snapshot(None if since is None else int(since))
-        head = encode_json({'sequence': snapshot.sequence, 'time': time.time(), 'poll_interval': admin.schedule.interval,
-                            'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
-                            'removed': snapshot.removed})
-        nodes = ','.join([node.json() for node in snapshot.nodes])
-        self._send(200, JSON, (head[:-1] + ',"nodes":[' + nodes + ']}').encode('ascii'))
+    def _reasons_to_refuse_body(self, lengths):
+        kind = self.headers.get('Content-Type', '').partition(';')[0].strip().lower()
+        yield kind != JSON, 415, 'Content-Type: must be application/json'
+        yield 'Transfer-Encoding' in self.headers, 411, 'Transfer-Encoding: send the body with Content-Length instead'
+        yield not lengths, 411, 'Content-Length: is missing'
+        # strip() alone takes control characters for space, and int() does not.
+        is_number = len(lengths) == 1 and re.match(r'[0-9]{1,12}\Z', lengths[0].strip(' \t'))
+        yield not is_number, 400, 'Content-Length: must be a number of bytes'
+        yield int(lengths[0]) > MAX_BODY, 413, 'Content-Length: at most %d bytes are taken' % MAX_BODY
 
-    def send_get_node(self, node_id, _):
-        """What is known of a node, and its last hours."""
-        admin = self.server.admin
-        shown, history = admin.node(node_id).json(), encode_json(admin.history.node(node_id))
-        self._send(200, JSON, (shown[:-1] + ',"history":' + history + '}').encode('ascii'))
-
-    def send_get_history(self, *_):
-        """The last hours of all nodes together."""
-        self._send_json(self.server.admin.history.cluster())
-
-    def send_get_operations(self, *_):
-        """Those under way, and the last ones."""
-        self._send_json({'operations': [plan.summary() for plan in self.server.admin.journal.plans()[:20]]})
-
-    def send_get_events(self, _, query):
-        """The newest so many (limit), of a node, of a kind, since a Unix time, each with so many changes; or that of one
-        operation, whole."""
-        number, node, kind = [query.get(field, [None])[0] for field in ('operation', 'node', 'kind')]
-        since = read_number(query, 'since', MAX_TIME) if 'since' in query else 0
-        events = [event for event in self.server.admin.journal.events() if event.time >= since and
-                  (number is None or event.plan and str(event.plan.number) == number) and
-                  node in (None,) + event.nodes and kind in (None, event.kind)]
-        most = MAX_CHANGES if number is not None else read_number(query, 'changes', MAX_EVENT_NODES)
-        self._send_json({'time': time.time(), 'events': [event.json(most)
-                                                         for event in events[:read_number(query, 'limit', MAX_EVENTS)]]})
-
-    def send_get_about(self, *_):
-        self._send_json(self.server.admin.about())
-
-    def send_get_health(self, *_):
-        """Whether all goes well, and nothing else: anybody may ask."""
-        ok = self.server.is_alive() and self.server.admin.is_well()
-        self._send_json({'ok': ok}, 200 if ok else 503)
-
-    def send_options(self, allowed, _):
-        """The methods that go with an address; no other site is allowed any."""
-        self._send(204, None, b'', {'Allow': allowed})
-
-    def send_get_metrics(self, *_):
-        with self.server.scraping:
-            body = write_metrics(self.server.admin).encode('utf-8', 'replace')
-        self._send(200, METRICS_KIND, body)
-
-    def send_static(self, kind, data, packed):
-        if self._takes_gzip():
-            self._send(200, kind, packed, packed=True)
-        else:
-            self._send(200, kind, data)
+    def by(self):
+        """Who asks (Actor): the address, which a proxy tells where one may be in front; else, on loopback, the user's name
+        where the kernel tells it."""
+        address = peer_address(self.client_address)
+        if self.server.access.proxy_names:
+            told = told_address(self.headers)
+            return Actor(told, via=address) if told else Actor(address)
+        user = self.user() if is_loopback(address) else None
+        return Actor(address, None if user is None else user_name(user))
 
     # --- answers ---
 
-    def _send_json(self, value, status=200):
-        self._send(status, JSON, encode_json(value).encode('ascii'))
-
-    def _send_error(self, status, sentence, headers=None):
-        if status == 401 and self.command in ('GET', 'HEAD') and self._target()[1] in PAGES:
-            self._send(status, HTML, (DENIED_HTML + sentence).encode('utf-8'), headers)
-        else:
-            self._send(status, JSON, json.dumps({'error': sentence}).encode('ascii'), headers)
+    def _failure(self, status, sentence, headers={}):
+        """The Reply that tells an error: a page to who opens one without the token, else JSON."""
+        if status == 401:
+            headers = {'WWW-Authenticate': 'Bearer realm="dispyadmin"'}
+            if self.command in ('GET', 'HEAD') and self.place in PAGES:
+                return Reply(DENIED_HTML + sentence, HTML, status, headers)
+        return Reply(encode_json({'error': sentence}), JSON, status, headers)
 
     def send_error(self, code, message=None, explain=None):
         """What the standard library finds wrong with a request is told like all else."""
         self.close_connection = True
-        self.headers = getattr(self, 'headers', None) or http.client.HTTPMessage()
-        error = printable(message or 'request cannot be read')[:200]
-        self._send(code, JSON, json.dumps({'error': error}).encode('ascii'))
+        self._send(self._failure(code, printable(message or 'request cannot be read')[:200]))
 
     def _takes_gzip(self):
         """Whether the browser can unpack gzip (RFC 9110, 12.5.3)."""
         codings = self.headers.get('Accept-Encoding', '').lower().replace(' ', '').split(',')
         return any(re.match(r'(x-)?gzip(;q=(1|0?\.0{0,2}[1-9]).*)?\Z', coding) for coding in codings)
 
-    def _send(self, status, kind, body, headers=None, packed=False):
+    def _send(self, reply):
         """The one place from which answers go.  Nothing secret is in them, so packing them tells nothing by their length."""
-        if not packed and len(body) > 1400 and self._takes_gzip():  # below, one packet takes it as it is
-            body, packed = gzipped(body), True
-        length = self.headers.get('Content-Length', '0').strip()
-        if not self._body_read and (length != '0' or 'Transfer-Encoding' in self.headers):
+        body, headers = reply.body.encode('utf-8', 'replace'), dict(HEADERS, **reply.headers)
+        if len(body) > 1400 and self._takes_gzip():  # below, one packet takes it as it is
+            body, headers['Content-Encoding'] = gzip.compress(body, 1), 'gzip'  # slower levels make not much less of JSON
+        if reply.status != 204:  # which has no content
+            headers.update({'Content-Type': reply.kind, 'Content-Length': str(len(body))})
+        if not self._is_body_read and ('Content-Length' in self.headers or 'Transfer-Encoding' in self.headers):
             self.close_connection = True  # what is left of the body would be taken for the next request
+        if self.close_connection:
+            headers['Connection'] = 'close'
         self.connection.settimeout(REQUEST_TIME)
         self.request_version = self.protocol_version  # else an answer to HTTP/0.9 would have no headers
-        self.send_response(status)
-        for name, value in itertools.chain(HEADERS, (headers or {}).items()):
+        self.send_response(reply.status)
+        for name, value in headers.items():
             self.send_header(name, value)
-        if status != 204:  # which has no content
-            self.send_header('Content-Type', kind)
-            self.send_header('Content-Length', str(len(body)))
-        self.send_header('Vary', 'Accept-Encoding')
-        if packed:
-            self.send_header('Content-Encoding', 'gzip')
-        if self.close_connection:
-            self.send_header('Connection', 'close')
         self.end_headers()
         if self.command != 'HEAD':
             self.wfile.write(body)
@@ -11131,258 +10935,81 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format, *args):
         """At debug level only, and without the query: it may hold the token."""
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug('http %s %s %s', self._client(), self.command,
-                         (getattr(self, 'path', None) or '').partition('?')[0][:200])
+            logger.debug('http %s %s %s', self.by(), self.command, self.path.partition('?')[0][:200])
 
 
-def read_json(data):
-    """A JSON object from the browser: InputError with a sentence for anything else."""
-    def whole(text):
-        if len(text) > 20:
-            raise InputError('body: a number of %d digits' % len(text))
-        return int(text)
+# --- access: who may ask ---
 
-    def no_constant(text):
-        raise InputError('body: %s is no number' % text)
-    try:
-        value = json.loads(data.decode('utf-8'), parse_int=whole, parse_constant=no_constant)
-    except (ValueError, RecursionError):
-        raise InputError('body: must be JSON in UTF-8')
-    if not isinstance(value, dict):
-        raise InputError('body: must be a JSON object')
-    return value
+PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto', 'X-Real-IP', 'Via')
+
+NEEDS_TOKEN = ('A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
+               'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as '
+               '--http_token; without that, the page is for the user who runs dispyadmin and for root alone.')
 
 
-def read_number(query, field, most):
-    """A number in an address, `most` at most; that too when it is left out.  InputError."""
-    text = query.get(field, [str(most)])[0]
-    if not re.match(r'[0-9]{1,12}\Z', text):
-        raise InputError('%s: must be a whole number' % field)
-    return min(int(text), most)
+class Access:
+    """Who may ask: whoever has the token, and on loopback, where the kernel tells it, our own user and root.
 
-
-# --- what fields of a request may be: each check returns the value, or raises InputError with a sentence that names the field
-
-def given(field, value):
-    """A field that is checked where it is used."""
-    return value
-
-
-def check_flag(field, value):
-    """True or false."""
-    if type(value) is not bool:
-        raise InputError('%s: must be true or false' % field)
-    return value
-
-
-def check_ids(field, ids):
-    """A list of ids."""
-    if not isinstance(ids, list) or not ids or not all(isinstance(node_id, str) for node_id in ids):
-        raise InputError('%s: must be a list of node ids that is not empty' % field)
-    if len(ids) > MAX_BODY_NODES:
-        raise InputError('%s: at most %d in one request' % (field, MAX_BODY_NODES))
-    return ids
-
-
-def check_label(field, label):
-    """What a request calls its operation."""
-    if not isinstance(label, str) or not re.match(r'[\x21-\x7e]{1,64}\Z', label):
-        raise InputError('%s: must be 1 to 64 printable characters' % field)
-    return label
-
-
-def check_note(field, note):
-    """A line of text."""
-    if not isinstance(note, str) or len(note) > MAX_TEXT or not note.isprintable():
-        raise InputError('%s: must be a text of at most %d printable characters' % (field, MAX_TEXT))
-    return note or None
-
-
-def check_then(field, then):
-    """What comes when a drained node is idle."""
-    if then not in THENS:
-        raise InputError('%s: must be "restore", "end" or "stay"' % field)
-    return then
-
-
-def check_port_number(field, port):
-    """A TCP port."""
-    check_whole(field, port, 1, 65535, '')
-    return port
-
-
-def check_operation(field, number):
-    """The number of an operation."""
-    check_whole(field, number, 1, 2 ** 53, '')
-    return number
-
-
-def maybe(check):
-    """The check of a field that may be left out, and is None then."""
-    def checked(field, value):
-        return None if value is None else check(field, value)
-    checked.may_lack = True
-    return checked
-
-
-class Route:
-    """What a POST or DELETE does: `call(handler, id, **fields)` with the fields of its body, each of which has a check."""
-
-    def __init__(self, call, **fields):
-        self._call = call
-        self._fields = fields
-
-    def __call__(self, handler, argument, body):
-        for field in body:
-            if field not in self._fields:
-                raise InputError('%s: there is no such field in this request' % printable(field)[:80])
-        for field, check in self._fields.items():
-            if field not in body and not hasattr(check, 'may_lack'):
-                raise InputError('%s: is missing' % field)
-        values = {field: check(field, body.get(field)) for field, check in self._fields.items()}
-        return self._call(handler, argument, **values)
-
-
-def add_node(handler, _, host, port):
-    """Add a node by host and port."""
-    return {'results': handler.server.admin.add(*endpoint_of(host, port), by=handler.by())}
-
-
-def diagnose_host(handler, _, host, port):
-    """Why is a node not there?"""
-    return diagnose(handler.server.admin, *endpoint_of(host, port))
-
-
-def endpoint_of(host, port):
-    """(host, port or None) of a request that names a machine."""
-    if not isinstance(host, str):
-        raise InputError('host: must be a host name or an IP address')
-    try:
-        host, port_too = split_host_port(host)
-    except ValueError as error:
-        raise InputError('host: %s' % error)
-    if port is not None and port_too not in (None, port):
-        raise InputError('port: %d, but the host says %d' % (port, port_too))
-    return host, port or port_too
-
-
-def add_secret(handler, _, secret):
-    """Try one more admin secret."""
-    return {'results': handler.server.admin.add_secret(secret, by=handler.by())}
-
-
-def poll_nodes(handler, _, interval, now, nodes):
-    """Set the poll interval, or poll now."""
-    admin = handler.server.admin
-    if (interval is None) == (now is None):
-        raise InputError('interval: give either "interval" in seconds or "now": true')
-    if interval is not None:
-        return {'poll_interval': admin.set_interval(interval, by=handler.by()), 'results': []}
-    if now is not True:
-        raise InputError('now: must be true')
-    return {'poll_interval': admin.schedule.interval, 'results': admin.poll(nodes)}
-
-
-def search(handler, _):
-    """Search for nodes now."""
-    handler.server.admin.scan(handler.by())
-    return {'results': []}
-
-
-def forget_node(handler, node_id):
-    """Forget a node."""
-    admin = handler.server.admin
-    admin.node(node_id)  # UnknownNode
-    return run_plan(admin.plans, admin.plans.forget([node_id], handler.by()))
-
-
-def run_plan(plans, plan, preview=False):
-    """The answer to a request that changes nodes, or would."""
-    if preview:
-        return plans.preview(plan)
-    results = plans.run(plan)
-    return {'operation': plan.number, 'undo': plan.can_undo(), 'results': results}
-
-
-def nodes_of(admin, nodes, group, needed):
-    """The nodes of a request: its `nodes`, or those of its `group`; None when it has neither and needs none."""
-    if group is not None:
-        if nodes is not None:
-            raise InputError('group: give either "nodes" or "group"')
-        return admin.ids_of_group(group)
-    if nodes is None and needed:
-        raise InputError('nodes: is missing')
-    return nodes
-
-
-def plan_route(make, needs_nodes=True, **fields):
-    """The Route of a request that changes nodes: `make(plans, ids, by, label, **fields)` is its Plan.
-
-    With "preview": true it says what would come of it.  A "label" finds the plan among those that run.
+    With a name for a proxy (--http_name), each connection may be the proxy's, whoever is behind it: the kernel's word does
+    not count then, and the proxy's headers do.
     """
-    def call(handler, _, nodes, group, preview, label, **values):
-        admin = handler.server.admin
-        ids = nodes_of(admin, nodes, group, needs_nodes)
-        return run_plan(admin.plans, make(admin.plans, ids, handler.by(), label, **values), preview)
-    return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label), **fields)
 
+    def __init__(self, settings, is_loopback_only, has_tls):
+        self.proxy_names = {name.lower() for name in settings.http_names}
+        self._names = {'localhost', settings.http_host.lower().strip('[]')} | self.proxy_names
+        self._is_loopback_only, self._has_tls = is_loopback_only, has_tls
+        self._trusts_kernel = (is_loopback_only and not self.proxy_names and os.path.exists('/proc/self/net/tcp')
+                               and hasattr(os, 'geteuid'))
+        self.token = settings.http_token or secrets.token_urlsafe(24)
+        self.tells_token = not settings.http_token and not (self._trusts_kernel and os.geteuid() != overflow_user())
+        # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
+        self._cookie = 'dispyadmin-' + hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()[:12]
 
-def setting_route(kind, *fields):
-    """The Route of a request that sets this kind of Setting, made of these fields."""
-    def make(plans, ids, by, label, **values):
-        return plans.set(ids, kind(**values), by, label)
-    return plan_route(make, **dict.fromkeys(fields, given))
+    def reasons_to_refuse(self, request):
+        """What may stand against a request, as refuse() takes it."""
+        # Else a foreign site whose name leads here could read everything.
+        own = self._is_own_name(host_of(request.authority), peer_address(request.connection.getsockname()))
+        yield not own, 421, ('Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin with '
+                             '--http_name NAME' % (printable(request.authority)[:80] or 'named'))
+        told = request.query.get('token') if request.command in ('GET', 'HEAD') and request.place in PAGES else None
+        yield told and not self.is_token(told), 401, (
+            'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
+        yield not (told or self._has_token(request.headers) or self._trusts(request)), 401, NEEDS_TOKEN
+        # A browser says from which page a request comes: it must be our own, or a proxy's that leads here.
+        origin = request.headers.get('Origin', 'http://' + request.authority)
+        scheme, _, authority = origin.lower().partition('://')
+        own = scheme in ('http', 'https') and (authority == request.authority or host_of(authority) in self.proxy_names)
+        yield request.command in CHANGING and not own, 403, (
+            'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
 
+    def _is_own_name(self, name, local_address):
+        """Whether a host names this server; `local_address` is the address that the browser connected to."""
+        if name in self._names:
+            return True
+        try:
+            address = canonical(name)
+        except ValueError:
+            return False
+        return is_loopback(address) or not self._is_loopback_only and address == local_address.partition('%')[0]
 
-def undo(handler, _, operation, preview, label):
-    """Give nodes back what they had before an operation."""
-    plans = handler.server.admin.plans
-    return run_plan(plans, plans.undo(operation, handler.by(), label), preview)
+    def is_token(self, text):
+        """Whether this is the token, in a time that does not tell how much of it is right."""
+        return hmac.compare_digest(text.encode('utf-8', 'replace'), self.token.encode('utf-8'))
 
+    def _has_token(self, headers):
+        shown = re.findall(r'(?is)\Abearer (.*)', headers.get('Authorization', ''))
+        shown += re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie, headers.get('Cookie', ''))
+        return any(self.is_token(text.strip()) for text in shown)
 
-def _static(kind, text):
-    data = text.encode('utf-8')
-    packed = []  # made when first asked for, so that it does not hold up the start
+    def _trusts(self, request):
+        return (self._trusts_kernel and not any(name in request.headers for name in PROXY_HEADERS)
+                and request.user() in (0, os.geteuid()))
 
-    def send(handler, *_):
-        if not packed:
-            packed.append(gzipped(data))
-        handler.send_static(kind, data, packed[0])
-    return {'GET': send}
-
-
-PAGES = ('/', '/admin.html', '/admin_node.html')
-RETURN = {'POST': plan_route(PlanRunner.return_to_service)}
-
-# path -> method -> function(handler, id or None, body or query)
-ROUTES = {
-    '/page.css': _static('text/css; charset=utf-8', PAGE_CSS),
-    '/page.js': _static('text/javascript; charset=utf-8', PAGE_JS),
-    '/api/nodes': {'GET': RequestHandler.send_get_nodes, 'POST': Route(add_node, host=given, port=maybe(check_port_number))},
-    '/api/about': {'GET': RequestHandler.send_get_about},
-    '/api/health': {'GET': RequestHandler.send_get_health},
-    '/api/diagnose': {'POST': Route(diagnose_host, host=given, port=maybe(check_port_number))},
-    '/api/secret': {'POST': Route(add_secret, secret=given)},
-    '/api/poll': {'POST': Route(poll_nodes, interval=maybe(given), now=maybe(given), nodes=maybe(check_ids))},
-    '/api/scan': {'POST': Route(search)},
-    '/api/cpus': {'POST': setting_route(SetCpus, 'cpus')},
-    '/api/service_time': {'POST': setting_route(SetServiceTime, 'control', 'time')},
-    '/api/clients': {'POST': setting_route(SetClients, 'clients')},
-    '/api/undo': {'POST': Route(undo, operation=check_operation, preview=maybe(check_flag), label=maybe(check_label))},
-    '/api/drain': {'POST': plan_route(PlanRunner.drain, then=maybe(check_then), note=maybe(check_note))},
-    '/api/return': RETURN,
-    '/api/cancel_drain': RETURN,
-    '/api/reapply': {'POST': plan_route(PlanRunner.reapply, needs_nodes=False)},
-    '/api/accept': {'POST': plan_route(PlanRunner.accept, needs_nodes=False)},
-    '/api/forget': {'POST': plan_route(PlanRunner.forget)},
-    '/api/operations': {'GET': RequestHandler.send_get_operations},
-    '/api/events': {'GET': RequestHandler.send_get_events},
-    '/api/history': {'GET': RequestHandler.send_get_history},
-    '/metrics': {'GET': RequestHandler.send_get_metrics},
-}
-ROUTES.update((path, _static(HTML, PAGE_HTML)) for path in PAGES)
-
-NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': Route(forget_node)}
+    def set_cookie(self, headers):
+        """The header that leaves the token with a browser: for TLS alone where the browser uses it, which a proxy tells."""
+        told = headers.get_all('X-Forwarded-Proto', [''])[-1] if self.proxy_names else ''
+        is_secure = self._has_tls or told.rpartition(',')[2].strip().lower() == 'https'
+        return '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie, self.token, '; Secure' if is_secure else '')
 
 
 def host_of(authority):
@@ -11422,21 +11049,24 @@ def connection_user(sock):
     Source: /proc/net/tcp, see proc(5), under the name that is left of it in a service with ProcSubset=pid.
     """
     there, here = sock.getpeername()[:2], sock.getsockname()[:2]
-    tables = [('/proc/self/net/tcp6', socket.AF_INET6, '')]
-    if sock.family == socket.AF_INET:  # a client may speak IPv4 through a socket of either family
-        tables = [('/proc/self/net/tcp', socket.AF_INET, ''), ('/proc/self/net/tcp6', socket.AF_INET6, '::ffff:')]
-    for name, family, prefix in tables:
-        wanted = [_proc_address(family, prefix + place[0], place[1]) for place in (there, here)] + [b'01']  # established
+    # a client may speak IPv4 through a socket of either family
+    for name, prefix in ('tcp', ''), ('tcp6', '::ffff:' if sock.family == socket.AF_INET else ''):
+        wanted = [_proc_address(prefix + address, port) for address, port in (there, here)] + [b'01']  # established
         try:
-            with open(name, 'rb') as table:
-                for line in table:
-                    fields = line.split()
-                    if fields[1:4] == wanted:
-                        user = int(fields[7])
-                        return None if user == overflow_user() else user
+            with open('/proc/self/net/' + name, 'rb') as table:
+                users = [int(fields[7]) for fields in map(bytes.split, table) if fields[1:4] == wanted]
         except (OSError, ValueError, IndexError):
-            pass
+            continue
+        if users:
+            return users[0] if users[0] != overflow_user() else None
     return None
+
+
+def _proc_address(address, port):
+    """An address as /proc/net/tcp writes it: words of 32 bits in the machine's own byte order, in hex."""
+    packed = socket.inet_pton(family_of(address), address.partition('%')[0])
+    words = struct.unpack('=%dI' % (len(packed) // 4), packed)
+    return ('%s:%04X' % (''.join('%08X' % word for word in words), port)).encode('ascii')
 
 
 def user_name(user):
@@ -11447,11 +11077,256 @@ def user_name(user):
         return str(user)
 
 
-def _proc_address(family, address, port):
-    """An address as /proc/net/tcp writes it: words of 32 bits in the machine's own byte order, in hex."""
-    packed = socket.inet_pton(family, address.partition('%')[0])
-    words = struct.unpack('=%dI' % (len(packed) // 4), packed)
-    return ('%s:%04X' % (''.join('%08X' % word for word in words), port)).encode('ascii')
+# --- what fields of a request may be: each check returns the value, or raises InputError with a sentence that names the field
+
+def given(field, value):
+    """A field that is checked where it is used."""
+    return value
+
+
+def must_be(what, is_good, make=lambda value: value):
+    """The check of a field whose value must be good; what is made of it is the value."""
+    def check(field, value):
+        if not is_good(value):
+            raise InputError('%s: must be %s' % (field, what))
+        return make(value)
+    return check
+
+
+def maybe(check, otherwise=None):
+    """The check of a field that may be left out or null, and has another value then."""
+    def checked(field, value):
+        return otherwise if value is None else check(field, value)
+    checked.may_lack = True
+    return checked
+
+
+check_flag = must_be('true or false', lambda flag: type(flag) is bool)
+check_true = must_be('true', lambda flag: flag is True)
+check_host_name = must_be('a host name or an IP address', lambda host: isinstance(host, str))
+check_ids = must_be('a list of 1 to %d node ids' % MAX_BODY_NODES, lambda ids: (
+    isinstance(ids, list) and 0 < len(ids) <= MAX_BODY_NODES and all(isinstance(node_id, str) for node_id in ids)))
+check_label = must_be('1 to 64 printable characters', lambda label: (
+    isinstance(label, str) and re.match(r'[\x21-\x7e]{1,64}\Z', label)))
+check_note = must_be('a text of at most %d printable characters' % MAX_TEXT, lambda note: (
+    isinstance(note, str) and len(note) <= MAX_TEXT and note.isprintable()), lambda note: note or None)
+check_then = must_be('"restore", "end" or "stay"', lambda then: then in THENS)
+check_port_number = must_be('a whole number from 1 to 65535', lambda port: type(port) is int and 0 < port < 65536)
+check_operation = must_be('the number of an operation', lambda number: type(number) is int and 0 < number <= 2 ** 53)
+check_digits = must_be('a whole number', re.compile(r'[0-9]{1,16}\Z').match, int)  # in an address, where all is text
+
+
+def read_json(data):
+    """A JSON object from the browser.  InputError with a sentence for anything else."""
+    try:
+        # Longer numbers are more than any field may be; int() would take seconds for a million digits.
+        value = json.loads(data.decode('utf-8'), parse_int=lambda text: int(text) if len(text) <= 20 else math.inf)
+    except (ValueError, RecursionError):
+        raise InputError('body: must be JSON in UTF-8')
+    if not isinstance(value, dict):
+        raise InputError('body: must be a JSON object')
+    return value
+
+
+# --- routes ---
+
+class Route:
+    """What a request does: `call(request, **fields)`, with the fields of its query or body, each of which has a check, makes
+    a Reply, or what is sent as JSON."""
+
+    def __init__(self, call, **fields):
+        self._call, self._fields = call, fields
+
+    def __call__(self, request, given):
+        for field in given:
+            if field not in self._fields and request.command in CHANGING:
+                raise InputError('%s: there is no such field in this request' % printable(field)[:80])
+        for field, check in self._fields.items():
+            if field not in given and not hasattr(check, 'may_lack'):
+                raise InputError('%s: is missing' % field)
+        return self._call(request, **{field: check(field, given.get(field)) for field, check in self._fields.items()})
+
+
+def get_page(request, token):
+    """The page.  With ?token= it keeps the token in a cookie and leads on to the address without it, whatever its path is to
+    the browser."""
+    if token is None:
+        return Reply(PAGE_HTML, HTML)
+    rest = urllib.parse.urlencode({field: value for field, value in request.query.items() if field != 'token'})
+    # Some clients take an empty query for none, and would come back.
+    return Reply('', HTML, 303, {'Set-Cookie': request.server.access.set_cookie(request.headers),
+                                 'Location': '?' + (rest or 'login')})
+
+
+def get_options(request):
+    """The methods that go with an address; no other site is allowed any."""
+    return Reply('', status=204, headers={'Allow': request.allowed})
+
+
+def get_health(request):
+    """Whether all goes well, and nothing else: anybody may ask."""
+    is_well = request.server.is_alive() and request.admin.is_well()
+    return Reply(encode_json({'ok': is_well}), status=200 if is_well else 503)
+
+
+def get_metrics(request):
+    """All metrics."""
+    with request.server.scraping:
+        return Reply(write_metrics(request.admin), METRICS_KIND)
+
+
+def get_nodes(request, since):
+    """The nodes that have changed after this sequence number, or all."""
+    admin = request.admin
+    snapshot = admin.snapshot(since)
+    head = encode_json({'sequence': snapshot.sequence, 'time': time.time(), 'poll_interval': admin.schedule.interval,
+                        'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
+                        'removed': snapshot.removed})
+    return Reply('%s,"nodes":[%s]}' % (head[:-1], ','.join(node.json() for node in snapshot.nodes)))
+
+
+def get_node(request):
+    """What is known of a node, and its last hours."""
+    shown, history = request.admin.node(request.node_id).json(), request.admin.history.node(request.node_id)
+    return Reply('%s,"history":%s}' % (shown[:-1], encode_json(history)))
+
+
+def get_operations(request):
+    """Those under way, and the last ones."""
+    return {'operations': [plan.summary() for plan in request.admin.journal.plans()[:20]]}
+
+
+def get_events(request, operation, node, kind, since, limit, changes):
+    """The newest so many (limit), of a node, of a kind, since a Unix time, each with so many changes; or that of one
+    operation, whole."""
+    events = [event for event in request.admin.journal.events() if event.time >= since and
+              (operation is None or event.plan and str(event.plan.number) == operation) and
+              node in (None,) + event.nodes and kind in (None, event.kind)]
+    most = MAX_CHANGES if operation is not None else min(changes, MAX_EVENT_NODES)
+    return {'time': time.time(), 'events': [event.json(most) for event in events[:limit]]}
+
+
+def add_node(request, host, port):
+    """Add a node by host and port."""
+    return {'results': request.admin.add(*endpoint_of(host, port), by=request.by())}
+
+
+def diagnose_host(request, host, port):
+    """Why is a node not there?"""
+    return diagnose(request.admin, *endpoint_of(host, port))
+
+
+def endpoint_of(host, port):
+    """(host, port or None) of a request that names a machine."""
+    try:
+        host, port_too = split_host_port(host)
+    except ValueError as error:
+        raise InputError('host: %s' % error)
+    if port is not None and port_too not in (None, port):
+        raise InputError('port: %d, but the host says %d' % (port, port_too))
+    return host, port or port_too
+
+
+def add_secret(request, secret):
+    """Try one more admin secret."""
+    return {'results': request.admin.add_secret(secret, by=request.by())}
+
+
+def poll_nodes(request, interval, now, nodes):
+    """Set the poll interval, or poll now."""
+    admin = request.admin
+    if (interval is None) == (now is None):
+        raise InputError('interval: give either "interval" in seconds or "now": true')
+    if interval is not None:
+        return {'poll_interval': admin.set_interval(interval, by=request.by()), 'results': []}
+    return {'poll_interval': admin.schedule.interval, 'results': admin.poll(nodes)}
+
+
+def search(request):
+    """Search for nodes now."""
+    request.admin.scan(request.by())
+    return {'results': []}
+
+
+def forget_node(request):
+    """Forget a node."""
+    admin = request.admin
+    admin.node(request.node_id)  # UnknownNode
+    return run_plan(admin.plans, admin.plans.forget([request.node_id], request.by()))
+
+
+def run_plan(plans, plan, preview=False):
+    """The answer to a request that changes nodes, or would."""
+    if preview:
+        return plans.preview(plan)
+    results = plans.run(plan)
+    return {'operation': plan.number, 'undo': plan.can_undo(), 'results': results}
+
+
+def plan_route(make, needs_nodes=True, **fields):
+    """The Route of a request that changes nodes, its `nodes` or those of its `group`: `make(plans, ids, by, label, **fields)`
+    is its Plan.
+
+    With "preview": true it says what would come of it.  A "label" finds the plan among those that run.
+    """
+    def call(request, nodes, group, preview, label, **values):
+        admin = request.admin
+        if nodes is not None and group is not None:
+            raise InputError('group: give either "nodes" or "group"')
+        if nodes is None and group is None and needs_nodes:
+            raise InputError('nodes: is missing')
+        ids = nodes if group is None else admin.ids_of_group(group)
+        return run_plan(admin.plans, make(admin.plans, ids, request.by(), label, **values), preview)
+    return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label), **fields)
+
+
+def setting_route(kind, *fields):
+    """The Route of a request that sets this kind of Setting, made of these fields."""
+    def make(plans, ids, by, label, **values):
+        return plans.set(ids, kind(**values), by, label)
+    return plan_route(make, **dict.fromkeys(fields, given))
+
+
+def undo(request, operation, preview, label):
+    """Give nodes back what they had before an operation."""
+    plans = request.admin.plans
+    return run_plan(plans, plans.undo(operation, request.by(), label), preview)
+
+
+PAGES = ('/', '/admin.html', '/admin_node.html')
+RETURN = {'POST': plan_route(PlanRunner.return_to_service)}
+
+# path -> method -> Route.  HEAD goes with GET, and OPTIONS with all.  All but /api/health need what Access says.
+ROUTES = {
+    '/page.css': {'GET': Route(lambda request: Reply(PAGE_CSS, 'text/css; charset=utf-8'))},
+    '/page.js': {'GET': Route(lambda request: Reply(PAGE_JS, 'text/javascript; charset=utf-8'))},
+    '/api/nodes': {'GET': Route(get_nodes, since=maybe(check_digits)),
+                   'POST': Route(add_node, host=check_host_name, port=maybe(check_port_number))},
+    '/api/nodes/ID': {'GET': Route(get_node), 'DELETE': Route(forget_node)},
+    '/api/about': {'GET': Route(lambda request: request.admin.about())},
+    '/api/health': {'GET': Route(get_health)},
+    '/api/diagnose': {'POST': Route(diagnose_host, host=check_host_name, port=maybe(check_port_number))},
+    '/api/secret': {'POST': Route(add_secret, secret=given)},
+    '/api/poll': {'POST': Route(poll_nodes, interval=maybe(given), now=maybe(check_true), nodes=maybe(check_ids))},
+    '/api/scan': {'POST': Route(search)},
+    '/api/cpus': {'POST': setting_route(SetCpus, 'cpus')},
+    '/api/service_time': {'POST': setting_route(SetServiceTime, 'control', 'time')},
+    '/api/clients': {'POST': setting_route(SetClients, 'clients')},
+    '/api/undo': {'POST': Route(undo, operation=check_operation, preview=maybe(check_flag), label=maybe(check_label))},
+    '/api/drain': {'POST': plan_route(PlanRunner.drain, then=maybe(check_then), note=maybe(check_note))},
+    '/api/return': RETURN,
+    '/api/cancel_drain': RETURN,
+    '/api/reapply': {'POST': plan_route(PlanRunner.reapply, needs_nodes=False)},
+    '/api/accept': {'POST': plan_route(PlanRunner.accept, needs_nodes=False)},
+    '/api/forget': {'POST': plan_route(PlanRunner.forget)},
+    '/api/operations': {'GET': Route(get_operations)},
+    '/api/events': {'GET': Route(get_events, operation=maybe(given), node=maybe(given), kind=maybe(given),
+                                 since=maybe(check_digits, 0), limit=maybe(check_digits, MAX_EVENTS),
+                                 changes=maybe(check_digits, MAX_EVENT_NODES))},
+    '/api/history': {'GET': Route(lambda request: request.admin.history.cluster())},
+    '/metrics': {'GET': Route(get_metrics)},
+}
+ROUTES.update(dict.fromkeys(PAGES, {'GET': Route(get_page, token=maybe(given))}))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
