@@ -6571,6 +6571,11 @@ def labelled(**labels):
                              for name, value in labels.items())
 
 
+def by_label(label, numbers):
+    """The samples of {value of the label: number}."""
+    return [(labelled(**{label: value}), number) for value, number in numbers.items()]
+
+
 def _node_metrics(views):
     nodes = [(labelled(node=view['id']), view) for view in views]
     live = [node for node in nodes if node[1]['state'] != UNREACHABLE]
@@ -6590,38 +6595,35 @@ def _node_metrics(views):
 
 def _cluster_metrics(totals):
     """Sums of gauges.  There are none of counters, as a node that is started again or forgotten would make them go down."""
-    yield 'dispy_nodes', 'Nodes in each state.', [(labelled(state=state), totals[state]) for state in STATES]
-    yield 'dispy_cpus', 'CPUs that dispy may use, of all nodes that answer.', totals['cpus']
-    yield 'dispy_busy_cpus', 'CPUs that run a job, of all nodes that answer.', totals['busy']
-    yield 'dispy_drifted_nodes', 'Nodes that are not as they were set here.', totals['drifted']
+    return [('dispy_nodes', 'Nodes in each state.', by_label('state', {state: totals[state] for state in STATES})),
+            ('dispy_cpus', 'CPUs that dispy may use, of all nodes that answer.', totals['cpus']),
+            ('dispy_busy_cpus', 'CPUs that run a job, of all nodes that answer.', totals['busy']),
+            ('dispy_drifted_nodes', 'Nodes that are not as they were set here.', totals['drifted'])]
 
 
 def _own_metrics(admin):
     """How dispyadmin itself fares."""
-    poller, (waiting, open_) = admin.poller, admin.poller.load()
-    python, events = sys.version.split()[0], dict(dict.fromkeys(EVENT_KINDS, 0), **admin.journal.counts())
-    yield 'dispyadmin_build_info', 'Releases of dispyadmin and of its Python; always 1.', [
-        (labelled(version=__version__, python=python), 1)]
-    yield 'dispyadmin_polls_total', 'Polls of nodes that are over.', admin.polls
-    yield 'dispyadmin_polls_failed_total', 'Polls that were not answered.', admin.polls_failed
-    yield ('dispyadmin_exchange_duration_seconds', 'How long answered exchanges with nodes took, from connect to answer.',
-           [('_sum', round(poller.answered_seconds, 6)), ('_count', poller.answered)])
-    yield 'dispyadmin_exchanges_failed_total', 'Exchanges with nodes that were not answered.', poller.failed
-    yield 'dispyadmin_open_exchanges', 'Exchanges with nodes that wait for an answer now.', [
-        (labelled(kind=kind), number) for kind, number in open_.items()]
-    yield 'dispyadmin_max_open_exchanges', 'How many there may be at one time.', poller.places
-    yield 'dispyadmin_waiting_conversations', 'Conversations with nodes that wait for a place.', [
-        (labelled(lane=lane), number) for lane, number in waiting.items()]
-    yield 'dispyadmin_poll_interval_seconds', 'Seconds between two polls of a node.', admin.schedule.interval
-    yield 'dispyadmin_info_port_held', 'Whether announcements to all are heard at this port now.', [
-        (labelled(port=port.port), int(port.state == 'held')) for port in admin.listener.info_ports]
-    yield 'dispyadmin_events_total', 'How often nodes were found, lost, back, and so on.', [
-        (labelled(kind=kind), number) for kind, number in sorted(events.items())]
-    yield 'dispyadmin_threads', 'Threads of dispyadmin.', threading.active_count()
-    if admin.alerts:
-        yield 'dispyadmin_alerts_total', 'Runs of the program of --on_event.', admin.alerts.runs
-        yield 'dispyadmin_alerts_failed_total', 'Runs of it that failed.', admin.alerts.failed
-    yield 'process_start_time_seconds', 'Unix time at which dispyadmin was started.', round(admin.started, 3)
+    poller, (waiting, open_), alerts = admin.poller, admin.poller.load(), admin.alerts
+    return [
+        ('dispyadmin_build_info', 'Releases of dispyadmin and of its Python; always 1.',
+         [(labelled(version=__version__, python=sys.version.split()[0]), 1)]),
+        ('dispyadmin_polls_total', 'Polls of nodes that are over.', admin.polls),
+        ('dispyadmin_polls_failed_total', 'Polls that were not answered.', admin.polls_failed),
+        ('dispyadmin_exchange_duration_seconds', 'How long answered exchanges with nodes took, from connect to answer.',
+         [('_sum', round(poller.answered_seconds, 6)), ('_count', poller.answered)]),
+        ('dispyadmin_exchanges_failed_total', 'Exchanges with nodes that were not answered.', poller.failed),
+        ('dispyadmin_open_exchanges', 'Exchanges with nodes that wait for an answer now.', by_label('kind', open_)),
+        ('dispyadmin_max_open_exchanges', 'How many there may be at one time.', poller.places),
+        ('dispyadmin_waiting_conversations', 'Conversations with nodes that wait for a place.', by_label('lane', waiting)),
+        ('dispyadmin_poll_interval_seconds', 'Seconds between two polls of a node.', admin.schedule.interval),
+        ('dispyadmin_info_port_held', 'Whether announcements to all are heard at this port now.',
+         by_label('port', {port.port: int(port.state == 'held') for port in admin.listener.info_ports})),
+        ('dispyadmin_events_total', 'How often nodes were found, lost, back, and so on.',
+         by_label('kind', dict(dict.fromkeys(sorted(EVENT_KINDS), 0), **admin.journal.counts()))),
+        ('dispyadmin_threads', 'Threads of dispyadmin.', threading.active_count()),
+        ('dispyadmin_alerts_total', 'Runs of the program of --on_event.', alerts and alerts.runs),
+        ('dispyadmin_alerts_failed_total', 'Runs of it that failed.', alerts and alerts.failed),
+        ('process_start_time_seconds', 'Unix time at which dispyadmin was started.', round(admin.started, 3))]
 
 
 def _process_metrics():
@@ -10549,6 +10551,9 @@ PAGE_JS = r'''/* dispyadmin's page.
 
 JSON, HTML = 'application/json', 'text/html; charset=utf-8'
 CHANGING = ('POST', 'DELETE')  # methods that change something, and have a body
+HEALTH = '/api/health'         # anybody may ask there
+# In Accept-Encoding, of a browser that can unpack it (RFC 9110, 12.5.3).
+GZIP = re.compile(r'(?i)(?:^|[\s,])(?:x-)?gzip\s*(?:,|\Z|;\s*q=(?:1|0?\.0{0,2}[1-9]))')
 
 # What is sent: text of this kind, with a status and with headers beside those that all answers have.
 Reply = collections.namedtuple('Reply', 'body kind status headers')
@@ -10558,9 +10563,9 @@ Reply.__new__.__defaults__ = JSON, 200, {}
 class HttpError(Error):
     """A request that is answered with an error status."""
 
-    def __init__(self, status, sentence, **headers):
+    def __init__(self, status, sentence):
         super().__init__(sentence)
-        self.status, self.headers = status, headers
+        self.status = status
 
 
 def refuse(reasons):
@@ -10736,7 +10741,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server_version, sys_version = 'dispyadmin/' + __version__, ''
     # until a request has been read
-    command, requestline, path, place, headers = None, '', '', '', http.client.HTTPMessage()
+    command, requestline, path, place, allowed, headers = None, '', '', '', '', http.client.HTTPMessage()
 
     def __init__(self, server, sock, sender):
         # Not that of the base class, which would serve here and now.
@@ -10806,7 +10811,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         try:
             reply = self._reply()
         except HttpError as error:
-            reply = self._failure(error.status, str(error), error.headers)
+            reply = self._failure(error.status, str(error))
         except (InputError, UnknownNode) as error:
             reply = self._failure(404 if isinstance(error, UnknownNode) else 400, str(error))
         except OSError:
@@ -10822,10 +10827,17 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def _reply(self):
         self._read_target()
-        if self.place != '/api/health':
+        if self.place != HEALTH:
             refuse(self.server.access.reasons_to_refuse(self))
-        route = self._route()
-        made = route(self, self._read_body() if self.command in CHANGING else self.query)
+        routes = {route.method: route for route in ROUTES if self.place == '*' or route.fits(self.place)}
+        if 'GET' in routes:
+            routes['HEAD'] = routes['GET']
+        self.allowed = ', '.join(sorted({'OPTIONS'}.union(routes)))
+        if self.command == 'OPTIONS' and routes:  # no other site is allowed any
+            return Reply('', status=204, headers={'Allow': self.allowed})
+        refuse([(not routes or self.place == '*', 404, 'There is nothing at this address'),
+                (self.command not in routes, 405, '%s does not go with this address' % printable(self.command)[:20])])
+        made = routes[self.command].answer(self, self._read_body() if self.command in CHANGING else self.query)
         return made if isinstance(made, Reply) else Reply(encode_json(made))
 
     def _read_target(self):
@@ -10839,23 +10851,6 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self.authority = hosts[0].strip().lower() if len(hosts) == 1 else ''
         self.place = re.sub('^/+', '/', path) or '/'
         self.query = dict(urllib.parse.parse_qsl(query))  # as long as MAX_HEAD allows, at most
-
-    def _route(self):
-        """The Route for the path and the method; 404 and 405."""
-        if self.place.startswith('/api/nodes/'):
-            self.place, self.node_id = '/api/nodes/ID', urllib.parse.unquote(self.place[len('/api/nodes/'):])
-        methods = ROUTES.get(self.place)
-        if self.place == '*' and self.command == 'OPTIONS':
-            methods = {'GET', 'POST', 'DELETE'}
-        if methods is None:
-            raise HttpError(404, 'There is nothing at this address')
-        self.allowed = ', '.join(sorted({'OPTIONS'}.union(methods, {'HEAD'} if 'GET' in methods else ())))
-        if self.command == 'OPTIONS':
-            return Route(get_options)
-        route = methods.get('GET' if self.command == 'HEAD' else self.command)
-        if route is None:
-            raise HttpError(405, '%s does not go with this address' % printable(self.command)[:20], Allow=self.allowed)
-        return route
 
     def _read_body(self):
         """The JSON object in the request's body (an empty one when DELETE has none)."""
@@ -10894,12 +10889,11 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     # --- answers ---
 
-    def _failure(self, status, sentence, headers={}):
+    def _failure(self, status, sentence):
         """The Reply that tells an error: a page to who opens one without the token, else JSON."""
-        if status == 401:
-            headers = {'WWW-Authenticate': 'Bearer realm="dispyadmin"'}
-            if self.command in ('GET', 'HEAD') and self.place in PAGES:
-                return Reply(DENIED_HTML + sentence, HTML, status, headers)
+        headers = {401: {'WWW-Authenticate': 'Bearer realm="dispyadmin"'}, 405: {'Allow': self.allowed}}.get(status, {})
+        if status == 401 and self.command in ('GET', 'HEAD') and self.place in PAGES:
+            return Reply(DENIED_HTML + sentence, HTML, status, headers)
         return Reply(encode_json({'error': sentence}), JSON, status, headers)
 
     def send_error(self, code, message=None, explain=None):
@@ -10907,16 +10901,12 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         self._send(self._failure(code, printable(message or 'request cannot be read')[:200]))
 
-    def _takes_gzip(self):
-        """Whether the browser can unpack gzip (RFC 9110, 12.5.3)."""
-        codings = self.headers.get('Accept-Encoding', '').lower().replace(' ', '').split(',')
-        return any(re.match(r'(x-)?gzip(;q=(1|0?\.0{0,2}[1-9]).*)?\Z', coding) for coding in codings)
-
     def _send(self, reply):
         """The one place from which answers go.  Nothing secret is in them, so packing them tells nothing by their length."""
         body, headers = reply.body.encode('utf-8', 'replace'), dict(HEADERS, **reply.headers)
-        if len(body) > 1400 and self._takes_gzip():  # below, one packet takes it as it is
-            body, headers['Content-Encoding'] = gzip.compress(body, 1), 'gzip'  # slower levels make not much less of JSON
+        # Below 1400 bytes, one packet takes it as it is.
+        if len(body) > 1400 and GZIP.search(self.headers.get('Accept-Encoding', '')):
+            body, headers['Content-Encoding'] = gzip.compress(body, 1), 'gzip'  # slower levels make not much less
         if reply.status != 204:  # which has no content
             headers.update({'Content-Type': reply.kind, 'Content-Length': str(len(body))})
         if not self._is_body_read and ('Content-Length' in self.headers or 'Transfer-Encoding' in self.headers):
@@ -11023,15 +11013,13 @@ def told_address(headers):
 
     What comes before the last comma the client may have made up.
     """
-    for name in ('X-Forwarded-For', 'X-Real-IP', 'Forwarded'):
-        if name in headers:
-            last = headers.get_all(name)[-1].rpartition(',')[2]
-            last = re.sub(r'(?i)^(?:.*;)?\s*for=|;.*', '', last)  # RFC 7239: for="[2001:db8::1]:4711";proto=https
-            try:
-                return canonical(split_host_port(last.strip(' \t"'))[0]).partition('%')[0]
-            except ValueError:
-                return None
-    return None
+    told = [headers.get_all(name)[-1] for name in ('X-Forwarded-For', 'X-Real-IP', 'Forwarded') if name in headers] + ['']
+    # RFC 7239: for="[2001:db8::1]:4711";proto=https
+    last = re.sub(r'(?i)^(?:.*;)?\s*for=|;.*', '', told[0].rpartition(',')[2])
+    try:
+        return canonical(split_host_port(last.strip(' \t"'))[0]).partition('%')[0]
+    except ValueError:
+        return None
 
 
 def overflow_user():
@@ -11077,44 +11065,7 @@ def user_name(user):
         return str(user)
 
 
-# --- what fields of a request may be: each check returns the value, or raises InputError with a sentence that names the field
-
-def given(field, value):
-    """A field that is checked where it is used."""
-    return value
-
-
-def must_be(what, is_good, make=lambda value: value):
-    """The check of a field whose value must be good; what is made of it is the value."""
-    def check(field, value):
-        if not is_good(value):
-            raise InputError('%s: must be %s' % (field, what))
-        return make(value)
-    return check
-
-
-def maybe(check, otherwise=None):
-    """The check of a field that may be left out or null, and has another value then."""
-    def checked(field, value):
-        return otherwise if value is None else check(field, value)
-    checked.may_lack = True
-    return checked
-
-
-check_flag = must_be('true or false', lambda flag: type(flag) is bool)
-check_true = must_be('true', lambda flag: flag is True)
-check_host_name = must_be('a host name or an IP address', lambda host: isinstance(host, str))
-check_ids = must_be('a list of 1 to %d node ids' % MAX_BODY_NODES, lambda ids: (
-    isinstance(ids, list) and 0 < len(ids) <= MAX_BODY_NODES and all(isinstance(node_id, str) for node_id in ids)))
-check_label = must_be('1 to 64 printable characters', lambda label: (
-    isinstance(label, str) and re.match(r'[\x21-\x7e]{1,64}\Z', label)))
-check_note = must_be('a text of at most %d printable characters' % MAX_TEXT, lambda note: (
-    isinstance(note, str) and len(note) <= MAX_TEXT and note.isprintable()), lambda note: note or None)
-check_then = must_be('"restore", "end" or "stay"', lambda then: then in THENS)
-check_port_number = must_be('a whole number from 1 to 65535', lambda port: type(port) is int and 0 < port < 65536)
-check_operation = must_be('the number of an operation', lambda number: type(number) is int and 0 < number <= 2 ** 53)
-check_digits = must_be('a whole number', re.compile(r'[0-9]{1,16}\Z').match, int)  # in an address, where all is text
-
+# --- routes ---
 
 def read_json(data):
     """A JSON object from the browser.  InputError with a sentence for anything else."""
@@ -11128,23 +11079,53 @@ def read_json(data):
     return value
 
 
-# --- routes ---
+def _is_whole(value):
+    return re.match(r'[0-9]{1,16}\Z', str(value))  # in an address, all is text
+
+
+# What a field of a request must be, and whether a value is; all other fields are checked where they are used.
+CHECKS = {
+    'host': ('a host name or an IP address', lambda host: isinstance(host, str)),
+    'port': ('a whole number from 1 to 65535', lambda port: type(port) is int and 0 < port < 65536),
+    'nodes': ('a list of 1 to %d node ids' % MAX_BODY_NODES, lambda ids: (
+        isinstance(ids, list) and 0 < len(ids) <= MAX_BODY_NODES and all(isinstance(node_id, str) for node_id in ids))),
+    'preview': ('true or false', lambda flag: type(flag) is bool),
+    'label': ('1 to 64 printable characters', lambda label: (
+        isinstance(label, str) and re.match(r'[\x21-\x7e]{1,64}\Z', label))),
+    'note': ('a text of at most %d printable characters' % MAX_TEXT, lambda note: (
+        isinstance(note, str) and len(note) <= MAX_TEXT and note.isprintable())),
+    'then': ('"restore", "end" or "stay"', lambda then: then in THENS),
+    'now': ('true', lambda now: now is True),
+    'operation': ('a whole number', _is_whole),
+    'since': ('a whole number', _is_whole),
+    'limit': ('a whole number', _is_whole),
+    'changes': ('a whole number', _is_whole),
+}
+
 
 class Route:
-    """What a request does: `call(request, **fields)`, with the fields of its query or body, each of which has a check, makes
-    a Reply, or what is sent as JSON."""
+    """What a request does: `call(request, ID of the path, field=value)`, with the fields of its query or body, makes a Reply,
+    or what is sent as JSON.  A field that ends in ? may be left out or null."""
 
-    def __init__(self, call, **fields):
-        self._call, self._fields = call, fields
+    def __init__(self, method, path, call, *fields):
+        self.method, self.path, self._call = method, path, call
+        self._pattern = re.compile(re.escape(path).replace('ID', '(.*)') + r'\Z')
+        self._fields = {field.rstrip('?'): field.endswith('?') for field in fields}
+        self.fits = self._pattern.match
 
-    def __call__(self, request, given):
+    def answer(self, request, given):
+        """Check the fields, and call.  InputError."""
         for field in given:
             if field not in self._fields and request.command in CHANGING:
                 raise InputError('%s: there is no such field in this request' % printable(field)[:80])
-        for field, check in self._fields.items():
-            if field not in given and not hasattr(check, 'may_lack'):
+        for field, may_lack in self._fields.items():
+            value, (what, is_good) = given.get(field), CHECKS.get(field, (None, None))
+            if field not in given and not may_lack:
                 raise InputError('%s: is missing' % field)
-        return self._call(request, **{field: check(field, given.get(field)) for field, check in self._fields.items()})
+            if is_good and not is_good(value) and not (value is None and may_lack):
+                raise InputError('%s: must be %s' % (field, what))
+        ids = [urllib.parse.unquote(part) for part in self.fits(request.place).groups()]
+        return self._call(request, *ids, **{field: given.get(field) for field in self._fields})
 
 
 def get_page(request, token):
@@ -11158,13 +11139,8 @@ def get_page(request, token):
                                  'Location': '?' + (rest or 'login')})
 
 
-def get_options(request):
-    """The methods that go with an address; no other site is allowed any."""
-    return Reply('', status=204, headers={'Allow': request.allowed})
-
-
 def get_health(request):
-    """Whether all goes well, and nothing else: anybody may ask."""
+    """Whether all goes well, and nothing else."""
     is_well = request.server.is_alive() and request.admin.is_well()
     return Reply(encode_json({'ok': is_well}), status=200 if is_well else 503)
 
@@ -11177,43 +11153,27 @@ def get_metrics(request):
 
 def get_nodes(request, since):
     """The nodes that have changed after this sequence number, or all."""
-    admin = request.admin
-    snapshot = admin.snapshot(since)
+    admin, snapshot = request.admin, request.admin.snapshot(None if since is None else int(since))
     head = encode_json({'sequence': snapshot.sequence, 'time': time.time(), 'poll_interval': admin.schedule.interval,
                         'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
                         'removed': snapshot.removed})
     return Reply('%s,"nodes":[%s]}' % (head[:-1], ','.join(node.json() for node in snapshot.nodes)))
 
 
-def get_node(request):
+def get_node(request, node_id):
     """What is known of a node, and its last hours."""
-    shown, history = request.admin.node(request.node_id).json(), request.admin.history.node(request.node_id)
+    shown, history = request.admin.node(node_id).json(), request.admin.history.node(node_id)
     return Reply('%s,"history":%s}' % (shown[:-1], encode_json(history)))
-
-
-def get_operations(request):
-    """Those under way, and the last ones."""
-    return {'operations': [plan.summary() for plan in request.admin.journal.plans()[:20]]}
 
 
 def get_events(request, operation, node, kind, since, limit, changes):
     """The newest so many (limit), of a node, of a kind, since a Unix time, each with so many changes; or that of one
     operation, whole."""
-    events = [event for event in request.admin.journal.events() if event.time >= since and
-              (operation is None or event.plan and str(event.plan.number) == operation) and
+    events = [event for event in request.admin.journal.events() if event.time >= int(since or 0) and
+              (operation is None or event.plan and event.plan.number == int(operation)) and
               node in (None,) + event.nodes and kind in (None, event.kind)]
-    most = MAX_CHANGES if operation is not None else min(changes, MAX_EVENT_NODES)
-    return {'time': time.time(), 'events': [event.json(most) for event in events[:limit]]}
-
-
-def add_node(request, host, port):
-    """Add a node by host and port."""
-    return {'results': request.admin.add(*endpoint_of(host, port), by=request.by())}
-
-
-def diagnose_host(request, host, port):
-    """Why is a node not there?"""
-    return diagnose(request.admin, *endpoint_of(host, port))
+    most = MAX_CHANGES if operation is not None else min(int(changes or MAX_EVENT_NODES), MAX_EVENT_NODES)
+    return {'time': time.time(), 'events': [event.json(most) for event in events[:int(limit or MAX_EVENTS)]]}
 
 
 def endpoint_of(host, port):
@@ -11225,11 +11185,6 @@ def endpoint_of(host, port):
     if port is not None and port_too not in (None, port):
         raise InputError('port: %d, but the host says %d' % (port, port_too))
     return host, port or port_too
-
-
-def add_secret(request, secret):
-    """Try one more admin secret."""
-    return {'results': request.admin.add_secret(secret, by=request.by())}
 
 
 def poll_nodes(request, interval, now, nodes):
@@ -11248,11 +11203,11 @@ def search(request):
     return {'results': []}
 
 
-def forget_node(request):
+def forget_node(request, node_id):
     """Forget a node."""
     admin = request.admin
-    admin.node(request.node_id)  # UnknownNode
-    return run_plan(admin.plans, admin.plans.forget([request.node_id], request.by()))
+    admin.node(node_id)  # UnknownNode
+    return run_plan(admin.plans, admin.plans.forget([node_id], request.by()))
 
 
 def run_plan(plans, plan, preview=False):
@@ -11263,7 +11218,7 @@ def run_plan(plans, plan, preview=False):
     return {'operation': plan.number, 'undo': plan.can_undo(), 'results': results}
 
 
-def plan_route(make, needs_nodes=True, **fields):
+def plan_route(path, make, *fields, needs_nodes=True):
     """The Route of a request that changes nodes, its `nodes` or those of its `group`: `make(plans, ids, by, label, **fields)`
     is its Plan.
 
@@ -11277,14 +11232,12 @@ def plan_route(make, needs_nodes=True, **fields):
             raise InputError('nodes: is missing')
         ids = nodes if group is None else admin.ids_of_group(group)
         return run_plan(admin.plans, make(admin.plans, ids, request.by(), label, **values), preview)
-    return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label), **fields)
+    return Route('POST', path, call, 'nodes?', 'group?', 'preview?', 'label?', *fields)
 
 
-def setting_route(kind, *fields):
-    """The Route of a request that sets this kind of Setting, made of these fields."""
-    def make(plans, ids, by, label, **values):
-        return plans.set(ids, kind(**values), by, label)
-    return plan_route(make, **dict.fromkeys(fields, given))
+def setting(kind):
+    """What makes the Plan that sets this kind of Setting."""
+    return lambda plans, ids, by, label, **values: plans.set(ids, kind(**values), by, label)
 
 
 def undo(request, operation, preview, label):
@@ -11294,39 +11247,40 @@ def undo(request, operation, preview, label):
 
 
 PAGES = ('/', '/admin.html', '/admin_node.html')
-RETURN = {'POST': plan_route(PlanRunner.return_to_service)}
 
-# path -> method -> Route.  HEAD goes with GET, and OPTIONS with all.  All but /api/health need what Access says.
-ROUTES = {
-    '/page.css': {'GET': Route(lambda request: Reply(PAGE_CSS, 'text/css; charset=utf-8'))},
-    '/page.js': {'GET': Route(lambda request: Reply(PAGE_JS, 'text/javascript; charset=utf-8'))},
-    '/api/nodes': {'GET': Route(get_nodes, since=maybe(check_digits)),
-                   'POST': Route(add_node, host=check_host_name, port=maybe(check_port_number))},
-    '/api/nodes/ID': {'GET': Route(get_node), 'DELETE': Route(forget_node)},
-    '/api/about': {'GET': Route(lambda request: request.admin.about())},
-    '/api/health': {'GET': Route(get_health)},
-    '/api/diagnose': {'POST': Route(diagnose_host, host=check_host_name, port=maybe(check_port_number))},
-    '/api/secret': {'POST': Route(add_secret, secret=given)},
-    '/api/poll': {'POST': Route(poll_nodes, interval=maybe(given), now=maybe(check_true), nodes=maybe(check_ids))},
-    '/api/scan': {'POST': Route(search)},
-    '/api/cpus': {'POST': setting_route(SetCpus, 'cpus')},
-    '/api/service_time': {'POST': setting_route(SetServiceTime, 'control', 'time')},
-    '/api/clients': {'POST': setting_route(SetClients, 'clients')},
-    '/api/undo': {'POST': Route(undo, operation=check_operation, preview=maybe(check_flag), label=maybe(check_label))},
-    '/api/drain': {'POST': plan_route(PlanRunner.drain, then=maybe(check_then), note=maybe(check_note))},
-    '/api/return': RETURN,
-    '/api/cancel_drain': RETURN,
-    '/api/reapply': {'POST': plan_route(PlanRunner.reapply, needs_nodes=False)},
-    '/api/accept': {'POST': plan_route(PlanRunner.accept, needs_nodes=False)},
-    '/api/forget': {'POST': plan_route(PlanRunner.forget)},
-    '/api/operations': {'GET': Route(get_operations)},
-    '/api/events': {'GET': Route(get_events, operation=maybe(given), node=maybe(given), kind=maybe(given),
-                                 since=maybe(check_digits, 0), limit=maybe(check_digits, MAX_EVENTS),
-                                 changes=maybe(check_digits, MAX_EVENT_NODES))},
-    '/api/history': {'GET': Route(lambda request: request.admin.history.cluster())},
-    '/metrics': {'GET': Route(get_metrics)},
-}
-ROUTES.update(dict.fromkeys(PAGES, {'GET': Route(get_page, token=maybe(given))}))
+# HEAD goes with GET, and OPTIONS with all.  For all but HEALTH, Access says who may ask.
+ROUTES = [Route('GET', path, get_page, 'token?') for path in PAGES] + [
+    Route('GET', '/page.css', lambda request: Reply(PAGE_CSS, 'text/css; charset=utf-8')),
+    Route('GET', '/page.js', lambda request: Reply(PAGE_JS, 'text/javascript; charset=utf-8')),
+    Route('GET', '/api/nodes', get_nodes, 'since?'),
+    Route('GET', '/api/nodes/ID', get_node),
+    Route('GET', '/api/history', lambda request: request.admin.history.cluster()),
+    Route('GET', '/api/events', get_events, 'operation?', 'node?', 'kind?', 'since?', 'limit?', 'changes?'),
+    Route('GET', '/api/operations', lambda request: {
+        'operations': [plan.summary() for plan in request.admin.journal.plans()[:20]]}),
+    Route('GET', '/api/about', lambda request: request.admin.about()),
+    Route('GET', HEALTH, get_health),
+    Route('GET', '/metrics', get_metrics),
+    Route('POST', '/api/nodes', lambda request, host, port: {
+        'results': request.admin.add(*endpoint_of(host, port), by=request.by())}, 'host', 'port?'),
+    Route('POST', '/api/diagnose', lambda request, host, port: diagnose(request.admin, *endpoint_of(host, port)), 'host', 'port?'),
+    Route('POST', '/api/secret', lambda request, secret: {
+        'results': request.admin.add_secret(secret, by=request.by())}, 'secret'),
+    Route('POST', '/api/poll', poll_nodes, 'interval?', 'now?', 'nodes?'),
+    Route('POST', '/api/scan', search),
+    Route('POST', '/api/undo', undo, 'operation', 'preview?', 'label?'),
+    Route('DELETE', '/api/nodes/ID', forget_node),
+    plan_route('/api/cpus', setting(SetCpus), 'cpus'),
+    plan_route('/api/service_time', setting(SetServiceTime), 'control', 'time'),
+    plan_route('/api/clients', setting(SetClients), 'clients'),
+    plan_route('/api/drain', lambda plans, ids, by, label, then, note: plans.drain(ids, by, label, then, note or None),
+               'then?', 'note?'),
+    plan_route('/api/return', PlanRunner.return_to_service),
+    plan_route('/api/cancel_drain', PlanRunner.return_to_service),
+    plan_route('/api/reapply', PlanRunner.reapply, needs_nodes=False),
+    plan_route('/api/accept', PlanRunner.accept, needs_nodes=False),
+    plan_route('/api/forget', PlanRunner.forget),
+]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
