@@ -252,6 +252,23 @@ class Tunnels(lab.LabTest):
                 self.assertEqual(json.loads(answer.read().decode())['hosts'], [self.admin_address])
         self.assertEqual(len({cookie.name for cookie in jar}), 2)
 
+    def test_cookie_for_tls_alone(self):
+        """A browser that speaks TLS to the proxy keeps the login for TLS: the proxy's word counts where one may be in front."""
+        header = 'X-Forwarded-Proto'
+        for options, headers, secure in (((), {}, False), ((), {header: 'https'}, False),
+                                         (('--http_name', NAME), {}, False), (('--http_name', NAME), {header: 'http'}, False),
+                                         (('--http_name', NAME), {header: 'https, http'}, False),
+                                         (('--http_name', NAME), {header: 'https'}, True),
+                                         (('--http_name', NAME), {header: 'HTTPS'}, True),
+                                         (('--http_name', NAME), {header: 'http, https'}, True)):
+            with self.subTest(options=options, headers=headers):
+                admin = self.admin('--http_token', self.write(TOKEN), *options)
+                answer = admin.request('GET', '/?token=' + TOKEN, headers=headers)
+                self.assertEqual(answer.status, 303)
+                attributes = answer.headers['Set-Cookie'].split('; ')[1:]
+                self.assertEqual(attributes, ['HttpOnly', 'SameSite=Strict'] + ['Secure'] * secure)
+                admin.close()
+
     def test_name_of_the_cookie(self):
         """The same after a restart with the same token, another with another."""
         def name(token):
