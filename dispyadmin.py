@@ -6548,8 +6548,8 @@ METRICS_KIND = 'text/plain; version=0.0.4; charset=utf-8'
 
 
 def write_metrics(admin):
-    """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None); a
-    number alone is the only one."""
+    """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None);
+    a number alone is the only one."""
     snapshot = admin.snapshot()
     return ''.join(write_metric(*metric) for metric in itertools.chain(
         _node_metrics([published.view for published in snapshot.nodes]), _cluster_metrics(snapshot.totals),
@@ -6628,17 +6628,17 @@ def _own_metrics(admin):
 
 def _process_metrics():
     """What the system tells of this process, under the names that are customary."""
-    yield 'process_cpu_seconds_total', 'User and system CPU time that was spent.', round(time.process_time(), 3)
     try:
         with open('/proc/self/statm') as file:  # see proc(5): pages
             virtual, resident = [int(word) * resource.getpagesize() for word in file.read().split()[:2]]
-        files = len(os.listdir('/proc/self/fd'))
+        files, most = len(os.listdir('/proc/self/fd')), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     except (OSError, ValueError, AttributeError):
-        return  # not Linux
-    yield 'process_virtual_memory_bytes', 'Virtual memory size.', virtual
-    yield 'process_resident_memory_bytes', 'Resident memory size.', resident
-    yield 'process_open_fds', 'Open file descriptors.', files
-    yield 'process_max_fds', 'Most file descriptors that may be open.', resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        virtual = resident = files = most = None  # not Linux
+    return [('process_cpu_seconds_total', 'User and system CPU time that was spent.', round(time.process_time(), 3)),
+            ('process_virtual_memory_bytes', 'Virtual memory size.', virtual),
+            ('process_resident_memory_bytes', 'Resident memory size.', resident),
+            ('process_open_fds', 'Open file descriptors.', files),
+            ('process_max_fds', 'Most file descriptors that may be open.', most)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -10569,7 +10569,7 @@ class HttpError(Error):
 
 
 def refuse(reasons):
-    """HttpError for the first of the reasons (whether it holds, status, sentence) that holds; later ones are not looked at."""
+    """HttpError for the first reason (whether it holds, status, sentence) that holds; later ones are not looked at."""
     for holds, status, sentence in reasons:
         if holds:
             raise HttpError(status, sentence)
@@ -10747,7 +10747,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         # Not that of the base class, which would serve here and now.
         self.server, self.admin, self.request, self.client_address = server, server.admin, sock, sender
         self.busy, self.asked = False, time.monotonic()  # whether a request is being served; when the last one came
-        self.user = functools.lru_cache(1)(lambda: connection_user(self.connection))  # its id or None; the kernel is asked once
+        self.user = functools.lru_cache(1)(lambda: connection_user(self.connection))  # the kernel is asked once
         self.thread = threading.Thread(target=self._run, name='http-%d' % sender[1], daemon=True)
 
     def shut(self):
@@ -10838,7 +10838,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         refuse([(not routes or self.place == '*', 404, 'There is nothing at this address'),
                 (self.command not in routes, 405, '%s does not go with this address' % printable(self.command)[:20])])
         made = routes[self.command].answer(self, self._read_body() if self.command in CHANGING else self.query)
-        return made if isinstance(made, Reply) else Reply(encode_json(made))
+        return made if isinstance(made, Reply) else Reply(encode_json({'results': []} if made is None else made))
 
     def _read_target(self):
         """Take apart whom the request is for, and where it goes.
@@ -10880,12 +10880,10 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def by(self):
         """Who asks (Actor): the address, which a proxy tells where one may be in front; else, on loopback, the user's name
         where the kernel tells it."""
-        address = peer_address(self.client_address)
-        if self.server.access.proxy_names:
-            told = told_address(self.headers)
-            return Actor(told, via=address) if told else Actor(address)
-        user = self.user() if is_loopback(address) else None
-        return Actor(address, None if user is None else user_name(user))
+        address, is_proxied = peer_address(self.client_address), bool(self.server.access.proxy_names)
+        told = told_address(self.headers) if is_proxied else None
+        user = self.user() if is_loopback(address) and not is_proxied else None
+        return Actor(told or address, None if user is None else user_name(user), told and address)
 
     # --- answers ---
 
@@ -10959,8 +10957,8 @@ class Access:
         """What may stand against a request, as refuse() takes it."""
         # Else a foreign site whose name leads here could read everything.
         own = self._is_own_name(host_of(request.authority), peer_address(request.connection.getsockname()))
-        yield not own, 421, ('Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin with '
-                             '--http_name NAME' % (printable(request.authority)[:80] or 'named'))
+        yield not own, 421, ('Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin '
+                             'with --http_name NAME' % (printable(request.authority)[:80] or 'named'))
         told = request.query.get('token') if request.command in ('GET', 'HEAD') and request.place in PAGES else None
         yield told and not self.is_token(told), 401, (
             'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
@@ -11079,10 +11077,6 @@ def read_json(data):
     return value
 
 
-def _is_whole(value):
-    return re.match(r'[0-9]{1,16}\Z', str(value))  # in an address, all is text
-
-
 # What a field of a request must be, and whether a value is; all other fields are checked where they are used.
 CHECKS = {
     'host': ('a host name or an IP address', lambda host: isinstance(host, str)),
@@ -11096,22 +11090,20 @@ CHECKS = {
         isinstance(note, str) and len(note) <= MAX_TEXT and note.isprintable())),
     'then': ('"restore", "end" or "stay"', lambda then: then in THENS),
     'now': ('true', lambda now: now is True),
-    'operation': ('a whole number', _is_whole),
-    'since': ('a whole number', _is_whole),
-    'limit': ('a whole number', _is_whole),
-    'changes': ('a whole number', _is_whole),
 }
+# In an address, all is text.
+CHECKS.update(dict.fromkeys(('operation', 'since', 'limit', 'changes'), (
+    'a whole number', lambda number: re.match(r'[0-9]{1,16}\Z', str(number)))))
 
 
 class Route:
-    """What a request does: `call(request, ID of the path, field=value)`, with the fields of its query or body, makes a Reply,
-    or what is sent as JSON.  A field that ends in ? may be left out or null."""
+    """What a request does: `call(request, ID of the path, field=value)`, with the fields of its query or body, makes a
+    Reply, or what is sent as JSON; None stands for no results.  A field that ends in ? may be left out or null."""
 
     def __init__(self, method, path, call, *fields):
         self.method, self.path, self._call = method, path, call
-        self._pattern = re.compile(re.escape(path).replace('ID', '(.*)') + r'\Z')
+        self.fits = re.compile(re.escape(path).replace('ID', '(.*)') + r'\Z').match
         self._fields = {field.rstrip('?'): field.endswith('?') for field in fields}
-        self.fits = self._pattern.match
 
     def answer(self, request, given):
         """Check the fields, and call.  InputError."""
@@ -11162,8 +11154,8 @@ def get_nodes(request, since):
 
 def get_node(request, node_id):
     """What is known of a node, and its last hours."""
-    shown, history = request.admin.node(node_id).json(), request.admin.history.node(node_id)
-    return Reply('%s,"history":%s}' % (shown[:-1], encode_json(history)))
+    return Reply('%s,"history":%s}' % (request.admin.node(node_id).json()[:-1],
+                                       encode_json(request.admin.history.node(node_id))))
 
 
 def get_events(request, operation, node, kind, since, limit, changes):
@@ -11197,33 +11189,17 @@ def poll_nodes(request, interval, now, nodes):
     return {'poll_interval': admin.schedule.interval, 'results': admin.poll(nodes)}
 
 
-def search(request):
-    """Search for nodes now."""
-    request.admin.scan(request.by())
-    return {'results': []}
-
-
-def forget_node(request, node_id):
-    """Forget a node."""
-    admin = request.admin
-    admin.node(node_id)  # UnknownNode
-    return run_plan(admin.plans, admin.plans.forget([node_id], request.by()))
-
-
-def run_plan(plans, plan, preview=False):
-    """The answer to a request that changes nodes, or would."""
+def run_plan(request, plan, preview=False):
+    """The answer to a request that changes nodes, or, with `preview`, would."""
     if preview:
-        return plans.preview(plan)
-    results = plans.run(plan)
+        return request.admin.plans.preview(plan)
+    results = request.admin.plans.run(plan)
     return {'operation': plan.number, 'undo': plan.can_undo(), 'results': results}
 
 
 def plan_route(path, make, *fields, needs_nodes=True):
-    """The Route of a request that changes nodes, its `nodes` or those of its `group`: `make(plans, ids, by, label, **fields)`
-    is its Plan.
-
-    With "preview": true it says what would come of it.  A "label" finds the plan among those that run.
-    """
+    """The Route of a request that changes its `nodes`, or those of its `group`: `make(plans, ids, by, label, **fields)` is
+    its Plan, which a `label` finds while it runs."""
     def call(request, nodes, group, preview, label, **values):
         admin = request.admin
         if nodes is not None and group is not None:
@@ -11231,19 +11207,13 @@ def plan_route(path, make, *fields, needs_nodes=True):
         if nodes is None and group is None and needs_nodes:
             raise InputError('nodes: is missing')
         ids = nodes if group is None else admin.ids_of_group(group)
-        return run_plan(admin.plans, make(admin.plans, ids, request.by(), label, **values), preview)
+        return run_plan(request, make(admin.plans, ids, request.by(), label, **values), preview)
     return Route('POST', path, call, 'nodes?', 'group?', 'preview?', 'label?', *fields)
 
 
 def setting(kind):
     """What makes the Plan that sets this kind of Setting."""
     return lambda plans, ids, by, label, **values: plans.set(ids, kind(**values), by, label)
-
-
-def undo(request, operation, preview, label):
-    """Give nodes back what they had before an operation."""
-    plans = request.admin.plans
-    return run_plan(plans, plans.undo(operation, request.by(), label), preview)
 
 
 PAGES = ('/', '/admin.html', '/admin_node.html')
@@ -11263,13 +11233,16 @@ ROUTES = [Route('GET', path, get_page, 'token?') for path in PAGES] + [
     Route('GET', '/metrics', get_metrics),
     Route('POST', '/api/nodes', lambda request, host, port: {
         'results': request.admin.add(*endpoint_of(host, port), by=request.by())}, 'host', 'port?'),
-    Route('POST', '/api/diagnose', lambda request, host, port: diagnose(request.admin, *endpoint_of(host, port)), 'host', 'port?'),
+    Route('POST', '/api/diagnose', lambda request, host, port: diagnose(request.admin, *endpoint_of(host, port)),
+          'host', 'port?'),
     Route('POST', '/api/secret', lambda request, secret: {
         'results': request.admin.add_secret(secret, by=request.by())}, 'secret'),
     Route('POST', '/api/poll', poll_nodes, 'interval?', 'now?', 'nodes?'),
-    Route('POST', '/api/scan', search),
-    Route('POST', '/api/undo', undo, 'operation', 'preview?', 'label?'),
-    Route('DELETE', '/api/nodes/ID', forget_node),
+    Route('POST', '/api/scan', lambda request: request.admin.scan(request.by())),
+    Route('POST', '/api/undo', lambda request, operation, preview, label: run_plan(
+        request, request.admin.plans.undo(operation, request.by(), label), preview), 'operation', 'preview?', 'label?'),
+    Route('DELETE', '/api/nodes/ID', lambda request, node_id: run_plan(
+        request, request.admin.plans.forget([request.admin.node(node_id).id], request.by()))),
     plan_route('/api/cpus', setting(SetCpus), 'cpus'),
     plan_route('/api/service_time', setting(SetServiceTime), 'control', 'time'),
     plan_route('/api/clients', setting(SetClients), 'clients'),
