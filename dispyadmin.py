@@ -50,6 +50,7 @@ import fnmatch
 import functools
 import gc
 import getpass
+import gzip
 import hashlib
 import heapq
 import hmac
@@ -82,7 +83,6 @@ import threading
 import time
 import unicodedata
 import urllib.parse
-import zlib
 
 try:
     import fcntl
@@ -6554,6 +6554,11 @@ def labelled(**labels):
                              for name, value in labels.items())
 
 
+def by_label(label, numbers):
+    """The samples of {value of the label: number}."""
+    return [(labelled(**{label: value}), number) for value, number in numbers.items()]
+
+
 def _node_metrics(views):
     nodes = [(labelled(node=view['id']), view) for view in views]
     live = [node for node in nodes if node[1]['state'] != UNREACHABLE]
@@ -6573,53 +6578,50 @@ def _node_metrics(views):
 
 def _cluster_metrics(totals):
     """Sums of gauges.  There are none of counters, as a node that is started again or forgotten would make them go down."""
-    yield 'dispy_nodes', 'Nodes in each state.', [(labelled(state=state), totals[state]) for state in STATES]
-    yield 'dispy_cpus', 'CPUs that dispy may use, of all nodes that answer.', totals['cpus']
-    yield 'dispy_busy_cpus', 'CPUs that run a job, of all nodes that answer.', totals['busy']
-    yield 'dispy_drifted_nodes', 'Nodes that are not as they were set here.', totals['drifted']
+    return [('dispy_nodes', 'Nodes in each state.', by_label('state', {state: totals[state] for state in STATES})),
+            ('dispy_cpus', 'CPUs that dispy may use, of all nodes that answer.', totals['cpus']),
+            ('dispy_busy_cpus', 'CPUs that run a job, of all nodes that answer.', totals['busy']),
+            ('dispy_drifted_nodes', 'Nodes that are not as they were set here.', totals['drifted'])]
 
 
 def _own_metrics(admin):
     """How dispyadmin itself fares."""
-    poller, (waiting, open_) = admin.poller, admin.poller.load()
-    python, events = sys.version.split()[0], dict(dict.fromkeys(EVENT_KINDS, 0), **admin.journal.counts())
-    yield 'dispyadmin_build_info', 'Releases of dispyadmin and of its Python; always 1.', [
-        (labelled(version=__version__, python=python), 1)]
-    yield 'dispyadmin_polls_total', 'Polls of nodes that are over.', admin.polls
-    yield 'dispyadmin_polls_failed_total', 'Polls that were not answered.', admin.polls_failed
-    yield ('dispyadmin_exchange_duration_seconds', 'How long answered exchanges with nodes took, from connect to answer.',
-           [('_sum', round(poller.answered_seconds, 6)), ('_count', poller.answered)])
-    yield 'dispyadmin_exchanges_failed_total', 'Exchanges with nodes that were not answered.', poller.failed
-    yield 'dispyadmin_open_exchanges', 'Exchanges with nodes that wait for an answer now.', [
-        (labelled(kind=kind), number) for kind, number in open_.items()]
-    yield 'dispyadmin_max_open_exchanges', 'How many there may be at one time.', poller.places
-    yield 'dispyadmin_waiting_conversations', 'Conversations with nodes that wait for a place.', [
-        (labelled(lane=lane), number) for lane, number in waiting.items()]
-    yield 'dispyadmin_poll_interval_seconds', 'Seconds between two polls of a node.', admin.schedule.interval
-    yield 'dispyadmin_info_port_held', 'Whether announcements to all are heard at this port now.', [
-        (labelled(port=port.port), int(port.state == 'held')) for port in admin.listener.info_ports]
-    yield 'dispyadmin_events_total', 'How often nodes were found, lost, back, and so on.', [
-        (labelled(kind=kind), number) for kind, number in sorted(events.items())]
-    yield 'dispyadmin_threads', 'Threads of dispyadmin.', threading.active_count()
-    if admin.alerts:
-        yield 'dispyadmin_alerts_total', 'Runs of the program of --on_event.', admin.alerts.runs
-        yield 'dispyadmin_alerts_failed_total', 'Runs of it that failed.', admin.alerts.failed
-    yield 'process_start_time_seconds', 'Unix time at which dispyadmin was started.', round(admin.started, 3)
+    poller, (waiting, open_), alerts = admin.poller, admin.poller.load(), admin.alerts
+    return [
+        ('dispyadmin_build_info', 'Releases of dispyadmin and of its Python; always 1.',
+         [(labelled(version=__version__, python=sys.version.split()[0]), 1)]),
+        ('dispyadmin_polls_total', 'Polls of nodes that are over.', admin.polls),
+        ('dispyadmin_polls_failed_total', 'Polls that were not answered.', admin.polls_failed),
+        ('dispyadmin_exchange_duration_seconds', 'How long answered exchanges with nodes took, from connect to answer.',
+         [('_sum', round(poller.answered_seconds, 6)), ('_count', poller.answered)]),
+        ('dispyadmin_exchanges_failed_total', 'Exchanges with nodes that were not answered.', poller.failed),
+        ('dispyadmin_open_exchanges', 'Exchanges with nodes that wait for an answer now.', by_label('kind', open_)),
+        ('dispyadmin_max_open_exchanges', 'How many there may be at one time.', poller.places),
+        ('dispyadmin_waiting_conversations', 'Conversations with nodes that wait for a place.', by_label('lane', waiting)),
+        ('dispyadmin_poll_interval_seconds', 'Seconds between two polls of a node.', admin.schedule.interval),
+        ('dispyadmin_info_port_held', 'Whether announcements to all are heard at this port now.',
+         by_label('port', {port.port: int(port.state == 'held') for port in admin.listener.info_ports})),
+        ('dispyadmin_events_total', 'How often nodes were found, lost, back, and so on.',
+         by_label('kind', dict(dict.fromkeys(sorted(EVENT_KINDS), 0), **admin.journal.counts()))),
+        ('dispyadmin_threads', 'Threads of dispyadmin.', threading.active_count()),
+        ('dispyadmin_alerts_total', 'Runs of the program of --on_event.', alerts and alerts.runs),
+        ('dispyadmin_alerts_failed_total', 'Runs of it that failed.', alerts and alerts.failed),
+        ('process_start_time_seconds', 'Unix time at which dispyadmin was started.', round(admin.started, 3))]
 
 
 def _process_metrics():
     """What the system tells of this process, under the names that are customary."""
-    yield 'process_cpu_seconds_total', 'User and system CPU time that was spent.', round(time.process_time(), 3)
     try:
         with open('/proc/self/statm') as file:  # see proc(5): pages
             virtual, resident = [int(word) * resource.getpagesize() for word in file.read().split()[:2]]
-        files = len(os.listdir('/proc/self/fd'))
+        files, most = len(os.listdir('/proc/self/fd')), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     except (OSError, ValueError, AttributeError):
-        return  # not Linux
-    yield 'process_virtual_memory_bytes', 'Virtual memory size.', virtual
-    yield 'process_resident_memory_bytes', 'Resident memory size.', resident
-    yield 'process_open_fds', 'Open file descriptors.', files
-    yield 'process_max_fds', 'Most file descriptors that may be open.', resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        virtual = resident = files = most = None  # not Linux
+    return [('process_cpu_seconds_total', 'User and system CPU time that was spent.', round(time.process_time(), 3)),
+            ('process_virtual_memory_bytes', 'Virtual memory size.', virtual),
+            ('process_resident_memory_bytes', 'Resident memory size.', resident),
+            ('process_open_fds', 'Open file descriptors.', files),
+            ('process_max_fds', 'Most file descriptors that may be open.', most)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -10530,54 +10532,33 @@ PAGE_JS = r'''/* dispyadmin's page.
 # HTTP: server, access, routes, one sender
 # ---------------------------------------------------------------------------------------------------------------------
 
+JSON, HTML = 'application/json', 'text/html; charset=utf-8'
+CHANGING = ('POST', 'DELETE')  # methods that change something, and have a body
+HEALTH = '/api/health'         # anybody may ask there
+# In Accept-Encoding, of a browser that can unpack it (RFC 9110, 12.5.3).
+GZIP = re.compile(r'(?i)(?:^|[\s,])(?:x-)?gzip\s*(?:,|\Z|;\s*q=(?:1|0?\.0{0,2}[1-9]))')
+
+# What is sent: text of this kind, with a status and with headers beside those that all answers have.
+Reply = collections.namedtuple('Reply', 'body kind status headers')
+Reply.__new__.__defaults__ = JSON, 200, {}
+
+
 class HttpError(Error):
     """A request that is answered with an error status."""
 
-    def __init__(self, status, sentence, **headers):
+    def __init__(self, status, sentence):
         super().__init__(sentence)
         self.status = status
-        self.headers = headers
 
 
-def gzipped(data):
-    """`data` as a gzip file.  The fastest level: it makes a tenth of JSON, and slower ones not much less."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-    return packer.compress(data) + packer.flush()
+def refuse(reasons):
+    """HttpError for the first reason (whether it holds, status, sentence) that holds; later ones are not looked at."""
+    for holds, status, sentence in reasons:
+        if holds:
+            raise HttpError(status, sentence)
 
 
-class _TimedReader(io.RawIOBase):
-    """Reads a request under one deadline for the whole of it, so that a byte a second does not hold a thread."""
-
-    def __init__(self, sock):
-        self._sock = sock
-        self._expires = None
-        self._idle = True
-        self._room = MAX_HEAD
-
-    def readable(self):
-        return True
-
-    def expect_request(self):
-        """The next byte may take IDLE_TIME to come; from then on the request has REQUEST_TIME, and MAX_HEAD bytes."""
-        self._expires, self._idle, self._room = time.monotonic() + IDLE_TIME, True, MAX_HEAD
-
-    def expect_body(self, size):
-        """So many bytes more."""
-        self._room += size
-
-    def readinto(self, buffer):
-        if self._room <= 0:
-            raise HttpError(431, 'The headers of the request have more than %d bytes' % MAX_HEAD)
-        left = self._expires - time.monotonic()
-        if left <= 0:
-            raise socket.timeout('request took too long')
-        self._sock.settimeout(left)
-        size = self._sock.recv_into(buffer)
-        if self._idle:
-            self._expires, self._idle = time.monotonic() + REQUEST_TIME, False
-        self._room -= size
-        return size
-
+# --- server: connections, each with a thread ---
 
 class WebServer(Worker):
     """Accepts connections of browsers and scripts, and gives each a thread of its own, up to `places`."""
@@ -10586,78 +10567,59 @@ class WebServer(Worker):
 
     def __init__(self, admin, settings, places):
         super().__init__()
-        self.admin = admin
-        self.scraping = threading.Lock()                # held while metrics are written: 10,000 nodes make 10 MB
-        self.tls = admin.server_tls
-        self._places = places
+        self.admin, self.tls, self._places = admin, admin.server_tls, places
+        self.scraping = threading.Lock()      # held while metrics are written: 10,000 nodes make 10 MB
         self._sockets = self._open(settings.http_host, settings.http_port)
-        self._wakeup = Wakeup()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
-        self._lock = threading.Lock()                   # guards _connections
-        self._connections = collections.OrderedDict()   # Connection -> its thread; those that asked last at the end
-        self._numbers = itertools.count(1)
         self.port = self._sockets[0].getsockname()[1]
         addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
         self.loopback = all(is_loopback(address) for address in addresses)
-        self.proxy_names = {name.lower() for name in settings.http_names}
-        self.names = {'localhost', settings.http_host.lower().strip('[]').rstrip('.')} | self.proxy_names
-        # With a name for a proxy, each connection may be the proxy's, whoever is behind it.
-        self.trusts_kernel = (self.loopback and not self.proxy_names and os.path.exists('/proc/self/net/tcp')
-                              and hasattr(os, 'geteuid'))
-        self.token = settings.http_token or secrets.token_urlsafe(24)
-        # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
-        self.cookie = 'dispyadmin-' + hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()[:12]
-        self.show_token = not settings.http_token and not (self.trusts_kernel and os.geteuid() != overflow_user())
+        self.access = Access(settings, self.loopback, self.tls)
+        self._lock = threading.Lock()         # guards _connections
+        self._connections = set()             # RequestHandlers
+        self._wakeup = Wakeup()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
         for sock in self._sockets:
             self._selector.register(sock, selectors.EVENT_READ, sock)
 
     @staticmethod
     def _open(host, port):
-        """Listening sockets at every address of the host, all with one port."""
-        sockets, problem = [], None
+        """Listening sockets at every address of the host that can be had, all with one port."""
+        sockets, problems = [], []
         try:
             addresses = resolve(host)
         except NodeError as error:
             raise StartError('--http_host %s: %s' % (host, error))
         for address in addresses:
             try:
-                sockets.append(open_socket(socket.SOCK_STREAM, address, port))
-                port = sockets[0].getsockname()[1]
+                sockets.append(open_socket(socket.SOCK_STREAM, address, sockets[0].getsockname()[1] if sockets else port))
             except (OSError, NodeError) as error:  # NodeError: a name stands for a link-local address
-                problem = error
-                taken = getattr(error, 'errno', None) == errno.EADDRINUSE
-                if taken:
-                    break
-        if problem is not None and (not sockets or taken):
-            for sock in sockets:
-                sock.close()
-            raise StartError('--http_host %s, --http_port %d: %s%s' % (
-                printable(host), port, system_error(problem),
-                " dispyadmin may run already, or dispy's own web server (dispyscheduler --httpd, dispy.httpd) uses it; "
-                'give another --http_port' if taken else ''))
-        return sockets
+                problems.append(error)
+        taken = [problem for problem in problems if getattr(problem, 'errno', None) == errno.EADDRINUSE]
+        if sockets and not taken:
+            return sockets
+        for sock in sockets:
+            sock.close()
+        raise StartError('--http_host %s, --http_port %d: %s%s' % (
+            printable(host), port, system_error((taken or problems)[0]),
+            " dispyadmin may run already, or dispy's own web server (dispyscheduler --httpd, dispy.httpd); "
+            'give another --http_port.' if taken else ''))
 
     def url(self, host):
         """The address of the page as a user types it, with the token when it has to be told."""
-        shown = host
-        if shown in ('0.0.0.0', '::'):
-            outside = [s.address for s in self.admin.announcer.sources if family_of(s.address) == family_of(shown)]
-            shown = outside[0] if outside else 'localhost'
-        shown = '[%s]' % shown if ':' in shown else shown
-        return '%s://%s:%d/%s' % ('https' if self.tls else 'http', shown, self.port,
-                                  '?token=' + self.token if self.show_token else '')
+        if host in ('0.0.0.0', '::'):
+            outside = [s.address for s in self.admin.announcer.sources if family_of(s.address) == family_of(host)]
+            host = outside[0] if outside else 'localhost'
+        return '%s://%s:%d/%s' % ('https' if self.tls else 'http', '[%s]' % host if ':' in host else host, self.port,
+                                  '?token=' + self.access.token if self.access.tells_token else '')
 
-    def is_own_name(self, name, local_address):
-        """Whether a host names this server; `local_address` is the address that the browser connected to."""
-        if name in self.names:
-            return True
-        try:
-            address = canonical(name)
-        except ValueError:
-            return False
-        return (address in self.names or is_loopback(address)
-                or not self.loopback and address.partition('%')[0] == local_address.partition('%')[0])
+    def leave(self, connection):
+        """A connection is over.  Any thread."""
+        with self._lock:
+            self._connections.discard(connection)
+
+    def wake(self):
+        self._wakeup.set()
 
     # --- its thread ---
 
@@ -10670,7 +10632,7 @@ class WebServer(Worker):
 
     def _accept(self, sock):
         try:
-            connection, sender = sock.accept()
+            connected, sender = sock.accept()
         except BlockingIOError:
             return
         except OSError as error:
@@ -10678,438 +10640,265 @@ class WebServer(Worker):
             self._drop_idle()  # no descriptors: that gives one back
             self.stopping.wait(0.05)
             return
-        with self._lock:
-            full = len(self._connections) >= self._places
-        if full and not self._drop_idle():
-            connection.close()
+        if len(self._connections) >= self._places and not self._drop_idle():  # no other thread adds any
+            connected.close()
             return
+        connection = RequestHandler(self, connected, sender)
+        with self._lock:
+            self._connections.add(connection)
         try:
-            Connection(self, connection, sender).start('http-%d' % next(self._numbers))
-        except (OSError, ValueError, RuntimeError) as error:  # TLS: gone already; RuntimeError: no more threads
+            connection.thread.start()
+        except RuntimeError as error:  # no more threads
             logger.debug('http connection from %s is not served: %s', sender[0], error)
-            connection.close()
+            self.leave(connection)
+            connected.close()
 
     def _drop_idle(self):
         """Close the connection that has asked for nothing the longest time, to make room; False when all are busy."""
         with self._lock:
-            idle = next((c for c in self._connections if not c.busy), None)
-            self._connections.pop(idle, None)
-        if idle is not None:
-            idle.shut()
-        return idle is not None
-
-    def wake(self):
-        self._wakeup.set()
+            idle = [connection for connection in self._connections if not connection.busy]
+            longest = min(idle, key=lambda connection: connection.asked, default=None)
+            self._connections.discard(longest)
+        if idle:
+            longest.shut()
+        return bool(idle)
 
     def finish(self):
         for sock in self._sockets:
             sock.close()
         with self._lock:
-            connections = list(self._connections.items())
-        for connection, _ in connections:
+            connections = list(self._connections)
+        for connection in connections:
             connection.shut()
         deadline = time.monotonic() + END_TIME / 2
-        for _, thread in connections:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for connection in connections:
+            connection.thread.join(max(0.0, deadline - time.monotonic()))
         self._selector.close()
         self._wakeup.close()
 
-    # --- connections' threads ---
 
-    def enter(self, connection, thread):
-        with self._lock:
-            self._connections[connection] = thread
+class _TimedReader(io.RawIOBase):
+    """Reads requests under one deadline for the whole of each, so that a byte a second does not hold a thread."""
 
-    def asked(self, connection):
-        with self._lock:
-            if connection in self._connections:
-                self._connections.move_to_end(connection)
+    def __init__(self, sock):
+        self._sock = sock
+        self.expires, self.room = 0.0, 0  # monotonic time; bytes that may still come
 
-    def leave(self, connection):
-        with self._lock:
-            self._connections.pop(connection, None)
+    def readable(self):
+        return True
 
-
-class Connection:
-    """One browser's connection, served by a thread of its own until either side closes it."""
-
-    def __init__(self, server, sock, sender):
-        self.server = server
-        self.sock = sock
-        if server.tls:
-            sock.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
-            self.sock = server.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self.sender = sender
-        self.busy = False  # whether a request is being served now
-
-    def start(self, name):
-        thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.server.enter(self, thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            self.server.leave(self)
-            self.sock.close()
-            raise
-
-    def shut(self):
-        """Make the thread end soon.  Any thread."""
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended itself
-
-    def _run(self):
-        try:
-            self.sock.settimeout(REQUEST_TIME)
-            if self.server.tls:
-                self.sock.do_handshake()
-            RequestHandler(self)
-        except (OSError, ValueError) as error:
-            logger.debug('http connection from %s ends: %s', self.sender[0], error)
-        except Exception as error:
-            self.server.report(error)
-        finally:
-            self._linger()
-            self.server.leave(self)
-            self.sock.close()
-
-    def _linger(self):
-        """Let the browser read what it was answered: closing with bytes unread would reset the connection at once."""
-        deadline = time.monotonic() + LINGER_TIME
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-            while time.monotonic() < deadline:
-                self.sock.settimeout(LINGER_TIME / 2)
-                if not self.sock.recv(1 << 16):
-                    return
-        except (OSError, ValueError):
-            pass  # it is gone
+    def readinto(self, buffer):
+        left = self.expires - time.monotonic()
+        if self.room <= 0:
+            raise HttpError(431, 'The headers of the request have more than %d bytes' % MAX_HEAD)
+        if left <= 0:
+            raise socket.timeout('request took too long')
+        self._sock.settimeout(left)
+        size = self._sock.recv_into(buffer)
+        self.room -= size
+        return size
 
 
 # The only script that stands in the page: it loads the others.
 PAGE_LOADER = re.search('<script>(.*?)</script>', PAGE_HTML, re.DOTALL).group(1).encode('utf-8')
 
 # Nothing but this server's own files may be loaded or framed, and nothing is kept by caches.
-HEADERS = (
-    ('Content-Security-Policy', "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
-                                "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-                                % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii')),
-    ('X-Content-Type-Options', 'nosniff'),
-    ('X-Frame-Options', 'DENY'),
-    ('Referrer-Policy', 'no-referrer'),
-    ('Cross-Origin-Resource-Policy', 'same-origin'),
-    ('Cache-Control', 'no-store'),
-)
-
-PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto', 'X-Real-IP', 'Via')
-
-JSON, HTML = 'application/json', 'text/html; charset=utf-8'
-
-NEEDS_TOKEN = ('A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
-               'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as '
-               '--http_token; without that, the page is for the user who runs dispyadmin and for root alone.')
+HEADERS = {
+    'Content-Security-Policy': "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
+                               "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+                               % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii'),
+    'X-Content-Type-Options': 'nosniff',
+    'X-Frame-Options': 'DENY',
+    'Referrer-Policy': 'no-referrer',
+    'Cross-Origin-Resource-Policy': 'same-origin',
+    'Cache-Control': 'no-store',
+    'Vary': 'Accept-Encoding',
+}
 
 
 class RequestHandler(http.server.BaseHTTPRequestHandler):
-    """Serves the requests of one connection: who may ask, what is asked for, one answer."""
+    """One connection, served by a thread of its own until either side closes it: reads requests, and sends what its route
+    makes of each."""
 
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
-    command, path, requestline = None, '', ''  # until a request has been read
     server_version, sys_version = 'dispyadmin/' + __version__, ''
+    # until a request has been read
+    command, requestline, path, place, allowed, headers = None, '', '', '', '', http.client.HTTPMessage()
 
-    def __init__(self, connection):
-        self.connection_ = connection
-        self._trusted = None  # whether the kernel says that our own user or root connected; asked once
-        super().__init__(connection.sock, connection.sender, connection.server)
+    def __init__(self, server, sock, sender):
+        # Not that of the base class, which would serve here and now.
+        self.server, self.admin, self.request, self.client_address = server, server.admin, sock, sender
+        self.busy, self.asked = False, time.monotonic()  # whether a request is being served; when the last one came
+        self.user = functools.lru_cache(1)(lambda: connection_user(self.connection))  # the kernel is asked once
+        self.thread = threading.Thread(target=self._run, name='http-%d' % sender[1], daemon=True)
+
+    def shut(self):
+        """Make the thread end soon.  Any thread."""
+        try:
+            self.request.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended itself
+
+    def _run(self):
+        try:
+            self.request.settimeout(REQUEST_TIME)
+            if self.server.tls:
+                self.request.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
+                self.request = self.server.tls.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
+                self.request.do_handshake()
+            self.setup()
+            self.handle()
+        except (OSError, ValueError) as error:
+            logger.debug('http connection from %s ends: %s', self.client_address[0], error)
+        except Exception as error:
+            self.server.report(error)
+        finally:
+            self._linger()
+            self.server.leave(self)
+            self.request.close()
+
+    def _linger(self):
+        """Let the browser read what it was answered: closing with bytes unread would reset the connection at once."""
+        deadline = time.monotonic() + LINGER_TIME
+        try:
+            self.request.shutdown(socket.SHUT_WR)
+            self.request.settimeout(LINGER_TIME / 2)
+            while time.monotonic() < deadline and self.request.recv(1 << 16):
+                pass
+        except (OSError, ValueError):
+            pass  # it is gone
 
     def setup(self):
         super().setup()
         self.rfile.close()
-        self._timed = _TimedReader(self.connection)
-        self.rfile = io.BufferedReader(self._timed)
+        self._reader = _TimedReader(self.connection)
+        self.rfile = io.BufferedReader(self._reader)
 
     def handle_one_request(self):
-        self._timed.expect_request()
-        self._body_read, self.raw_requestline = False, b''
+        """The first byte may take IDLE_TIME to come; from then on the request has REQUEST_TIME, and MAX_HEAD bytes."""
+        self._is_body_read, self.raw_requestline = False, b''
+        self._reader.expires, self._reader.room = time.monotonic() + IDLE_TIME, MAX_HEAD
         try:
+            self.rfile.peek(1)
+            self._reader.expires = time.monotonic() + REQUEST_TIME
             super().handle_one_request()
         except HttpError as error:
             self.send_error(error.status if self.raw_requestline else 414, str(error))
         finally:
-            self.connection_.busy = False
+            self.busy = False
 
     def serve(self):
         """Answer one request."""
-        self.connection_.busy = True
-        self.server.asked(self.connection_)
-        self.connection.settimeout(REQUEST_TIME)
+        self.busy, self.asked = True, time.monotonic()
         try:
-            authority, path, query = self._target()
-            if path != '/api/health':
-                self._check_host(authority)
-                if self._log_in(path, query):
-                    return
-                self._check_access()
-            action, argument = self._route(path)
-            if self.command in ('POST', 'DELETE'):
-                self._check_origin()
-                self._send_json(action(self, argument, self._read_body()))
-            else:
-                action(self, argument, query)
+            reply = self._reply()
         except HttpError as error:
-            self._send_error(error.status, str(error), error.headers)
-        except InputError as error:
-            self._send_error(400, str(error))
-        except UnknownNode as error:
-            self._send_error(404, str(error))
+            reply = self._failure(error.status, str(error))
+        except (InputError, UnknownNode) as error:
+            reply = self._failure(404 if isinstance(error, UnknownNode) else 400, str(error))
         except OSError:
             raise  # the browser has gone
         except Exception as error:
             self.server.report(error)
-            self._send_error(500, UNEXPECTED)
-
-    def _target(self):
-        """(authority or None, path, {field: values of the query}) of the request.
-
-        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.
-        """
-        authority, rest = re.match('(?:https?://([^/?]*))?(.*)', self.path, re.IGNORECASE).groups()
-        path, _, query = rest.partition('?')
-        path = re.sub('^/+', '/', path) or '/'
-        try:
-            return authority, path, urllib.parse.parse_qs(query, max_num_fields=20)
-        except (ValueError, TypeError):  # TypeError: Python 3.6 before 3.6.8 cannot count
-            return authority, path, {}
+            reply = self._failure(500, UNEXPECTED)
+        self._send(reply)
 
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = serve
 
-    # --- who may ask ---
-
-    def _check_host(self, authority):
-        """The Host header must name this server: else a foreign site whose name leads here could read everything.
-
-        An authority in the request's first line counts instead (RFC 9112, 3.2.2).
-        """
-        hosts = self.headers.get_all('Host', []) if authority is None else [authority]
-        self._authority = hosts[0].strip().lower() if len(hosts) == 1 else ''
-        if not self.server.is_own_name(host_of(self._authority), peer_address(self.connection.getsockname())):
-            raise HttpError(421, 'Host: this server is not %s; if a proxy or a name of your own leads here, start '
-                                 'dispyadmin with --http_name NAME' % (printable(hosts[0])[:80] if hosts else 'named'))
-
-    def _check_access(self):
-        if self._has_token() or self._is_trusted():
-            return
-        raise HttpError(401, NEEDS_TOKEN, **{'WWW-Authenticate': 'Bearer realm="dispyadmin"'})
-
-    def _has_token(self):
-        kind, _, token = self.headers.get('Authorization', '').partition(' ')
-        if kind.lower() == 'bearer' and self._is_token(token.strip()):
-            return True
-        cookies = re.findall(r'(?:^|;\s*)%s=([^;]*)' % self.server.cookie, self.headers.get('Cookie', ''))
-        return any(self._is_token(cookie) for cookie in cookies)
-
-    def _is_token(self, text):
-        return hmac.compare_digest(text.encode('utf-8', 'replace'), self.server.token.encode('utf-8'))
-
-    def _is_trusted(self):
-        if self._trusted is None:
-            self._trusted = self.server.trusts_kernel and connection_user(self.connection) in (0, os.geteuid())
-        return self._trusted and not any(name in self.headers for name in PROXY_HEADERS)
-
-    def _log_in(self, path, query):
-        """A page's address with ?token=: keep the token in a cookie, and lead on to the address without it, whatever its
-        path is to the browser."""
-        if self.command not in ('GET', 'HEAD') or 'token' not in query or path not in PAGES:
-            return False
-        if not self._is_token(query.pop('token')[0]):
-            raise HttpError(401, 'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
-        rest = urllib.parse.urlencode(query, doseq=True)
-        cookie = '%s=%s; HttpOnly; SameSite=Strict%s' % (self.server.cookie, self.server.token,
-                                                         '; Secure' if self._is_secure() else '')
-        # Some clients take an empty query for none, and would come back.
-        self._send(303, HTML, b'', {'Set-Cookie': cookie, 'Location': '?' + (rest or 'login')})
-        return True
-
-    def _is_secure(self):
-        return bool(self.server.tls or self.server.proxy_names and is_told_https(self.headers))
-
-    def _check_origin(self):
-        """A browser says from which page a request comes: it must be our own, or a proxy's that leads here."""
-        origin = self.headers.get('Origin')
-        if origin is None:
-            return
-        scheme, _, authority = origin.lower().partition('://')
-        own = authority == self._authority or host_of(authority) in self.server.proxy_names
-        if scheme not in ('http', 'https') or not own:
-            raise HttpError(403, 'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
-
-    def by(self):
-        """Who asks (Actor): the address, and on loopback the user's name where the kernel tells it."""
-        by = self._client()
-        if is_loopback(by.address) and not self.server.proxy_names:
-            user = connection_user(self.connection)
-            by = by._replace(user=None if user is None else user_name(user))
-        return by
-
-    def _client(self):
-        """The client's address (Actor), which a proxy tells where one may be in front."""
-        address = peer_address(self.client_address)
-        told = told_address(self.headers) if self.server.proxy_names else None
-        return Actor(told, via=address) if told else Actor(address)
-
     # --- what is asked for ---
 
-    def _route(self, path):
-        """(function, argument) for a path and the method; 404 and 405."""
-        argument = None
-        methods = ROUTES.get(path)
-        if methods is None and path.startswith('/api/nodes/'):
-            argument, methods = urllib.parse.unquote(path[len('/api/nodes/'):]), NODE_ROUTES
-        if path == '*' and self.command == 'OPTIONS':
-            methods = {'GET', 'POST', 'DELETE'}
-        if methods is None:
-            raise HttpError(404, 'There is nothing at this address')
-        allowed = ', '.join(sorted({'OPTIONS'}.union(methods, {'HEAD'} if 'GET' in methods else ())))
-        if self.command == 'OPTIONS':
-            return RequestHandler.send_options, allowed
-        action = methods.get('GET' if self.command == 'HEAD' else self.command)
-        if action is None:
-            raise HttpError(405, '%s does not go with this address' % printable(self.command)[:20], Allow=allowed)
-        return action, argument
+    def _reply(self):
+        self._read_target()
+        if self.place != HEALTH:
+            refuse(self.server.access.reasons_to_refuse(self))
+        routes = {route.method: route for route in ROUTES if self.place == '*' or route.fits(self.place)}
+        if 'GET' in routes:
+            routes['HEAD'] = routes['GET']
+        self.allowed = ', '.join(sorted({'OPTIONS'}.union(routes)))
+        if self.command == 'OPTIONS' and routes:  # no other site is allowed any
+            return Reply('', status=204, headers={'Allow': self.allowed})
+        refuse([(not routes or self.place == '*', 404, 'There is nothing at this address'),
+                (self.command not in routes, 405, '%s does not go with this address' % printable(self.command)[:20])])
+        made = routes[self.command].answer(self, self._read_body() if self.command in CHANGING else self.query)
+        return made if isinstance(made, Reply) else Reply(encode_json({'results': []} if made is None else made))
+
+    def _read_target(self):
+        """Take apart whom the request is for, and where it goes.
+
+        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.  An authority in the first
+        line counts instead of the header (RFC 9112, 3.2.2).
+        """
+        authority, path, query = re.match(r'(?:https?://([^/?]*))?([^?]*)\??(.*)', self.path, re.IGNORECASE).groups()
+        hosts = self.headers.get_all('Host', []) if authority is None else [authority]
+        self.authority = hosts[0].strip().lower() if len(hosts) == 1 else ''
+        self.place = re.sub('^/+', '/', path) or '/'
+        self.query = dict(urllib.parse.parse_qsl(query))  # as long as MAX_HEAD allows, at most
 
     def _read_body(self):
         """The JSON object in the request's body (an empty one when DELETE has none)."""
-        kind = self.headers.get('Content-Type', '').partition(';')[0].strip().lower()
-        if kind != JSON:
-            raise HttpError(415, 'Content-Type: must be application/json')
-        if self.headers.get('Transfer-Encoding'):
-            raise HttpError(411, 'Transfer-Encoding: send the body with Content-Length instead')
-        lengths = self.headers.get_all('Content-Length', [])
-        if not lengths and self.command == 'DELETE':
-            lengths = ['0']
-        if not lengths:
-            raise HttpError(411, 'Content-Length: is missing')
-        # strip() alone takes control characters for space, and int() does not.
-        if len(lengths) != 1 or not re.match(r'[0-9]{1,12}\Z', lengths[0].strip(' \t')):
-            raise HttpError(400, 'Content-Length: must be a number of bytes')
-        if int(lengths[0]) > MAX_BODY:
-            raise HttpError(413, 'Content-Length: at most %d bytes are taken' % MAX_BODY)
-        self._timed.expect_body(int(lengths[0]))
+        lengths = self.headers.get_all('Content-Length', ['0'] if self.command == 'DELETE' else [])
+        refuse(self._reasons_to_refuse_body(lengths))
+        size = int(lengths[0])
+        self._reader.room += size
         try:
-            data = self.rfile.read(int(lengths[0]))
+            data = self.rfile.read(size)
         except socket.timeout:
             raise HttpError(408, 'Content-Length: the body did not arrive in time')
-        if len(data) < int(lengths[0]):
+        if len(data) < size:
             raise HttpError(400, 'Content-Length: the body is shorter')
-        self._body_read = True
+        self._is_body_read = True
         return read_json(data) if data or self.command != 'DELETE' else {}
 
-    def send_get_nodes(self, _, query):
-        since = query.get('since', [None])[0]
-        if since is not None and not re.match(r'[0-9]{1,16}\Z', since):
-            raise InputError('since: must be the sequence number of an earlier answer')
-        admin = self.server.admin
-        snapshot = admin.snapshot(None if since is None else int(since))
-        head = encode_json({'sequence': snapshot.sequence, 'time': time.time(), 'poll_interval': admin.schedule.interval,
-                            'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
-                            'removed': snapshot.removed})
-        nodes = ','.join([node.json() for node in snapshot.nodes])
-        self._send(200, JSON, (head[:-1] + ',"nodes":[' + nodes + ']}').encode('ascii'))
+    def _reasons_to_refuse_body(self, lengths):
+        kind = self.headers.get('Content-Type', '').partition(';')[0].strip().lower()
+        yield kind != JSON, 415, 'Content-Type: must be application/json'
+        yield 'Transfer-Encoding' in self.headers, 411, 'Transfer-Encoding: send the body with Content-Length instead'
+        yield not lengths, 411, 'Content-Length: is missing'
+        # strip() alone takes control characters for space, and int() does not.
+        is_number = len(lengths) == 1 and re.match(r'[0-9]{1,12}\Z', lengths[0].strip(' \t'))
+        yield not is_number, 400, 'Content-Length: must be a number of bytes'
+        yield int(lengths[0]) > MAX_BODY, 413, 'Content-Length: at most %d bytes are taken' % MAX_BODY
 
-    def send_get_node(self, node_id, _):
-        """What is known of a node, and its last hours."""
-        admin = self.server.admin
-        shown, history = admin.node(node_id).json(), encode_json(admin.history.node(node_id))
-        self._send(200, JSON, (shown[:-1] + ',"history":' + history + '}').encode('ascii'))
-
-    def send_get_history(self, *_):
-        """The last hours of all nodes together."""
-        self._send_json(self.server.admin.history.cluster())
-
-    def send_get_operations(self, *_):
-        """Those under way, and the last ones."""
-        self._send_json({'operations': [plan.summary() for plan in self.server.admin.journal.plans()[:20]]})
-
-    def send_get_events(self, _, query):
-        """The newest so many (limit), of a node, of a kind, since a Unix time, each with so many changes; or that of one
-        operation, whole."""
-        number, node, kind = [query.get(field, [None])[0] for field in ('operation', 'node', 'kind')]
-        since = read_number(query, 'since', MAX_TIME) if 'since' in query else 0
-        events = [event for event in self.server.admin.journal.events() if event.time >= since and
-                  (number is None or event.plan and str(event.plan.number) == number) and
-                  node in (None,) + event.nodes and kind in (None, event.kind)]
-        most = MAX_CHANGES if number is not None else read_number(query, 'changes', MAX_EVENT_NODES)
-        self._send_json({'time': time.time(), 'events': [event.json(most)
-                                                         for event in events[:read_number(query, 'limit', MAX_EVENTS)]]})
-
-    def send_get_about(self, *_):
-        self._send_json(self.server.admin.about())
-
-    def send_get_health(self, *_):
-        """Whether all goes well, and nothing else: anybody may ask."""
-        ok = self.server.is_alive() and self.server.admin.is_well()
-        self._send_json({'ok': ok}, 200 if ok else 503)
-
-    def send_options(self, allowed, _):
-        """The methods that go with an address; no other site is allowed any."""
-        self._send(204, None, b'', {'Allow': allowed})
-
-    def send_get_metrics(self, *_):
-        with self.server.scraping:
-            body = write_metrics(self.server.admin).encode('utf-8', 'replace')
-        self._send(200, METRICS_KIND, body)
-
-    def send_static(self, kind, data, packed):
-        if self._takes_gzip():
-            self._send(200, kind, packed, packed=True)
-        else:
-            self._send(200, kind, data)
+    def by(self):
+        """Who asks (Actor): the address, which a proxy tells where one may be in front; else, on loopback, the user's name
+        where the kernel tells it."""
+        address, is_proxied = peer_address(self.client_address), bool(self.server.access.proxy_names)
+        told = told_address(self.headers) if is_proxied else None
+        user = self.user() if is_loopback(address) and not is_proxied else None
+        return Actor(told or address, None if user is None else user_name(user), told and address)
 
     # --- answers ---
 
-    def _send_json(self, value, status=200):
-        self._send(status, JSON, encode_json(value).encode('ascii'))
-
-    def _send_error(self, status, sentence, headers=None):
-        if status == 401 and self.command in ('GET', 'HEAD') and self._target()[1] in PAGES:
-            self._send(status, HTML, (DENIED_HTML + sentence).encode('utf-8'), headers)
-        else:
-            self._send(status, JSON, json.dumps({'error': sentence}).encode('ascii'), headers)
+    def _failure(self, status, sentence):
+        """The Reply that tells an error: a page to who opens one without the token, else JSON."""
+        headers = {401: {'WWW-Authenticate': 'Bearer realm="dispyadmin"'}, 405: {'Allow': self.allowed}}.get(status, {})
+        if status == 401 and self.command in ('GET', 'HEAD') and self.place in PAGES:
+            return Reply(DENIED_HTML + sentence, HTML, status, headers)
+        return Reply(encode_json({'error': sentence}), JSON, status, headers)
 
     def send_error(self, code, message=None, explain=None):
         """What the standard library finds wrong with a request is told like all else."""
         self.close_connection = True
-        self.headers = getattr(self, 'headers', None) or http.client.HTTPMessage()
-        error = printable(message or 'request cannot be read')[:200]
-        self._send(code, JSON, json.dumps({'error': error}).encode('ascii'))
+        self._send(self._failure(code, printable(message or 'request cannot be read')[:200]))
 
-    def _takes_gzip(self):
-        """Whether the browser can unpack gzip (RFC 9110, 12.5.3)."""
-        codings = self.headers.get('Accept-Encoding', '').lower().replace(' ', '').split(',')
-        return any(re.match(r'(x-)?gzip(;q=(1|0?\.0{0,2}[1-9]).*)?\Z', coding) for coding in codings)
-
-    def _send(self, status, kind, body, headers=None, packed=False):
+    def _send(self, reply):
         """The one place from which answers go.  Nothing secret is in them, so packing them tells nothing by their length."""
-        if not packed and len(body) > 1400 and self._takes_gzip():  # below, one packet takes it as it is
-            body, packed = gzipped(body), True
-        length = self.headers.get('Content-Length', '0').strip()
-        if not self._body_read and (length != '0' or 'Transfer-Encoding' in self.headers):
+        body, headers = reply.body.encode('utf-8', 'replace'), dict(HEADERS, **reply.headers)
+        # Below 1400 bytes, one packet takes it as it is.
+        if len(body) > 1400 and GZIP.search(self.headers.get('Accept-Encoding', '')):
+            body, headers['Content-Encoding'] = gzip.compress(body, 1), 'gzip'  # slower levels make not much less
+        if reply.status != 204:  # which has no content
+            headers.update({'Content-Type': reply.kind, 'Content-Length': str(len(body))})
+        if not self._is_body_read and ('Content-Length' in self.headers or 'Transfer-Encoding' in self.headers):
             self.close_connection = True  # what is left of the body would be taken for the next request
+        if self.close_connection:
+            headers['Connection'] = 'close'
         self.connection.settimeout(REQUEST_TIME)
         self.request_version = self.protocol_version  # else an answer to HTTP/0.9 would have no headers
-        self.send_response(status)
-        for name, value in itertools.chain(HEADERS, (headers or {}).items()):
+        self.send_response(reply.status)
+        for name, value in headers.items():
             self.send_header(name, value)
-        if status != 204:  # which has no content
-            self.send_header('Content-Type', kind)
-            self.send_header('Content-Length', str(len(body)))
-        self.send_header('Vary', 'Accept-Encoding')
-        if packed:
-            self.send_header('Content-Encoding', 'gzip')
-        if self.close_connection:
-            self.send_header('Connection', 'close')
         self.end_headers()
         if self.command != 'HEAD':
             self.wfile.write(body)
@@ -11117,262 +10906,81 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format, *args):
         """At debug level only, and without the query: it may hold the token."""
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug('http %s %s %s', self._client(), self.command,
-                         (getattr(self, 'path', None) or '').partition('?')[0][:200])
+            logger.debug('http %s %s %s', self.by(), self.command, self.path.partition('?')[0][:200])
 
 
-def read_json(data):
-    """A JSON object from the browser: InputError with a sentence for anything else."""
-    def whole(text):
-        if len(text) > 20:
-            raise InputError('body: a number of %d digits' % len(text))
-        return int(text)
+# --- access: who may ask ---
 
-    def no_constant(text):
-        raise InputError('body: %s is no number' % text)
-    try:
-        value = json.loads(data.decode('utf-8'), parse_int=whole, parse_constant=no_constant)
-    except (ValueError, RecursionError):
-        raise InputError('body: must be JSON in UTF-8')
-    if not isinstance(value, dict):
-        raise InputError('body: must be a JSON object')
-    return value
+PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto', 'X-Real-IP', 'Via')
+
+NEEDS_TOKEN = ('A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
+               'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as '
+               '--http_token; without that, the page is for the user who runs dispyadmin and for root alone.')
 
 
-def read_number(query, field, most):
-    """A number in an address, `most` at most; that too when it is left out.  InputError."""
-    text = query.get(field, [str(most)])[0]
-    if not re.match(r'[0-9]{1,12}\Z', text):
-        raise InputError('%s: must be a whole number' % field)
-    return min(int(text), most)
+class Access:
+    """Who may ask: whoever has the token, and on loopback, where the kernel tells it, our own user and root.
 
-
-# --- what fields of a request may be: each check returns the value, or raises InputError that names the field
-
-def given(field, value):
-    """A field that is checked where it is used."""
-    return value
-
-
-def check_flag(field, value):
-    """True or false."""
-    if type(value) is not bool:
-        raise InputError('%s: must be true or false' % field)
-    return value
-
-
-def check_ids(field, ids):
-    """A list of ids."""
-    if not isinstance(ids, list) or not ids or not all(isinstance(node_id, str) for node_id in ids):
-        raise InputError('%s: must be a list of node ids that is not empty' % field)
-    if len(ids) > MAX_BODY_NODES:
-        raise InputError('%s: at most %d in one request' % (field, MAX_BODY_NODES))
-    return ids
-
-
-def check_label(field, label):
-    """What a request calls its operation."""
-    if not isinstance(label, str) or not re.match(r'[\x21-\x7e]{1,64}\Z', label):
-        raise InputError('%s: must be 1 to 64 printable characters' % field)
-    return label
-
-
-def check_note(field, note):
-    """A line of text."""
-    if not isinstance(note, str) or len(note) > MAX_TEXT or not note.isprintable():
-        raise InputError('%s: must be a text of at most %d printable characters' % (field, MAX_TEXT))
-    return note or None
-
-
-def check_then(field, then):
-    """What comes when a drained node is idle."""
-    if then not in THENS:
-        raise InputError('%s: must be "restore", "end" or "stay"' % field)
-    return then
-
-
-def check_port_number(field, port):
-    """A TCP port."""
-    check_whole(field, port, 1, 65535, '')
-    return port
-
-
-def check_operation(field, number):
-    """The number of an operation."""
-    check_whole(field, number, 1, 2 ** 53, '')
-    return number
-
-
-def maybe(check):
-    """The check of a field that may be left out, and is None then."""
-    def checked(field, value):
-        return None if value is None else check(field, value)
-    checked.may_lack = True
-    return checked
-
-
-class Route:
-    """What a POST or DELETE does: `call(handler, id, **fields)` with the fields of its body, each of which has a check."""
-
-    def __init__(self, call, **fields):
-        self._call = call
-        self._fields = fields
-
-    def __call__(self, handler, argument, body):
-        for field in body:
-            if field not in self._fields:
-                raise InputError('%s: there is no such field in this request' % printable(field)[:80])
-        for field, check in self._fields.items():
-            if field not in body and not hasattr(check, 'may_lack'):
-                raise InputError('%s: is missing' % field)
-        values = {field: check(field, body.get(field)) for field, check in self._fields.items()}
-        return self._call(handler, argument, **values)
-
-
-def add_node(handler, _, host, port):
-    """Add a node by host and port."""
-    return {'results': handler.server.admin.add(*endpoint_of(host, port), by=handler.by())}
-
-
-def diagnose_host(handler, _, host, port):
-    """Why is a node not there?"""
-    return diagnose(handler.server.admin, *endpoint_of(host, port))
-
-
-def endpoint_of(host, port):
-    """(host, port or None) of a request that names a machine."""
-    if not isinstance(host, str):
-        raise InputError('host: must be a host name or an IP address')
-    try:
-        host, port_too = split_host_port(host)
-    except ValueError as error:
-        raise InputError('host: %s' % error)
-    if port is not None and port_too not in (None, port):
-        raise InputError('port: %d, but the host says %d' % (port, port_too))
-    return host, port or port_too
-
-
-def add_secret(handler, _, secret):
-    """Try one more admin secret."""
-    return {'results': handler.server.admin.add_secret(secret, by=handler.by())}
-
-
-def poll_nodes(handler, _, interval, now, nodes):
-    """Set the poll interval, or poll now."""
-    admin = handler.server.admin
-    if (interval is None) == (now is None):
-        raise InputError('interval: give either "interval" in seconds or "now": true')
-    if interval is not None:
-        return {'poll_interval': admin.set_interval(interval, by=handler.by()), 'results': []}
-    if now is not True:
-        raise InputError('now: must be true')
-    return {'poll_interval': admin.schedule.interval, 'results': admin.poll(nodes)}
-
-
-def search(handler, _):
-    """Search for nodes now."""
-    handler.server.admin.scan(handler.by())
-    return {'results': []}
-
-
-def forget_node(handler, node_id):
-    """Forget a node."""
-    admin = handler.server.admin
-    admin.node(node_id)  # UnknownNode
-    return run_plan(admin.plans, admin.plans.plan(ForgetStep(), [node_id], handler.by()))
-
-
-def run_plan(plans, plan, preview=False):
-    """The answer to a request that changes nodes, or would."""
-    if preview:
-        return plans.preview(plan)
-    results = plans.run(plan)
-    return {'operation': plan.number, 'undo': plan.can_undo(), 'results': results}
-
-
-def nodes_of(admin, nodes, group, needed):
-    """The nodes of a request: its `nodes`, or those of its `group`; None when it has neither and needs none."""
-    if group is not None:
-        if nodes is not None:
-            raise InputError('group: give either "nodes" or "group"')
-        return admin.ids_of_group(group)
-    if nodes is None and needed:
-        raise InputError('nodes: is missing')
-    return nodes
-
-
-def plan_route(make, needs_nodes=True, **fields):
-    """The Route of a request that changes nodes: `make(by, **fields)` is the Step of its Plan.
-
-    Where no nodes are needed, those are meant that are not as they were set.
-
-    With "preview": true it says what would come of it.  A "label" finds the plan among those that run.
+    With a name for a proxy (--http_name), each connection may be the proxy's, whoever is behind it: the kernel's word does
+    not count then, and the proxy's headers do.
     """
-    def call(handler, _, nodes, group, preview, label, **values):
-        admin = handler.server.admin
-        ids, by = nodes_of(admin, nodes, group, needs_nodes), handler.by()
-        ids = admin.plans.drifted() if ids is None else ids
-        return run_plan(admin.plans, admin.plans.plan(make(by, **values), ids, by, label), preview)
-    return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label),
-                 **fields)
 
+    def __init__(self, settings, is_loopback_only, has_tls):
+        self.proxy_names = {name.lower() for name in settings.http_names}
+        self._names = {'localhost', settings.http_host.lower().strip('[]').rstrip('.')} | self.proxy_names
+        self._is_loopback_only, self._has_tls = is_loopback_only, has_tls
+        self._trusts_kernel = (is_loopback_only and not self.proxy_names and os.path.exists('/proc/self/net/tcp')
+                               and hasattr(os, 'geteuid'))
+        self.token = settings.http_token or secrets.token_urlsafe(24)
+        self.tells_token = not settings.http_token and not (self._trusts_kernel and os.geteuid() != overflow_user())
+        # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
+        self._cookie = 'dispyadmin-' + hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()[:12]
 
-def setting_route(kind, *fields):
-    """The Route of a request that sets this kind of Setting, made of these fields."""
-    def make(_, **values):
-        return SetStep(kind(**values))
-    return plan_route(make, **dict.fromkeys(fields, given))
+    def reasons_to_refuse(self, request):
+        """What may stand against a request, as refuse() takes it."""
+        # Else a foreign site whose name leads here could read everything.
+        own = self._is_own_name(host_of(request.authority), peer_address(request.connection.getsockname()))
+        yield not own, 421, ('Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin '
+                             'with --http_name NAME' % (printable(request.authority)[:80] or 'named'))
+        told = request.query.get('token') if request.command in ('GET', 'HEAD') and request.place in PAGES else None
+        yield told and not self.is_token(told), 401, (
+            'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
+        yield not (told or self._has_token(request.headers) or self._trusts(request)), 401, NEEDS_TOKEN
+        # A browser says from which page a request comes: it must be our own, or a proxy's that leads here.
+        origin = request.headers.get('Origin', 'http://' + request.authority)
+        scheme, _, authority = origin.lower().partition('://')
+        own = scheme in ('http', 'https') and (authority == request.authority or host_of(authority) in self.proxy_names)
+        yield request.command in CHANGING and not own, 403, (
+            'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
 
+    def _is_own_name(self, name, local_address):
+        """Whether a host names this server; `local_address` is the address that the browser connected to."""
+        if name in self._names:
+            return True
+        try:
+            address = canonical(name)
+        except ValueError:
+            return False
+        return (address in self._names or is_loopback(address)
+                or not self._is_loopback_only and address.partition('%')[0] == local_address.partition('%')[0])
 
-def undo(handler, _, operation, preview, label):
-    """Give nodes back what they had before an operation."""
-    plans = handler.server.admin.plans
-    return run_plan(plans, plans.undo(operation, handler.by(), label), preview)
+    def is_token(self, text):
+        """Whether this is the token, in a time that does not tell how much of it is right."""
+        return hmac.compare_digest(text.encode('utf-8', 'replace'), self.token.encode('utf-8'))
 
+    def _has_token(self, headers):
+        shown = re.findall(r'(?is)\Abearer (.*)', headers.get('Authorization', ''))
+        shown += re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie, headers.get('Cookie', ''))
+        return any(self.is_token(text.strip()) for text in shown)
 
-def _static(kind, text):
-    data = text.encode('utf-8')
-    packed = []  # made when first asked for, so that it does not hold up the start
+    def _trusts(self, request):
+        return (self._trusts_kernel and not any(name in request.headers for name in PROXY_HEADERS)
+                and request.user() in (0, os.geteuid()))
 
-    def send(handler, *_):
-        if not packed:
-            packed.append(gzipped(data))
-        handler.send_static(kind, data, packed[0])
-    return {'GET': send}
-
-
-PAGES = ('/', '/admin.html', '/admin_node.html')
-RETURN = {'POST': plan_route(lambda by: ReturnStep())}
-
-# path -> method -> function(handler, id or None, body or query)
-ROUTES = {
-    '/page.css': _static('text/css; charset=utf-8', PAGE_CSS),
-    '/page.js': _static('text/javascript; charset=utf-8', PAGE_JS),
-    '/api/nodes': {'GET': RequestHandler.send_get_nodes, 'POST': Route(add_node, host=given, port=maybe(check_port_number))},
-    '/api/about': {'GET': RequestHandler.send_get_about},
-    '/api/health': {'GET': RequestHandler.send_get_health},
-    '/api/diagnose': {'POST': Route(diagnose_host, host=given, port=maybe(check_port_number))},
-    '/api/secret': {'POST': Route(add_secret, secret=given)},
-    '/api/poll': {'POST': Route(poll_nodes, interval=maybe(given), now=maybe(given), nodes=maybe(check_ids))},
-    '/api/scan': {'POST': Route(search)},
-    '/api/cpus': {'POST': setting_route(SetCpus, 'cpus')},
-    '/api/service_time': {'POST': setting_route(SetServiceTime, 'control', 'time')},
-    '/api/clients': {'POST': setting_route(SetClients, 'clients')},
-    '/api/undo': {'POST': Route(undo, operation=check_operation, preview=maybe(check_flag), label=maybe(check_label))},
-    '/api/drain': {'POST': plan_route(DrainStep, then=maybe(check_then), note=maybe(check_note))},
-    '/api/return': RETURN,
-    '/api/cancel_drain': RETURN,
-    '/api/reapply': {'POST': plan_route(lambda by: ReapplyStep(), needs_nodes=False)},
-    '/api/accept': {'POST': plan_route(lambda by: AcceptStep(), needs_nodes=False)},
-    '/api/forget': {'POST': plan_route(lambda by: ForgetStep())},
-    '/api/operations': {'GET': RequestHandler.send_get_operations},
-    '/api/events': {'GET': RequestHandler.send_get_events},
-    '/api/history': {'GET': RequestHandler.send_get_history},
-    '/metrics': {'GET': RequestHandler.send_get_metrics},
-}
-ROUTES.update((path, _static(HTML, PAGE_HTML)) for path in PAGES)
-
-NODE_ROUTES = {'GET': RequestHandler.send_get_node, 'DELETE': Route(forget_node)}
+    def set_cookie(self, headers):
+        """The header that leaves the token with a browser: for TLS alone where the browser uses it, which a proxy tells."""
+        is_secure = self._has_tls or self.proxy_names and is_told_https(headers)
+        return '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie, self.token, '; Secure' if is_secure else '')
 
 
 def host_of(authority):
@@ -11432,21 +11040,24 @@ def connection_user(sock):
     Source: /proc/net/tcp, see proc(5), under the name that is left of it in a service with ProcSubset=pid.
     """
     there, here = sock.getpeername()[:2], sock.getsockname()[:2]
-    tables = [('/proc/self/net/tcp6', socket.AF_INET6, '')]
-    if sock.family == socket.AF_INET:  # a client may speak IPv4 through a socket of either family
-        tables = [('/proc/self/net/tcp', socket.AF_INET, ''), ('/proc/self/net/tcp6', socket.AF_INET6, '::ffff:')]
-    for name, family, prefix in tables:
-        wanted = [_proc_address(family, prefix + place[0], place[1]) for place in (there, here)] + [b'01']  # established
+    # a client may speak IPv4 through a socket of either family
+    for name, prefix in ('tcp', ''), ('tcp6', '::ffff:' if sock.family == socket.AF_INET else ''):
+        wanted = [_proc_address(prefix + address, port) for address, port in (there, here)] + [b'01']  # established
         try:
-            with open(name, 'rb') as table:
-                for line in table:
-                    fields = line.split()
-                    if fields[1:4] == wanted:
-                        user = int(fields[7])
-                        return None if user == overflow_user() else user
+            with open('/proc/self/net/' + name, 'rb') as table:
+                users = [int(fields[7]) for fields in map(bytes.split, table) if fields[1:4] == wanted]
         except (OSError, ValueError, IndexError):
-            pass
+            continue
+        if users:
+            return users[0] if users[0] != overflow_user() else None
     return None
+
+
+def _proc_address(address, port):
+    """An address as /proc/net/tcp writes it: words of 32 bits in the machine's own byte order, in hex."""
+    packed = socket.inet_pton(family_of(address), address.partition('%')[0])
+    words = struct.unpack('=%dI' % (len(packed) // 4), packed)
+    return ('%s:%04X' % (''.join('%08X' % word for word in words), port)).encode('ascii')
 
 
 def user_name(user):
@@ -11457,11 +11068,198 @@ def user_name(user):
         return str(user)
 
 
-def _proc_address(family, address, port):
-    """An address as /proc/net/tcp writes it: words of 32 bits in the machine's own byte order, in hex."""
-    packed = socket.inet_pton(family, address.partition('%')[0])
-    words = struct.unpack('=%dI' % (len(packed) // 4), packed)
-    return ('%s:%04X' % (''.join('%08X' % word for word in words), port)).encode('ascii')
+# --- routes ---
+
+def read_json(data):
+    """A JSON object from the browser.  InputError with a sentence for anything else."""
+    try:
+        # Longer numbers are more than any field may be; int() would take seconds for a million digits.
+        value = json.loads(data.decode('utf-8'), parse_int=lambda text: int(text) if len(text) <= 20 else math.inf)
+    except (ValueError, RecursionError):
+        raise InputError('body: must be JSON in UTF-8')
+    if not isinstance(value, dict):
+        raise InputError('body: must be a JSON object')
+    return value
+
+
+# What a field of a request must be, and whether a value is; all other fields are checked where they are used.
+CHECKS = {
+    'host': ('a host name or an IP address', lambda host: isinstance(host, str)),
+    'port': ('a whole number from 1 to 65535', lambda port: type(port) is int and 0 < port < 65536),
+    'nodes': ('a list of 1 to %d node ids' % MAX_BODY_NODES, lambda ids: (
+        isinstance(ids, list) and 0 < len(ids) <= MAX_BODY_NODES and all(isinstance(node_id, str) for node_id in ids))),
+    'preview': ('true or false', lambda flag: type(flag) is bool),
+    'label': ('1 to 64 printable characters', lambda label: (
+        isinstance(label, str) and re.match(r'[\x21-\x7e]{1,64}\Z', label))),
+    'note': ('a text of at most %d printable characters' % MAX_TEXT, lambda note: (
+        isinstance(note, str) and len(note) <= MAX_TEXT and note.isprintable())),
+    'then': ('"restore", "end" or "stay"', lambda then: then in THENS),
+    'now': ('true', lambda now: now is True),
+}
+# In an address, all is text.
+CHECKS.update(dict.fromkeys(('operation', 'since', 'limit', 'changes'), (
+    'a whole number', lambda number: re.match(r'[0-9]{1,16}\Z', str(number)))))
+
+
+class Route:
+    """What a request does: `call(request, ID of the path, field=value)`, with the fields of its query or body, makes a
+    Reply, or what is sent as JSON; None stands for no results.  A field that ends in ? may be left out or null."""
+
+    def __init__(self, method, path, call, *fields):
+        self.method, self.path, self._call = method, path, call
+        self.fits = re.compile(re.escape(path).replace('ID', '(.*)') + r'\Z').match
+        self._fields = {field.rstrip('?'): field.endswith('?') for field in fields}
+
+    def answer(self, request, given):
+        """Check the fields, and call.  InputError."""
+        for field in given:
+            if field not in self._fields and request.command in CHANGING:
+                raise InputError('%s: there is no such field in this request' % printable(field)[:80])
+        for field, may_lack in self._fields.items():
+            value, (what, is_good) = given.get(field), CHECKS.get(field, (None, None))
+            if field not in given and not may_lack:
+                raise InputError('%s: is missing' % field)
+            if is_good and not is_good(value) and not (value is None and may_lack):
+                raise InputError('%s: must be %s' % (field, what))
+        ids = [urllib.parse.unquote(part) for part in self.fits(request.place).groups()]
+        return self._call(request, *ids, **{field: given.get(field) for field in self._fields})
+
+
+def get_page(request, token):
+    """The page.  With ?token= it keeps the token in a cookie and leads on to the address without it, whatever its path is to
+    the browser."""
+    if token is None:
+        return Reply(PAGE_HTML, HTML)
+    rest = urllib.parse.urlencode({field: value for field, value in request.query.items() if field != 'token'})
+    # Some clients take an empty query for none, and would come back.
+    return Reply('', HTML, 303, {'Set-Cookie': request.server.access.set_cookie(request.headers),
+                                 'Location': '?' + (rest or 'login')})
+
+
+def get_health(request):
+    """Whether all goes well, and nothing else."""
+    is_well = request.server.is_alive() and request.admin.is_well()
+    return Reply(encode_json({'ok': is_well}), status=200 if is_well else 503)
+
+
+def get_metrics(request):
+    """All metrics."""
+    with request.server.scraping:
+        return Reply(write_metrics(request.admin), METRICS_KIND)
+
+
+def get_nodes(request, since):
+    """The nodes that have changed after this sequence number, or all."""
+    admin, snapshot = request.admin, request.admin.snapshot(None if since is None else int(since))
+    head = encode_json({'sequence': snapshot.sequence, 'time': time.time(), 'poll_interval': admin.schedule.interval,
+                        'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
+                        'removed': snapshot.removed})
+    return Reply('%s,"nodes":[%s]}' % (head[:-1], ','.join(node.json() for node in snapshot.nodes)))
+
+
+def get_node(request, node_id):
+    """What is known of a node, and its last hours."""
+    return Reply('%s,"history":%s}' % (request.admin.node(node_id).json()[:-1],
+                                       encode_json(request.admin.history.node(node_id))))
+
+
+def get_events(request, operation, node, kind, since, limit, changes):
+    """The newest so many (limit), of a node, of a kind, since a Unix time, each with so many changes; or that of one
+    operation, whole."""
+    events = [event for event in request.admin.journal.events() if event.time >= int(since or 0) and
+              (operation is None or event.plan and event.plan.number == int(operation)) and
+              node in (None,) + event.nodes and kind in (None, event.kind)]
+    most = MAX_CHANGES if operation is not None else min(int(changes or MAX_EVENT_NODES), MAX_EVENT_NODES)
+    return {'time': time.time(), 'events': [event.json(most) for event in events[:int(limit or MAX_EVENTS)]]}
+
+
+def endpoint_of(host, port):
+    """(host, port or None) of a request that names a machine."""
+    try:
+        host, port_too = split_host_port(host)
+    except ValueError as error:
+        raise InputError('host: %s' % error)
+    if port is not None and port_too not in (None, port):
+        raise InputError('port: %d, but the host says %d' % (port, port_too))
+    return host, port or port_too
+
+
+def poll_nodes(request, interval, now, nodes):
+    """Set the poll interval, or poll now."""
+    admin = request.admin
+    if (interval is None) == (now is None):
+        raise InputError('interval: give either "interval" in seconds or "now": true')
+    if interval is not None:
+        return {'poll_interval': admin.set_interval(interval, by=request.by()), 'results': []}
+    return {'poll_interval': admin.schedule.interval, 'results': admin.poll(nodes)}
+
+
+def run_plan(request, plan, preview=False):
+    """The answer to a request that changes nodes, or, with `preview`, would."""
+    if preview:
+        return request.admin.plans.preview(plan)
+    results = request.admin.plans.run(plan)
+    return {'operation': plan.number, 'undo': plan.can_undo(), 'results': results}
+
+
+def plan_route(path, make, *fields, needs_nodes=True):
+    """The Route of a request that changes its `nodes`, or those of its `group`: `make(by, **fields)` is the Step of its Plan,
+    which a `label` finds while it runs.  Where no nodes are needed, those are meant that are not as they were set."""
+    def call(request, nodes, group, preview, label, **values):
+        admin = request.admin
+        if nodes is not None and group is not None:
+            raise InputError('group: give either "nodes" or "group"')
+        if nodes is None and group is None and needs_nodes:
+            raise InputError('nodes: is missing')
+        ids = admin.plans.drifted() if nodes is None else nodes
+        if group is not None:
+            ids = admin.ids_of_group(group)
+        return run_plan(request, admin.plans.plan(make(request.by(), **values), ids, request.by(), label), preview)
+    return Route('POST', path, call, 'nodes?', 'group?', 'preview?', 'label?', *fields)
+
+
+def setting(kind):
+    """What makes the Step that sets this kind of Setting."""
+    return lambda by, **values: SetStep(kind(**values))
+
+
+PAGES = ('/', '/admin.html', '/admin_node.html')
+
+# HEAD goes with GET, and OPTIONS with all.  For all but HEALTH, Access says who may ask.
+ROUTES = [Route('GET', path, get_page, 'token?') for path in PAGES] + [
+    Route('GET', '/page.css', lambda request: Reply(PAGE_CSS, 'text/css; charset=utf-8')),
+    Route('GET', '/page.js', lambda request: Reply(PAGE_JS, 'text/javascript; charset=utf-8')),
+    Route('GET', '/api/nodes', get_nodes, 'since?'),
+    Route('GET', '/api/nodes/ID', get_node),
+    Route('GET', '/api/history', lambda request: request.admin.history.cluster()),
+    Route('GET', '/api/events', get_events, 'operation?', 'node?', 'kind?', 'since?', 'limit?', 'changes?'),
+    Route('GET', '/api/operations', lambda request: {
+        'operations': [plan.summary() for plan in request.admin.journal.plans()[:20]]}),
+    Route('GET', '/api/about', lambda request: request.admin.about()),
+    Route('GET', HEALTH, get_health),
+    Route('GET', '/metrics', get_metrics),
+    Route('POST', '/api/nodes', lambda request, host, port: {
+        'results': request.admin.add(*endpoint_of(host, port), by=request.by())}, 'host', 'port?'),
+    Route('POST', '/api/diagnose', lambda request, host, port: diagnose(request.admin, *endpoint_of(host, port)),
+          'host', 'port?'),
+    Route('POST', '/api/secret', lambda request, secret: {
+        'results': request.admin.add_secret(secret, by=request.by())}, 'secret'),
+    Route('POST', '/api/poll', poll_nodes, 'interval?', 'now?', 'nodes?'),
+    Route('POST', '/api/scan', lambda request: request.admin.scan(request.by())),
+    Route('POST', '/api/undo', lambda request, operation, preview, label: run_plan(
+        request, request.admin.plans.undo(operation, request.by(), label), preview), 'operation', 'preview?', 'label?'),
+    Route('DELETE', '/api/nodes/ID', lambda request, node_id: run_plan(
+        request, request.admin.plans.plan(ForgetStep(), [request.admin.node(node_id).id], request.by()))),
+    plan_route('/api/cpus', setting(SetCpus), 'cpus'),
+    plan_route('/api/service_time', setting(SetServiceTime), 'control', 'time'),
+    plan_route('/api/clients', setting(SetClients), 'clients'),
+    plan_route('/api/drain', lambda by, then, note: DrainStep(by, then, note or None), 'then?', 'note?'),
+    plan_route('/api/return', lambda by: ReturnStep()),
+    plan_route('/api/cancel_drain', lambda by: ReturnStep()),
+    plan_route('/api/reapply', lambda by: ReapplyStep(), needs_nodes=False),
+    plan_route('/api/accept', lambda by: AcceptStep(), needs_nodes=False),
+    plan_route('/api/forget', lambda by: ForgetStep()),
+]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

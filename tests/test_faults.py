@@ -56,7 +56,7 @@ ONCE = ('Listener.turn', 'Announcer.turn', 'Poller.turn', 'WebServer.turn',
         'Exchange.__init__', 'Exchange.advance', 'Exchange.receive', 'Schedule.take',
         'NodeTable.answered', 'NodeTable.heard', 'NodeTable.known', 'NodeTable.may_send', 'Poller._launch',
         'Poller._advance', 'Poller._step', 'Poller._expire', 'WebServer._accept', 'RequestHandler.setup',
-        'RequestHandler._check_host', 'RequestHandler._send', 'Seeker.turn', 'Inbound.__init__')
+        'RequestHandler._read_target', 'RequestHandler._send', 'Seeker.turn', 'Inbound.__init__')
 
 
 class FaultTest(lab.HostileTest):
@@ -123,7 +123,7 @@ class Errors(FaultTest):
         """The text of an error may be the network's: it cannot add lines or move the cursor. Nor does it hold a secret."""
         secret = 'a-secret-of-this-test'
         for place in ('Listener._understand!', 'Admin._answered', 'Schedule.finished', 'NodeTable.answered',
-                      'NodeTable.may_send', 'Exchange.receive', 'Poller._end', 'RequestHandler._check_access'):
+                      'NodeTable.may_send', 'Exchange.receive', 'Poller._end', 'RequestHandler._reply'):
             with self.subTest(place):
                 node = self.start(lab.Watched, self.address(), self.info_port + 1, secret)
                 admin = self.broken('marked ' + place, '--secret', '@' + self.write(secret), '--node', node.id)

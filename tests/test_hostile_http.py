@@ -111,15 +111,15 @@ class Token(HttpTest):
         self.assertNotIn(token, '\n'.join(admin.err))
 
     def test_tokens_are_compared_in_constant_time(self):
-        handler = unittest.mock.Mock()
-        handler.server.token = 'the-token'
+        access = unittest.mock.Mock()
+        access.token = 'the-token'
         with unittest.mock.patch.object(dispyadmin.hmac, 'compare_digest', return_value=True) as compare:
-            self.assertTrue(dispyadmin.RequestHandler._is_token(handler, 'another'))
+            self.assertTrue(dispyadmin.Access.is_token(access, 'another'))
         self.assertEqual(sorted(compare.call_args[0]), [b'another', b'the-token'])
-        self.assertFalse(dispyadmin.RequestHandler._is_token(handler, 'the-toke'))
-        self.assertTrue(dispyadmin.RequestHandler._is_token(handler, 'the-token'))
+        self.assertFalse(dispyadmin.Access.is_token(access, 'the-toke'))
+        self.assertTrue(dispyadmin.Access.is_token(access, 'the-token'))
         for text in ('', '\xfc', '\ud800', 'x' * 100000):
-            self.assertFalse(dispyadmin.RequestHandler._is_token(handler, text))
+            self.assertFalse(dispyadmin.Access.is_token(access, text))
         tree = ast.parse(inspect.getsource(dispyadmin))
         for node in ast.walk(tree):      # and nowhere by == or in
             if isinstance(node, ast.Compare) and any(isinstance(op, (ast.Eq, ast.NotEq)) for op in node.ops):
@@ -678,8 +678,8 @@ elif where == 'conversation':
 elif where == 'request':
     dispyadmin.read_json = broken
 elif where == 'access':
-    dispyadmin.RequestHandler._is_trusted = broken
-    dispyadmin.RequestHandler._is_token = broken
+    dispyadmin.Access._trusts = broken
+    dispyadmin.Access.is_token = broken
 sys.exit(dispyadmin.main())
 '''
 
