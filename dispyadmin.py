@@ -2496,25 +2496,23 @@ class Talk:
     """One conversation with one address.  At its end `done(result, error)` is called, with None for one of them, on the
     poller's thread."""
 
-    __slots__ = ('address', 'port', 'steps', 'done', 'lane', 'request', 'exchange')
+    __slots__ = ('address', 'port', 'steps', 'done', 'lane', 'request')
 
     def __init__(self, address, port, steps, done):
         self.address = address
         self.port = port
         self.steps = steps
         self.done = done
-        self.lane = None      # of LANES: where it waits, or waited; poller's thread, from here on
-        self.request = None   # what is sent, or waits to be sent, now
-        self.exchange = None  # the one under way
+        self.lane = None     # of LANES: where it waits, or waited; poller's thread, from here on
+        self.request = None  # what is sent, or waits to be sent, now
 
 
 class NonblockingConnection:
     """A connection whose run(), a generator, does what can be done now and yields the selector events to wait for."""
 
-    __slots__ = ('sock', 'expires', 'message', '_steps', '_events')
-
-    def __init__(self, sock, expires):
+    def __init__(self, sock, tls, expires):
         self.sock = sock
+        self.tls = tls          # SSLContext, or None
         self.expires = expires  # monotonic time at which it is given up
         self.message = None     # the one that came in
         self._steps = self.run()
@@ -2546,9 +2544,8 @@ class NonblockingConnection:
             except ssl.SSLWantWriteError:
                 yield selectors.EVENT_WRITE
 
-    def start_tls(self, context, **options):
-        """The handshake."""
-        self.sock = context.wrap_socket(self.sock, do_handshake_on_connect=False, **options)
+    def start_tls(self, **options):
+        self.sock = self.tls.wrap_socket(self.sock, do_handshake_on_connect=False, **options)
         return self.finish_call(self.sock.do_handshake)
 
     def receive(self):
@@ -2575,13 +2572,10 @@ class NonblockingConnection:
 class Exchange(NonblockingConnection):
     """One request to one node: connect, send, read the reply, close.  Run by the poller's thread alone."""
 
-    __slots__ = ('talk', 'is_sent', '_tls')
-
     def __init__(self, talk, tls, expires):
-        super().__init__(None, expires)
+        super().__init__(None, None if isinstance(talk.request, Plain) else tls, expires)
         self.talk = talk
         self.is_sent = False  # whether the node may have taken any of the request
-        self._tls = None if isinstance(talk.request, Plain) else tls
 
     def run(self):
         where = socket_address(self.talk.address, self.talk.port)
@@ -2593,8 +2587,8 @@ class Exchange(NonblockingConnection):
             error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
-        if self._tls:
-            yield from self.start_tls(self._tls)
+        if self.tls:
+            yield from self.start_tls()
         request = self.talk.request
         while request:
             sent = yield from self.finish_call(self.sock.send, request, events=selectors.EVENT_WRITE)
@@ -2610,21 +2604,25 @@ class Exchange(NonblockingConnection):
         return NodeError(NO_ANSWER)
 
 
+NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a firewall drops the port.' % EXCHANGE_TIME
+_CLOSED = MismatchError, 'It closed the connection while it was asked; is TLS (--certfile) used on one side only?'
+CONNECTION_ERRORS = {
+    errno.ECONNREFUSED: (RefusedError, 'Connection refused: the machine is there, but dispynode does not run at this address '
+                                       'and port.'),
+    errno.ECONNRESET: _CLOSED, errno.EPIPE: _CLOSED,
+}
+
+
 def connection_error(error):
     """The NodeError for an OSError of an exchange: it says what to do."""
     if isinstance(error, ssl.SSLError):
         why = printable(getattr(error, 'reason', None) or error)
-        if why == 'CERTIFICATE_VERIFY_FAILED':
-            return MismatchError('It has another certificate: start dispynode and dispyadmin with the same --certfile.')
-        return MismatchError('TLS fails (%s): is dispynode started with --certfile, too?' % why.lower().replace('_', ' '))
-    if error.errno == errno.ECONNREFUSED:
-        return RefusedError('Connection refused: the machine is there, but dispynode does not run at this address and port.')
-    if error.errno in (errno.ECONNRESET, errno.EPIPE):
-        return MismatchError('It closed the connection while it was asked; is TLS (--certfile) used on one side only?')
-    return NodeError(system_error(error, 'It cannot be reached: %s.'))
+        return MismatchError('It has another certificate: start dispynode and dispyadmin with the same --certfile.'
+                             if why == 'CERTIFICATE_VERIFY_FAILED' else
+                             'TLS fails (%s): is dispynode started with --certfile, too?' % why.lower().replace('_', ' '))
+    kind, sentence = CONNECTION_ERRORS.get(error.errno) or (NodeError, system_error(error, 'It cannot be reached: %s.'))
+    return kind(sentence)
 
-
-NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a firewall drops the port.' % EXCHANGE_TIME
 
 # Where conversations wait for a place, in the order in which they get one: asked for, or due to be polled; the same with
 # nodes that failed last or take long; new addresses that have connected to us; those that a datagram has announced; and
@@ -2645,15 +2643,13 @@ class Poller(Worker):
 
     name = 'poller'
 
-    def __init__(self, places, tls=None, take_due=lambda now, room, slow_room: ([], []), next_look=lambda: math.inf,
-                 clock=time.monotonic):
+    def __init__(self, places, tls=None, take_due=lambda now, room, slow_room: ([], []), next_look=lambda: math.inf):
         """`take_due(now, room, slow_room)`: talks that are due, with nodes that answered last and with others, so many at
         most; `next_look()`: when to call that again (monotonic time), unless wake() is called before."""
         super().__init__()
         self.places = places      # exchanges at one time; each needs a file descriptor
         self._tls = tls
         self._take_due, self._next_look = take_due, next_look
-        self._clock = clock
         self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()  # of exchanges; None is the wakeup
         self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
@@ -2684,7 +2680,7 @@ class Poller(Worker):
     # --- this thread ---
 
     def turn(self):
-        now = self._clock()
+        now = time.monotonic()
         self._limit = min(self.places, self._limit + 1)
         self._start_talks(now)
         patience = self._patience(now)
@@ -2694,17 +2690,21 @@ class Poller(Worker):
                 self._look_at = 0.0
             else:
                 self._guard(key.data.talk, self._advance, key.data)
-        late = self._clock() - now - patience
+        late = time.monotonic() - now - patience
         if late > 1.0:  # this program was stopped, or starved: that says nothing about the nodes
-            for exchange in itertools.chain(self._quick, self._slow):
+            for exchange in self._open():
                 exchange.expires += late
-        self._expire(self._clock())
+        self._expire(time.monotonic())
 
     def _patience(self, now):
         """Seconds until there may be something to do that no socket tells."""
         is_busy = self._quick or self._slow or any(self._lanes.values())
         then = now + (AGE_INTERVAL if is_busy else 60.0)
-        return max(0.0, (min(then, self._look_at) if self._room('asked') else then) - now)
+        return max(0.0, (min(then, self._look_at) if self._room('asked') > 0 else then) - now)
+
+    def _open(self):
+        """The exchanges that are under way."""
+        return list(self._quick) + list(self._slow)
 
     def _room(self, lane):
         """How many exchanges may begin now for talks of this lane."""
@@ -2741,8 +2741,8 @@ class Poller(Worker):
             call(*arguments)
         except Exception as problem:
             self.report(problem)
-            if talk.exchange is not None:
-                self._land(talk.exchange)
+            for exchange in [exchange for exchange in self._open() if exchange.talk is talk]:
+                self._land(exchange)
             self._end(talk, None, NodeError(UNEXPECTED))
 
     def _step(self, talk, step, argument):
@@ -2765,7 +2765,7 @@ class Poller(Worker):
             self.report(problem)
 
     def _launch(self, talk):
-        talk.exchange = exchange = Exchange(talk, self._tls, self._clock() + EXCHANGE_TIME)
+        exchange = Exchange(talk, self._tls, time.monotonic() + EXCHANGE_TIME)
         (self._slow if talk.lane in WHOLE_TIME_LANES else self._quick)[exchange] = None
         self._advance(exchange)
 
@@ -2793,7 +2793,7 @@ class Poller(Worker):
         talk = exchange.talk
         if error is None:
             self.answered += 1
-            self.answered_seconds += self._clock() + EXCHANGE_TIME - exchange.expires
+            self.answered_seconds += time.monotonic() + EXCHANGE_TIME - exchange.expires
             talk.lane = 'asked'  # what answers is no slow one
             self._step(talk, talk.steps.send, exchange.message)
         else:  # the conversation may know what to do
@@ -2805,7 +2805,6 @@ class Poller(Worker):
         """Give the place of an exchange back.  Raises nothing: its conversation has to be told next."""
         self._quick.pop(exchange, None)
         self._slow.pop(exchange, None)
-        exchange.talk.exchange = None
         try:
             exchange.watch(self._selector, 0)
             exchange.close()
@@ -2836,7 +2835,7 @@ class Poller(Worker):
             self._set_aside(exchange, 'aside' if is_new else 'asked_slow')
 
     def finish(self):
-        for exchange in list(self._quick) + list(self._slow):
+        for exchange in self._open():
             self._land(exchange)
             exchange.talk.steps.close()
         self._selector.close()
@@ -2895,18 +2894,15 @@ class HeardPort:
 class Inbound(NonblockingConnection):
     """A connection that a node has opened to tell of itself: one message, no reply."""
 
-    __slots__ = ('address', '_tls')
-
     def __init__(self, sock, address, tls, expires):
         sock.setblocking(False)
-        super().__init__(sock, expires)
+        super().__init__(sock, tls, expires)
         self.address = address
-        self._tls = tls
 
     def run(self):
-        if self._tls:
+        if self.tls:
             self.sock.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
-            yield from self.start_tls(self._tls, server_side=True)
+            yield from self.start_tls(server_side=True)
         yield from self.receive()
 
 
@@ -2918,7 +2914,7 @@ class Listener(Worker):
 
     name = 'listener'
 
-    def __init__(self, hosts, info_port, reply_port, places, tls, hear, clock=time.monotonic):
+    def __init__(self, hosts, info_port, reply_port, places, tls, hear):
         """`hosts` are addresses, or none for all; `info_port` is None for the usual ones, left to dispy clients (see
         HEARS_APART) or in turns with them, else a port to hold, or 0 for none; `reply_port` is None for the usual one.
         StartError."""
@@ -2927,7 +2923,6 @@ class Listener(Worker):
         self.is_deaf = not info_port  # whether announcements to all are missed, at least at times
         self._places = places         # connections at one time
         self._tls = tls
-        self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup.clear)
@@ -2935,23 +2930,20 @@ class Listener(Worker):
         self._network = self._followed = ((), ())  # (own addresses, Sources): replaced whole by follow(); what was taken up
         self._memberships = set()                  # (socket, address, index of its interface): joined groups
         self._complained = set()                   # addresses whose bad messages were logged, this hour
-        self._complained_since = clock()
+        self._complained_since = time.monotonic()
         wildcards = ('0.0.0.0', '::') if has_ipv6() else ('0.0.0.0',)
         self._tcp = [(socket.SOCK_STREAM, address) for address in hosts or wildcards]
         # All of a port: UDP at the wildcard, which hears broadcasts and groups as well, and TCP.
         self._whole = [(socket.SOCK_DGRAM, address) for address in wildcards] + self._tcp
         self._goes_apart = info_port is None and HEARS_APART
         ports = [info for info, _ in PORT_PAIRS] if info_port is None else [info_port] if info_port else []
-        self.info_ports = [self._heard_port(port) for port in ports]
-        self._replies = None       # the HeardPort of the reply port, unless that is an info port
+        self.info_ports = [HeardPort(port, self._take_up, self._selector.unregister) for port in ports]
+        self._reply_ports = []                     # none where it is an info port
         try:
             self.reply_port = self._open(info_port, reply_port)
         except StartError:
             self.finish()
             raise
-
-    def _heard_port(self, port):
-        return HeardPort(port, self._take_up, self._give_up)
 
     def _open(self, info_port, wanted):
         """Begin with the info ports, and listen where nodes are told to answer; returns that port."""
@@ -2963,22 +2955,17 @@ class Listener(Worker):
         if info_port and wanted in (None, info_port):
             return info_port
         # The usual one may be another dispyadmin's: then any will do that is free at all addresses.
-        for port in (wanted,) if wanted else (REPLY_PORT,) * (wanted is None) + (0,) * 20:
+        tries = [wanted] if wanted else [REPLY_PORT] * (wanted is None) + random.sample(range(49152, 65536), 20)
+        for port in tries:
             try:
-                self._replies = self._heard_port(port or self._free_port())
-                self._replies.hear(self._tcp)
-                return self._replies.port
+                self._reply_ports = [HeardPort(port, self._take_up, self._selector.unregister)]
+                self._reply_ports[0].hear(self._tcp)
+                return port
             except OSError as error:
                 refused = error
-                if error.errno != errno.EADDRINUSE:
-                    break
         raise StartError('%s: cannot listen at %s. %s' % (
             '--host' if wanted is None else '--reply_port %d' % wanted, ', '.join(address for _, address in self._tcp),
             system_error(refused)))
-
-    def _free_port(self):
-        with open_socket(*self._tcp[0], 0) as sock:
-            return sock.getsockname()[1]
 
     def _hold(self, info_port):
         try:
@@ -3001,7 +2988,7 @@ class Listener(Worker):
     # --- this thread ---
 
     def turn(self):
-        now = self._clock()
+        now = time.monotonic()
         for info_port in self.info_ports:
             if now >= info_port.next_turn:
                 self._take_turn(info_port, now)
@@ -3010,21 +2997,18 @@ class Listener(Worker):
             self._follow()
         for key, _ in self._selector.select(self._patience(now)):
             key.data()
-        while self._inbound and next(iter(self._inbound)).expires <= self._clock():
+        while self._inbound and next(iter(self._inbound)).expires <= time.monotonic():
             self._drop(next(iter(self._inbound)))
 
     def _take_turn(self, info_port, now):
         """Take an info port for a while, or leave it to dispy clients."""
-        if info_port.state == 'held':
-            info_port.hear(())
-            info_port.state, pause = 'resting', REST_TIME
-        else:
-            try:
-                info_port.hear(self._whole)
-                info_port.state, pause = 'held', HOLD_TIME
-                self._join_groups()
-            except OSError:
-                info_port.state, pause = 'left to a client', RETRY_TIME
+        was_held = info_port.state == 'held'
+        try:
+            info_port.hear(() if was_held else self._whole)
+            info_port.state, pause = ('resting', REST_TIME) if was_held else ('held', HOLD_TIME)
+        except OSError:
+            info_port.state, pause = 'left to a client', RETRY_TIME
+        self._join_groups()
         info_port.next_turn = now + pause
 
     def _follow(self):
@@ -3042,14 +3026,9 @@ class Listener(Worker):
         return max(0.0, min(times) - now)
 
     def _take_up(self, sock, kind):
-        if kind == socket.SOCK_STREAM:
-            take, handle = sock.accept, self._accept
-        else:
-            take, handle = lambda: sock.recvfrom(MAX_DATAGRAM + 1), self._understand
+        take, handle = ((sock.accept, self._accept) if kind == socket.SOCK_STREAM else
+                        (functools.partial(sock.recvfrom, MAX_DATAGRAM + 1), self._understand))
         self._selector.register(sock, selectors.EVENT_READ, lambda: self._take_all(take, handle))
-
-    def _give_up(self, sock):
-        self._selector.unregister(sock)
 
     def _take_all(self, take, handle):
         for _ in range(256):  # then other sockets have their turn
@@ -3066,7 +3045,7 @@ class Listener(Worker):
     def _accept(self, sock, address):
         if len(self._inbound) >= self._places:
             self._drop(next(iter(self._inbound)))  # the oldest has had its chance
-        inbound = Inbound(sock, address, self._tls, self._clock() + EXCHANGE_TIME)
+        inbound = Inbound(sock, address, self._tls, time.monotonic() + EXCHANGE_TIME)
         self._inbound[inbound] = None
         self._advance(inbound)
 
@@ -3102,15 +3081,13 @@ class Listener(Worker):
 
     def _complain(self, address, error):
         """Log what is wrong with a sender's message, once for each sender."""
-        if self._clock() - self._complained_since > 3600:
-            self._complained, self._complained_since = set(), self._clock()
-        if address in self._complained or len(self._complained) > MAX_COMPLAINTS:
-            return
-        self._complained.add(address)
-        if len(self._complained) > MAX_COMPLAINTS:
-            logger.warning('more senders send what no dispynode sends; no further ones are named for an hour')
-        else:
-            logger.warning('%s sends what no dispynode sends (said once an hour): %s', address, error)
+        if time.monotonic() - self._complained_since > 3600:
+            self._complained, self._complained_since = set(), time.monotonic()
+        if address not in self._complained and len(self._complained) <= MAX_COMPLAINTS:
+            self._complained.add(address)
+            logger.warning('%s', '%s sends what no dispynode sends (said once an hour): %s' % (address, error)
+                           if len(self._complained) <= MAX_COMPLAINTS else
+                           'more senders send what no dispynode sends; no further ones are named for an hour')
 
     def _join_groups(self):
         """Let each UDP socket at the wildcard be a member of the groups on the interfaces that there are now."""
@@ -3139,10 +3116,8 @@ class Listener(Worker):
             return error.errno == errno.EADDRINUSE  # joined already
 
     def finish(self):
-        for port in self.info_ports + [self._replies]:
-            if port is not None:
-                port.hear(())
-                port.state = 'off'
+        for port in self.info_ports + self._reply_ports:
+            port.hear(())
         for inbound in list(self._inbound):
             self._drop(inbound)
         self._selector.close()
@@ -3157,7 +3132,7 @@ class Announcer(Worker):
 
     name = 'announcer'
 
-    def __init__(self, sign, hosts, node_ports, ping_interval, multicast, listener, clock=time.monotonic):
+    def __init__(self, sign, hosts, node_ports, ping_interval, multicast, listener):
         super().__init__()
         # Seconds between two searches: few where announcements to all are not heard.
         self.interval = min(ping_interval, DEAF_PING_INTERVAL) if listener.is_deaf else ping_interval
@@ -3166,10 +3141,8 @@ class Announcer(Worker):
         self._node_ports = node_ports
         self._multicast = multicast
         self._listener = listener
-        self._clock = clock
         self._wanted = threading.Event()  # ask now
         self._all = False                 # ask those too that have been asked before; any thread sets it
-        self._lock = threading.Lock()     # guards changes of `releases`, by the listener's thread and the poller's
         self.releases = DISPY_RELEASES    # those that are asked for: replaced whole
         self.sources = local_sources(hosts, multicast, list_interfaces())  # replaced whole, by this thread
         self._last = float('-inf')        # monotonic time of the last asking
@@ -3186,12 +3159,10 @@ class Announcer(Worker):
 
     def release_heard(self, release):
         """A node of this release exists: ask for all others of it, if that is news."""
-        with self._lock:
-            if release in self.releases or len(self.releases) >= MAX_RELEASES:
-                return
-            self.releases += (release,)
-        logger.info('dispy %s is heard for the first time; asking for its nodes', release)
-        self.scan()
+        if release not in self.releases and len(self.releases) < MAX_RELEASES:
+            self.releases += (release,)  # if another thread adds one at the same time, one of them is lost until heard again
+            logger.info('dispy %s is heard for the first time; asking for its nodes', release)
+            self.scan()
 
     def wake(self):
         self._wanted.set()
@@ -3202,16 +3173,15 @@ class Announcer(Worker):
         before, known = self.sources, list_interfaces()
         self.sources = local_sources(self._hosts, self._multicast, known)
         self._listener.follow(own_hearing(self._hosts, known), self.sources)
-        if self._wanted.is_set() or self._clock() >= self._due() or set(self.sources) - set(before):
+        if self._wanted.is_set() or time.monotonic() >= self._due() or set(self.sources) - set(before):
             self._wanted.clear()
-            self._last, self._times = self._clock(), self._times + 1
+            self._last, self._times = time.monotonic(), self._times + 1
             sign, self._all = secrets.token_hex(20) if self._all else self._sign, False
             for source in self.sources:
                 self._ask_from(source, sign)
-            self.stopping.wait(1.0)  # demands that come close together are one
-        if self.stopping.is_set():
-            return  # that this was told may have been cleared above
-        self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due() - self._clock())))
+            if self.stopping.wait(1.0):  # demands that come close together are one
+                return
+        self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due() - time.monotonic())))
 
     def _due(self):
         """When nodes are to be asked for next (monotonic time)."""
