@@ -2524,12 +2524,13 @@ class NonblockingConnection:
 
     def watch(self, selector, events, data=None):
         """Let a selector tell `data` when one of these events happens; with 0, no more."""
-        if self._events != events:
-            if self._events:
-                selector.unregister(self.sock)
-            if events:
-                selector.register(self.sock, events, data)
-            self._events = events
+        if self._events and events:
+            selector.modify(self.sock, events, data)
+        elif events:
+            selector.register(self.sock, events, data)
+        elif self._events:
+            selector.unregister(self.sock)
+        self._events = events
 
     @staticmethod
     def finish_call(call, *arguments, events=selectors.EVENT_READ):
@@ -2594,6 +2595,8 @@ class Exchange(NonblockingConnection):
             sent = yield from self.finish_call(self.sock.send, request, events=selectors.EVENT_WRITE)
             self.is_sent = True
             request = request[sent:]
+        if not self.tls:
+            yield selectors.EVENT_READ  # no reply is there yet: spare the look
         yield from self.receive()
 
     def too_late(self):
