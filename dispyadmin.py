@@ -2493,8 +2493,8 @@ def is_admin(code):
 
 
 class Talk:
-    """One conversation with one address.  At its end `done(result, error)` is called, with None for one of them, on the
-    poller's thread."""
+    """One conversation with one address.  At its end, done(result, error) is called on the poller's thread, with None for
+    one of them."""
 
     __slots__ = ('address', 'port', 'steps', 'done', 'lane', 'request')
 
@@ -2579,10 +2579,9 @@ class Exchange(NonblockingConnection):
         self.is_sent = False  # whether the node may have taken any of the request
 
     def run(self):
-        where = socket_address(self.talk.address, self.talk.port)
         self.sock = socket.socket(family_of(self.talk.address), socket.SOCK_STREAM)
         self.sock.setblocking(False)
-        error = self.sock.connect_ex(where)
+        error = self.sock.connect_ex(socket_address(self.talk.address, self.talk.port))
         if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
             yield selectors.EVENT_WRITE
             error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -2711,8 +2710,7 @@ class Poller(Worker):
 
     def _room(self, lane):
         """How many exchanges may begin now for talks of this lane."""
-        kept = 0 if lane in LIKELY_LANES else self._limit // 4
-        return self._limit - kept - len(self._quick) - len(self._slow)
+        return self._limit - len(self._quick) - len(self._slow) - (0 if lane in LIKELY_LANES else self._limit // 4)
 
     def _start_talks(self, now):
         if now >= self._look_at and not self._lanes['asked']:
@@ -2760,10 +2758,9 @@ class Poller(Worker):
             self._launch(talk)
 
     def _end(self, talk, result, error):
-        done, talk.done = talk.done, None
+        done, talk.done = talk.done, lambda *_: None  # what fails after its end is not told again
         try:
-            if done is not None:  # else it has ended, and what failed came after that
-                done(result, error)
+            done(result, error)
         except Exception as problem:
             self.report(problem)
 
@@ -2823,8 +2820,8 @@ class Poller(Worker):
         """Give up exchanges that were not answered in time, and count as slow those that last."""
         for exchange in list(itertools.takewhile(lambda exchange: exchange.expires <= now, self._slow)):
             self._guard(exchange.talk, self._conclude, exchange, exchange.too_late())
-        born = now - QUICK_TIME + EXCHANGE_TIME
-        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires <= born, self._quick)):
+        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires - EXCHANGE_TIME + QUICK_TIME <= now,
+                                                 self._quick)):
             self._slow_down(exchange)
 
     def _slow_down(self, exchange):
@@ -2950,11 +2947,16 @@ class Listener(Worker):
 
     def _open(self, info_port, wanted):
         """Begin with the info ports, and listen where nodes are told to answer; returns that port."""
-        for port in self.info_ports:
-            if info_port:
-                self._hold(port)
-            elif not HEARS_APART:
-                port.next_turn = 0.0
+        try:
+            for port in self.info_ports:
+                if info_port:
+                    port.hear(self._whole)
+                    port.state = 'held'
+                elif not HEARS_APART:
+                    port.next_turn = 0.0
+        except OSError as error:
+            raise StartError('--info_port %d: cannot be held. %s Give another port, or none.'
+                             % (info_port, system_error(error)))
         if info_port and wanted in (None, info_port):
             return info_port
         # The usual one may be another dispyadmin's: then any will do that is free at all addresses.
@@ -2969,14 +2971,6 @@ class Listener(Worker):
         raise StartError('%s: cannot listen at %s. %s' % (
             '--host' if wanted is None else '--reply_port %d' % wanted, ', '.join(address for _, address in self._tcp),
             system_error(refused)))
-
-    def _hold(self, info_port):
-        try:
-            info_port.hear(self._whole)
-            info_port.state = 'held'
-        except OSError as error:
-            raise StartError('--info_port %d: cannot be held. %s Give another port, or none.'
-                             % (info_port.port, system_error(error)))
 
     # --- any thread ---
 
@@ -3023,10 +3017,9 @@ class Listener(Worker):
             self._join_groups()
 
     def _patience(self, now):
-        times = [now + 60.0] + [info_port.next_turn for info_port in self.info_ports]
-        if self._inbound:
-            times.append(next(iter(self._inbound)).expires)
-        return max(0.0, min(times) - now)
+        times = [info_port.next_turn for info_port in self.info_ports]
+        times += [inbound.expires for inbound in itertools.islice(self._inbound, 1)]
+        return max(0.0, min(times + [now + 60.0]) - now)
 
     def _take_up(self, sock, kind):
         take, handle = ((sock.accept, self._accept) if kind == socket.SOCK_STREAM else
@@ -3148,8 +3141,8 @@ class Announcer(Worker):
         self._all = False                 # ask those too that have been asked before; any thread sets it
         self.releases = DISPY_RELEASES    # those that are asked for: replaced whole
         self.sources = local_sources(hosts, multicast, list_interfaces())  # replaced whole, by this thread
-        self._last = float('-inf')        # monotonic time of the last asking
-        self._times = 0                   # how often it was asked
+        self._due = 0.0                   # monotonic time of the next search
+        self._times = 0                   # searches so far
         self._failed = {}                 # (address, target) -> the error that was logged
 
     # --- any thread ---
@@ -3176,19 +3169,16 @@ class Announcer(Worker):
         before, known = self.sources, list_interfaces()
         self.sources = local_sources(self._hosts, self._multicast, known)
         self._listener.follow(own_hearing(self._hosts, known), self.sources)
-        if self._wanted.is_set() or time.monotonic() >= self._due() or set(self.sources) - set(before):
+        if self._wanted.is_set() or time.monotonic() >= self._due or set(self.sources) - set(before):
             self._wanted.clear()
-            self._last, self._times = time.monotonic(), self._times + 1
+            self._times += 1
+            self._due = time.monotonic() + min(self.interval, EARLY_PINGS.get(self._times, self.interval))
             sign, self._all = secrets.token_hex(20) if self._all else self._sign, False
             for source in self.sources:
                 self._ask_from(source, sign)
             if self.stopping.wait(1.0):  # demands that come close together are one
                 return
-        self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due() - time.monotonic())))
-
-    def _due(self):
-        """When nodes are to be asked for next (monotonic time)."""
-        return self._last + min(self.interval, EARLY_PINGS.get(self._times, self.interval))
+        self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due - time.monotonic())))
 
     def _ask_from(self, source, sign):
         ask = {'ip_addr': source.address.partition('%')[0], 'sign': sign, 'port': self._listener.reply_port}
