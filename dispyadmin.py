@@ -137,7 +137,7 @@ TICK_POLLS = 50
 LEAST_TICK, LONGEST_TICK = 0.25, 1.0  # seconds
 LONGEST_TURN = 60.0            # seconds that the poller waits at most
 LATE_TIME = 60.0               # seconds, or three poll intervals, by which a poll may be late on a busy machine
-STARVED_TIME = 0.2             # seconds without new exchanges when the system has no more file descriptors
+AGE_INTERVAL = 0.1             # seconds between looks at open exchanges: whether they last too long
 FIRST_PAUSE = 2.0              # seconds until a silent node is asked again; doubled each time ...
 LONGEST_PAUSE = 60.0           # ... up to this
 
@@ -2547,151 +2547,110 @@ def is_admin(code):
 
 
 class Talk:
-    """One conversation with one address.  At its end `done(result, error)` is called, with None for one of them, on the
-    poller's thread."""
+    """One conversation with one address.  At its end, done(result, error) is called on the poller's thread, with None for
+    one of them."""
 
-    __slots__ = ('address', 'port', 'steps', 'done', 'slow', 'trial', 'request', 'exchange')
+    __slots__ = ('address', 'port', 'steps', 'done', 'lane', 'request')
 
     def __init__(self, address, port, steps, done):
         self.address = address
         self.port = port
         self.steps = steps
         self.done = done
-        self.slow = False     # whether its next exchange will likely not be answered; poller's thread, from here on
-        self.trial = False    # whether its next exchange gives way to those that wait: its address is new and untried
-        self.request = None   # what is sent, or waits to be sent, now
-        self.exchange = None  # the one under way
+        self.lane = None     # of LANES: where it waits, or waited; poller's thread, from here on
+        self.request = None  # what is sent, or waits to be sent, now
 
 
-class Channel:
-    """A connection that never blocks: each step does what can be done now and says what to wait for.
+class NonblockingConnection:
+    """A connection whose run(), a generator, does what can be done now and yields the selector events to wait for."""
 
-    A step is a method that returns selector events to wait for, or None to go on at once: with the next step, which it has
-    set, or with itself.  It waits only when the kernel has no more for it.  When there is no next step, `message` is the one
-    message that came in.
-    """
-
-    __slots__ = ('sock', 'step', 'expires', 'message', 'events', '_in')
-
-    def __init__(self, sock, step, expires):
+    def __init__(self, sock, tls, expires):
         self.sock = sock
-        self.step = step
+        self.tls = tls          # SSLContext, or None
         self.expires = expires  # monotonic time at which it is given up
-        self.message = None
-        self.events = 0         # what it waits for; 0 when it is not registered with a selector
-        self._in = b''
+        self.message = None     # the one that came in
+        self._steps = self.run()
+        self._events = 0        # what a selector waits for; 0 when it is not registered
 
     def advance(self):
         """Go on until there is something to wait for: the events, or None when all is done.  OSError, NodeError."""
-        while self.step is not None:
-            events = self.step()
-            if events:
-                return events
-        return None
+        return next(self._steps, None)
 
-    def watch(self, selector, events, data):
-        """Let a selector tell `data` when one of these events happens."""
-        if not self.events:
-            selector.register(self.sock, events, data)
-        elif self.events != events:
+    def watch(self, selector, events, data=None):
+        """Let a selector tell `data` when one of these events happens; with 0, no more."""
+        if self._events and events:
             selector.modify(self.sock, events, data)
-        self.events = events
-
-    def forget(self, selector):
-        """The selector tells no more of it."""
-        if self.events:
+        elif events:
+            selector.register(self.sock, events, data)
+        elif self._events:
             selector.unregister(self.sock)
-            self.events = 0
+        self._events = events
 
-    def handshake(self, then):
-        try:
-            self.sock.do_handshake()
-        except ssl.SSLWantReadError:
-            return selectors.EVENT_READ
-        except ssl.SSLWantWriteError:
-            return selectors.EVENT_WRITE
-        self.step = then
-        return None
+    @staticmethod
+    def finish_call(call, *arguments, events=selectors.EVENT_READ):
+        """Call again and again until that need not wait.  Without TLS, it waits for `events`."""
+        while True:
+            try:
+                return call(*arguments)
+            except BlockingIOError:
+                yield events
+            except ssl.SSLWantReadError:
+                yield selectors.EVENT_READ
+            except ssl.SSLWantWriteError:
+                yield selectors.EVENT_WRITE
+
+    def start_tls(self, **options):
+        self.sock = self.tls.wrap_socket(self.sock, do_handshake_on_connect=False, **options)
+        return self.finish_call(self.sock.do_handshake)
 
     def receive(self):
         """One message: 4 bytes of length, then that many bytes.  The length is checked before anything is kept."""
-        try:
-            data = self.sock.recv(4096)  # more than any reply has
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return selectors.EVENT_READ
-        except ssl.SSLWantWriteError:
-            return selectors.EVENT_WRITE
-        self._in += data
-        if len(self._in) >= 4:
-            size, = struct.unpack_from('>L', self._in)
-            if self._in[:2] == b'\x15\x03':
-                raise MismatchError('It uses TLS: start dispyadmin with its --certfile, too.')
-            if size > MAX_MESSAGE:
-                raise NodeError('It sends a message of %d bytes, so it is no dispynode.' % size)
-            if len(self._in) >= 4 + size:
-                self.message = self._in[4:4 + size]
-                self.step = None
-                return None
-        if not data:
-            raise MismatchError('It closed the connection without an answer; is TLS (--certfile) used on one side only?')
-        return None
+        data, size = b'', math.inf
+        while len(data) < 4 + size:
+            more = yield from self.finish_call(self.sock.recv, 4096)  # more than any reply has
+            if not more:
+                raise MismatchError('It closed the connection without an answer; is TLS (--certfile) used on one side only?')
+            data += more
+            if len(data) >= 4:
+                size, = struct.unpack_from('>L', data)
+                if data[:2] == b'\x15\x03':
+                    raise MismatchError('It uses TLS: start dispyadmin with its --certfile, too.')
+                if size > MAX_MESSAGE:
+                    raise NodeError('It sends a message of %d bytes, so it is no dispynode.' % size)
+        self.message = data[4:4 + size]
 
     def close(self):
-        self.sock.close()
+        if self.sock is not None:
+            self.sock.close()
 
 
-NONBLOCK = getattr(socket, 'SOCK_NONBLOCK', 0)
-
-
-class Exchange(Channel):
+class Exchange(NonblockingConnection):
     """One request to one node: connect, send, read the reply, close.  Run by the poller's thread alone."""
 
-    __slots__ = ('talk', 'error', 'is_sent', '_request', '_where', '_tls')
-
     def __init__(self, talk, tls, expires):
+        super().__init__(None, None if isinstance(talk.request, Plain) else tls, expires)
         self.talk = talk
-        self.error = None   # NodeError: why it failed
         self.is_sent = False  # whether the node may have taken any of the request
-        self._request = talk.request
-        self._where = socket_address(talk.address, talk.port)
-        sock = socket.socket(family_of(talk.address), socket.SOCK_STREAM | NONBLOCK)
-        if not NONBLOCK:
-            sock.setblocking(False)
-        super().__init__(sock, self._connect, expires)
-        self._tls = None if isinstance(talk.request, Plain) else tls
 
-    def _connect(self):
-        error = self.sock.connect_ex(self._where)
+    def run(self):
+        self.sock = socket.socket(family_of(self.talk.address), socket.SOCK_STREAM)
+        self.sock.setblocking(False)
+        error = self.sock.connect_ex(socket_address(self.talk.address, self.talk.port))
         if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-            self.step = self._connected if self._tls else self._send  # send() tells itself what went wrong
-            return selectors.EVENT_WRITE
-        return self._begin(error)
-
-    def _connected(self):
-        return self._begin(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-
-    def _begin(self, error):
+            yield selectors.EVENT_WRITE
+            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
-        if self._tls:
-            self.sock = self._tls.wrap_socket(self.sock, do_handshake_on_connect=False)
-            self.step = lambda: self.handshake(self._send)
-        else:
-            self.step = self._send
-
-    def _send(self):
-        try:
-            sent = self.sock.send(self._request)
-        except (BlockingIOError, ssl.SSLWantWriteError):
-            return selectors.EVENT_WRITE
-        except ssl.SSLWantReadError:
-            return selectors.EVENT_READ
-        self.is_sent = True
-        self._request = self._request[sent:]
-        if not self._request:
-            self.step = self.receive
-            return None if self._tls else selectors.EVENT_READ
-        return selectors.EVENT_WRITE
+        if self.tls:
+            yield from self.start_tls()
+        request = self.talk.request
+        while request:
+            sent = yield from self.finish_call(self.sock.send, request, events=selectors.EVENT_WRITE)
+            self.is_sent = True
+            request = request[sent:]
+        if not self.tls:
+            yield selectors.EVENT_READ  # no reply is there yet: spare the look
+        yield from self.receive()
 
     def too_late(self):
         """What it means that there was no answer in time, as a NodeError."""
@@ -2701,91 +2660,76 @@ class Exchange(Channel):
         return NodeError(NO_ANSWER)
 
 
+NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a firewall drops the port.' % EXCHANGE_TIME
+_CLOSED = MismatchError, 'It closed the connection while it was asked; is TLS (--certfile) used on one side only?'
+CONNECTION_ERRORS = {
+    errno.ECONNREFUSED: (RefusedError, 'Connection refused: the machine is there, but dispynode does not run at this address '
+                                       'and port.'),
+    errno.ECONNRESET: _CLOSED, errno.EPIPE: _CLOSED,
+}
+
+
 def connection_error(error):
-    """An OSError of an exchange as a sentence that says what to do."""
+    """The NodeError for an OSError of an exchange: it says what to do."""
     if isinstance(error, ssl.SSLError):
         why = printable(getattr(error, 'reason', None) or error)
-        if why == 'CERTIFICATE_VERIFY_FAILED':
-            return 'It has another certificate: start dispynode and dispyadmin with the same --certfile.'
-        return ('TLS fails (%s): is dispynode started with --certfile, too?' % why.lower().replace('_', ' '))
-    if error.errno == errno.ECONNREFUSED:
-        return 'Connection refused: the machine is there, but dispynode does not run at this address and port.'
-    if error.errno in (errno.ECONNRESET, errno.EPIPE):
-        return 'It closed the connection while it was asked; is TLS (--certfile) used on one side only?'
-    return system_error(error, 'It cannot be reached: %s.')
+        return MismatchError('It has another certificate: start dispynode and dispyadmin with the same --certfile.'
+                             if why == 'CERTIFICATE_VERIFY_FAILED' else
+                             'TLS fails (%s): is dispynode started with --certfile, too?' % why.lower().replace('_', ' '))
+    kind, sentence = CONNECTION_ERRORS.get(error.errno) or (NodeError, system_error(error, 'It cannot be reached: %s.'))
+    return kind(sentence)
 
 
-def exchange_error(error):
-    """The NodeError for an OSError of an exchange."""
-    if isinstance(error, ssl.SSLError) or error.errno in (errno.ECONNRESET, errno.EPIPE):
-        return MismatchError(connection_error(error))
-    return (RefusedError if error.errno == errno.ECONNREFUSED else NodeError)(connection_error(error))
-
-
-NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a firewall drops the port.' % EXCHANGE_TIME
+# Where conversations wait for a place, in the order in which they get one: asked for, or due to be polled; the same with
+# nodes that failed last or take long; new addresses that have connected to us; those that a datagram has announced; and
+# those of them that have been tried already.
+LANES = ('asked', 'asked_slow', 'new', 'new_slow', 'aside')
+LIKELY_LANES = ('asked', 'new')           # their exchanges will likely be answered soon
+WHOLE_TIME_LANES = ('asked_slow', 'aside')  # theirs have EXCHANGE_TIME from the start
 
 
 class Poller(Worker):
     """Runs conversations: many exchanges at once on one thread, so that those without an answer hold up nobody.
 
-    Conversations wait in lanes: what an administrator asked for, polls that are due, and addresses that are new.  Of the
-    places, one quarter is kept for quick exchanges.  The others are also for slow ones: those with nodes that will likely
-    not answer, and those that last longer than QUICK_TIME.  One for which there is no such place any more is set aside,
-    which says nothing about its node, and begun again when there is.  A new address that has not answered by then gives
-    way to those that wait, and has its whole time when all have been tried: 3,000 forged announcements whose addresses
-    swallow connections keep a node from the table for 3000 / 384 * 0.5 = 4 s.
-
-    A turn goes in phases, each for all exchanges that can go on: a processor is faster at one kind of thing done many times
-    than at changing between the kernel and the reading of replies.
+    Of the places, one quarter is kept for quick exchanges.  One that lasts longer than QUICK_TIME needs a place among the
+    slow ones; when there is none it is set aside, which says nothing about its node, and begun again when there is.  An
+    address that a datagram has announced gives way to others that have not been tried: 3,000 forged announcements whose
+    addresses swallow connections keep a node from the table for 3000 / 384 * 0.5 = 4 s.
     """
 
     name = 'poller'
 
-    def __init__(self, places, tls=None, clock=time.monotonic):
+    def __init__(self, places, tls=None, take_due=lambda now, room, slow_room: ([], []), next_look=lambda: math.inf):
+        """`take_due(now, room, slow_room)`: talks that are due, with nodes that answered last and with others, so many at
+        most; `next_look()`: when to call that again (monotonic time), unless wake() is called before."""
         super().__init__()
         self.places = places      # exchanges at one time; each needs a file descriptor
-        self.take_due = lambda now, room, slow_room: ([], [])  # set by Admin: talks that are due: likely ones, others
-        self.next_look = lambda: math.inf                      # set by Admin: monotonic time
         self._tls = tls
-        self._clock = clock
+        self._take_due, self._next_look = take_due, next_look
         self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()  # of exchanges; None is the wakeup
         self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
-        # Talks that wait; any thread appends.
-        self._urgent, self._urgent_slow, self._likely, self._unlikely = (collections.deque() for _ in range(4))
-        self._aside = collections.deque()          # talks whose exchange took long when there was no place for that
-        self._tried = collections.deque()          # talks with new addresses that gave way to untried ones
+        self._lanes = collections.OrderedDict((lane, collections.deque()) for lane in LANES)  # any thread appends
         # The rest is this thread's alone.
-        self._ready, self._ready_slow = [], []     # talks whose next exchange begins in this turn
-        # Exchange -> None, in the order of their deadlines (within QUICK_TIME).
-        self._quick, self._slow, self._trials = (collections.OrderedDict() for _ in range(3))
-        self._limit = places                       # lower than `places` while the system has no more descriptors
-        self._starved_until = 0.0                  # monotonic time until which none is asked for
-        self._look_at = 0.0                        # monotonic time at which to look for polls that are due
-        self.last_turn = clock()                   # monotonic time at which the last turn began; read by any
+        self._quick, self._slow = collections.OrderedDict(), collections.OrderedDict()  # Exchange -> None, oldest first
+        self._limit = places      # lower than `places` while the system has no more descriptors
+        self._look_at = 0.0       # monotonic time at which to look for polls that are due
+        self.last_turn = time.monotonic()  # at which the last turn began; read by any
         # Written by this thread, read by any: exchanges that were answered, the seconds that these took, and those that
         # failed.
         self.answered, self.answered_seconds, self.failed = 0, 0.0, 0
 
     # --- any thread ---
 
-    def submit(self, talk, slow=False):
-        """Run a conversation before all others; `slow` when it will likely not be answered."""
-        talk.slow = slow
-        (self._urgent_slow if slow else self._urgent).append(talk)
-        self.wake()
-
-    def submit_new(self, talk, likely):
-        """Run a conversation with an address that is new; `likely` when it has just connected to us."""
-        talk.slow = talk.trial = not likely
-        (self._likely if likely else self._unlikely).append(talk)
+    def submit(self, talk, lane='asked'):
+        """Run a conversation when those before it in its lane, and in the lanes before that, have a place."""
+        self._lanes[lane].append(talk)
         self.wake()
 
     def load(self):
         """({lane: how many conversations wait in it}, {kind: how many exchanges are open})."""
-        return ({'asked': len(self._urgent), 'asked_slow': len(self._urgent_slow), 'new': len(self._likely),
-                 'new_slow': len(self._unlikely) + len(self._tried), 'aside': len(self._aside)},
-                {'quick': len(self._quick), 'slow': len(self._slow) + len(self._trials)})
+        return ({lane: len(talks) for lane, talks in self._lanes.items()},
+                {'quick': len(self._quick), 'slow': len(self._slow)})
 
     def wake(self):
         self._wakeup.set()
@@ -2793,234 +2737,160 @@ class Poller(Worker):
     # --- this thread ---
 
     def turn(self):
-        self.last_turn = now = self._clock()
+        self.last_turn = now = time.monotonic()
+        self._limit = min(self.places, self._limit + 1)
         self._start_talks(now)
-        self._launch_all(now)
         patience = self._patience(now)
-        moving = [key.data for key, _ in self._selector.select(patience)]
-        if None in moving:
-            moving.remove(None)
-            self._wakeup.clear()
-            self._look_at = 0.0
-        self._advance_all(moving)
-        late = self._clock() - now - patience
+        for key, _ in self._selector.select(patience):
+            if key.data is None:
+                self._wakeup.clear()
+                self._look_at = 0.0
+            else:
+                self._guard(key.data.talk, self._advance, key.data)
+        late = time.monotonic() - now - patience
         if late > 1.0:  # this program was stopped, or starved: that says nothing about the nodes
-            for exchange in itertools.chain(self._quick, self._trials, self._slow):
+            for exchange in self._open():
                 exchange.expires += late
-        self._expire(self._clock())
+        self._expire(time.monotonic())
 
     def _patience(self, now):
-        """Seconds until something is to be done that no socket tells."""
-        then = now if self._ready or self._ready_slow else now + LONGEST_TURN
-        for young in self._quick, self._trials:
-            if young:
-                then = min(then, self._ages(next(iter(young))))
-        if self._slow:
-            then = min(then, next(iter(self._slow)).expires)
-        if now < self._starved_until:
-            then = min(then, self._starved_until)
-        elif self._room(now):
-            then = min(then, self._look_at)
-        return max(0.0, then - now)
+        """Seconds until there may be something to do that no socket tells."""
+        is_busy = self._quick or self._slow or any(self._lanes.values())
+        then = now + (AGE_INTERVAL if is_busy else LONGEST_TURN)
+        return max(0.0, (min(then, self._look_at) if self._room('asked') > 0 else then) - now)
 
-    @staticmethod
-    def _ages(exchange):
-        """When an exchange begins to be slow (monotonic time)."""
-        return exchange.expires - EXCHANGE_TIME + QUICK_TIME
+    def _open(self):
+        """The exchanges that are under way."""
+        return list(self._quick) + list(self._slow)
 
-    def _room(self, now, slow=False):
-        """How many exchanges may begin now, or how many slow ones."""
-        if now < self._starved_until:
-            return 0
-        slow_ones = len(self._slow) + len(self._trials) + len(self._ready_slow)
-        room = self._limit - len(self._quick) - len(self._ready) - slow_ones
-        return max(0, min(room, self._limit - self._limit // 4 - slow_ones) if slow else room)
+    def _room(self, lane):
+        """How many exchanges may begin now for talks of this lane."""
+        return self._limit - len(self._quick) - len(self._slow) - (0 if lane in LIKELY_LANES else self._limit // 4)
 
     def _start_talks(self, now):
-        for lane, slow in ((self._urgent, False), (self._urgent_slow, True), (self._aside, True)):
-            if lane:
-                self._start_some(lane, now, slow)
-        if now >= self._look_at:
-            self._start_due(now)
-        for lane, slow in ((self._likely, False), (self._unlikely, True), (self._tried, True)):
-            if lane:
-                self._start_some(lane, now, slow)
+        if now >= self._look_at and not self._lanes['asked']:
+            self._take_polls(now)
+        for lane, talks in self._lanes.items():
+            while talks and self._room(lane) > 0:
+                talk = talks.popleft()
+                talk.lane = lane
+                self._guard(talk, self._start, talk)
 
-    def _start_some(self, lane, now, slow):
-        while lane and self._room(now, slow):
-            talk = lane.popleft()
-            talk.slow = slow
-            self._start(talk)
-
-    def _start_due(self, now):
-        """Begin the polls that are due."""
-        room = self._room(now)
-        if not room:
-            return
-        likely, unlikely = self.take_due(now, room, self._room(now, slow=True))
-        for talk in unlikely:
-            talk.slow = True
-        for talk in itertools.chain(likely, unlikely):
-            self._start(talk)
-        # Likely ones for which there was no room are begun as soon as there is.
-        self._look_at = now if len(likely) == room else self.next_look()
+    def _take_polls(self, now):
+        room, slow_room = self._room('asked'), self._room('asked_slow') - len(self._lanes['asked_slow'])
+        if room > 0:
+            likely, others = self._take_due(now, room, slow_room)
+            self._lanes['asked'].extend(likely)
+            self._lanes['asked_slow'].extend(others)
+            self._look_at = now if len(likely) == room else self._next_look()
 
     def _start(self, talk):
-        """Begin a conversation, or go on with one that was parked or set aside."""
+        """Begin a conversation, or go on with one that had to wait for its place."""
         if talk.request is None:
-            self._tell(talk, talk.steps.send, None)
+            self._step(talk, talk.steps.send, None)
         else:
-            self._make_ready(talk)
+            self._launch(talk)
 
-    def _make_ready(self, talk):
-        (self._ready_slow if talk.slow else self._ready).append(talk)
-
-    # Whatever goes wrong in a part of a conversation, it ends and the others go on.
-
-    def _give_up(self, talk, problem):
-        """An unexpected error came up in this conversation."""
-        self.report(problem)
-        if talk.exchange is not None:
-            self._land(talk.exchange)
-        self._end(talk, None, NodeError(UNEXPECTED))
-
-    def _tell(self, talk, step, argument):
+    def _guard(self, talk, call, *arguments):
+        """Do a part of a conversation.  Whatever goes wrong in it, the conversation ends and the others go on."""
         try:
-            self._step(talk, step, argument)
+            call(*arguments)
         except Exception as problem:
-            self._give_up(talk, problem)
+            self.report(problem)
+            for exchange in [exchange for exchange in self._open() if exchange.talk is talk]:
+                self._land(exchange)
+            self._end(talk, None, NodeError(UNEXPECTED))
 
     def _step(self, talk, step, argument):
         """Let a conversation go one step: it has a request, or it ends."""
         try:
             talk.request = step(argument)
-            self._make_ready(talk)
         except StopIteration as end:
             self._end(talk, end.value, None)
         except (NodeError, WireError) as error:
             self._end(talk, None, error)
+        else:
+            self._launch(talk)
 
     def _end(self, talk, result, error):
-        if talk.done is None:
-            return  # it has ended, and what failed came after that
-        if self._limit < self.places:
-            self._limit += 1
-        done, talk.done = talk.done, None
+        done, talk.done = talk.done, lambda *_: None  # what fails after its end is not told again
         try:
             done(result, error)
         except Exception as problem:
             self.report(problem)
 
-    def _launch_all(self, now):
-        """Begin the exchanges of all talks that have a request."""
-        talks, self._ready, self._ready_slow = self._ready + self._ready_slow, [], []
-        for talk in talks:
-            try:
-                self._launch(talk, now)
-            except Exception as problem:
-                self._give_up(talk, problem)
-        self._advance_all([talk.exchange for talk in talks if talk.exchange is not None])
-
-    def _launch(self, talk, now):
-        """Make an exchange.  Without a free descriptor the talk is parked: that says nothing about the node."""
-        try:
-            talk.exchange = exchange = Exchange(talk, self._tls, now + EXCHANGE_TIME)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                (self._urgent_slow if talk.slow else self._urgent).appendleft(talk)
-                open_ = len(self._quick) + len(self._trials) + len(self._slow)
-                self._limit, self._starved_until = max(1, open_), now + STARVED_TIME
-            else:
-                self._step(talk, talk.steps.throw, NodeError(connection_error(error)))
-        except NodeError as error:
-            self._step(talk, talk.steps.throw, error)
-        else:
-            (self._trials if talk.trial else self._slow if talk.slow else self._quick)[exchange] = None
-
-    def _advance_all(self, exchanges):
-        """Let these exchanges go on, and land those that are over then."""
-        over = []
-        for exchange in exchanges:
-            try:
-                if self._advance(exchange):
-                    over.append(exchange)
-            except Exception as problem:
-                self._give_up(exchange.talk, problem)
-        self._land_all(over)
+    def _launch(self, talk):
+        exchange = Exchange(talk, self._tls, time.monotonic() + EXCHANGE_TIME)
+        (self._slow if talk.lane in WHOLE_TIME_LANES else self._quick)[exchange] = None
+        self._advance(exchange)
 
     def _advance(self, exchange):
-        """Let an exchange go on.  Whether it is over: then it has a message or an error."""
+        """Let an exchange go on.  Without a free descriptor it begins again later: that says nothing about its node."""
+        error = None
         try:
             events = exchange.advance()
             if events:
                 exchange.watch(self._selector, events, exchange)
-                return False
-        except NodeError as error:
-            exchange.error = error
-        except OSError as error:
-            exchange.error = exchange_error(error)
-        return True
+                return
+        except NodeError as problem:
+            error = problem
+        except OSError as problem:
+            if problem.errno in (errno.EMFILE, errno.ENFILE):
+                self._set_aside(exchange, exchange.talk.lane)
+                self._limit = len(self._quick) + len(self._slow)
+                return
+            error = connection_error(problem)
+        self._conclude(exchange, error)
 
-    def _land_all(self, exchanges):
-        """These exchanges are over: give their places back, and tell their conversations."""
-        for exchange in exchanges:
-            self._land(exchange)
-        end = self._clock() + EXCHANGE_TIME  # one look at the clock for all; it expires so long after its beginning
-        for exchange in exchanges:
-            talk = exchange.talk
-            if exchange.error is None:
-                self.answered += 1
-                self.answered_seconds += end - exchange.expires
-                talk.slow = talk.trial = False
-                self._tell(talk, talk.steps.send, exchange.message)
-            else:  # the conversation may know what to do
-                self.failed += 1
-                exchange.error.is_sent = exchange.is_sent
-                self._tell(talk, talk.steps.throw, exchange.error)
+    def _conclude(self, exchange, error):
+        """An exchange is over: give its place back, and tell its conversation."""
+        self._land(exchange)
+        talk = exchange.talk
+        if error is None:
+            self.answered += 1
+            self.answered_seconds += time.monotonic() + EXCHANGE_TIME - exchange.expires
+            talk.lane = 'asked'  # what answers is no slow one
+            self._step(talk, talk.steps.send, exchange.message)
+        else:  # the conversation may know what to do
+            self.failed += 1
+            error.is_sent = exchange.is_sent
+            self._step(talk, talk.steps.throw, error)
 
     def _land(self, exchange):
         """Give the place of an exchange back.  Raises nothing: its conversation has to be told next."""
-        for open_ in self._quick, self._trials, self._slow:
-            open_.pop(exchange, None)
-        exchange.talk.exchange = None
+        self._quick.pop(exchange, None)
+        self._slow.pop(exchange, None)
         try:
-            exchange.forget(self._selector)
+            exchange.watch(self._selector, 0)
             exchange.close()
         except Exception as error:
             self.report(error)
 
+    def _set_aside(self, exchange, lane):
+        self._land(exchange)
+        exchange.talk.lane = lane
+        self._lanes[lane].append(exchange.talk)
+
     def _expire(self, now):
         """Give up exchanges that were not answered in time, and count as slow those that last."""
-        while self._slow:
-            exchange = next(iter(self._slow))
-            if exchange.expires > now:
-                break
-            exchange.error = exchange.too_late()
-            self._land_all([exchange])
-        while self._quick:
-            exchange = next(iter(self._quick))
-            if self._ages(exchange) > now:
-                break
-            if len(self._slow) < self._limit - self._limit // 4 or isinstance(exchange.talk.request, Once):
-                del self._quick[exchange]
-                self._slow[exchange] = None
-            else:
-                self._land(exchange)
-                self._aside.append(exchange.talk)
-        while self._trials:
-            exchange = next(iter(self._trials))
-            if self._ages(exchange) > now:
-                break
-            exchange.talk.trial = False
-            if self._unlikely:
-                self._land(exchange)
-                self._tried.append(exchange.talk)
-            else:
-                del self._trials[exchange]
-                self._slow[exchange] = None
+        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires <= now, self._slow)):
+            self._guard(exchange.talk, self._conclude, exchange, exchange.too_late())
+        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires - EXCHANGE_TIME + QUICK_TIME <= now,
+                                                 self._quick)):
+            self._slow_down(exchange)
+
+    def _slow_down(self, exchange):
+        """An exchange lasts longer than a quick one: it goes on among the slow ones, or begins again when it may."""
+        is_full = len(self._slow) >= self._limit - self._limit // 4
+        is_new = exchange.talk.lane == 'new_slow'
+        if isinstance(exchange.talk.request, Once) or not (is_full or is_new and self._lanes['new_slow']):
+            del self._quick[exchange]
+            self._slow[exchange] = None
+        else:
+            self._set_aside(exchange, 'aside' if is_new else 'asked_slow')
 
     def finish(self):
-        for exchange in itertools.chain(list(self._quick), list(self._trials), list(self._slow)):
+        for exchange in self._open():
             self._land(exchange)
             exchange.talk.steps.close()
         self._selector.close()
@@ -3038,215 +2908,126 @@ class Poller(Worker):
 HEARS_APART = sys.platform.startswith('linux')
 
 
-class InfoPort:
-    """One info port: held whole, taken whole in turns with dispy clients, or heard only at addresses of this machine.
-
-    A dispy client takes UDP first, and tries again for ever; TCP it tries to take once.  So the places that are taken in
-    turns are all held or none is, UDP before TCP.  Run by the listener's thread alone.
-    """
-
-    def __init__(self, port, take_up, give_up):
-        self.port = port
-        self.state = 'off'           # 'held', 'resting' (free for a while), 'left to a client', 'own addresses'
-        self.next_turn = 0.0         # monotonic time of the next change
-        self._take_up, self._give_up = take_up, give_up  # called with (socket) when it begins and ends to be used
-        self._own = {}               # address -> its socket
-        self._places = ()            # (kind, address) that are taken in turns ...
-        self._sockets = {}           # ... and their sockets while they are held
-
-    def hear_at(self, addresses):
-        """Hear what is sent to these addresses of this machine, and to no others."""
-        for address in set(self._own) - set(addresses):
-            self._drop(self._own.pop(address))
-        for address in set(addresses) - set(self._own):
-            try:
-                self._own[address] = self._take(open_socket(socket.SOCK_DGRAM, address, self.port))
-            except (OSError, NodeError) as error:  # it is tried again in WATCH_INTERVAL
-                logger.debug('info port %d is not heard at %s: %s', self.port, address, error)
-        self.state = 'own addresses' if self._own else 'left to a client'
-
-    def share(self, places):
-        """Take these places in turns from now on."""
-        self._places = places
-
-    def turn(self, now):
-        """Change what is to be changed by now; True when the port has just been taken."""
-        if now < self.next_turn or not self._places:
-            return False
-        if self.state == 'held':
-            self.close('resting', now + REST_TIME)
-            return False
-        try:
-            self.open()
-        except OSError as error:
-            self.close('left to a client', now + RETRY_TIME)
-            logger.debug('info port %d is left to another program: %s', self.port, error)
-            return False
-        self.state, self.next_turn = 'held', now + HOLD_TIME
-        return True
-
-    def hold(self, places):
-        """Take these places and keep them.  OSError."""
-        self._places = places
-        self.open()
-        self.state, self.next_turn = 'held', math.inf
-
-    def open(self):
-        """Take all places; OSError when one is taken by another program."""
-        sockets = {}
-        try:
-            for kind, address in self._places:
-                sockets[kind, address] = open_socket(kind, address, self.port)
-        except OSError:
-            for sock in sockets.values():
-                sock.close()
-            raise
-        self._sockets = {place: self._take(sock) for place, sock in sockets.items()}
-
-    def datagram_sockets(self):
-        """The sockets at the wildcard, which hear groups once they have joined them."""
-        return [sock for (kind, _), sock in self._sockets.items() if kind == socket.SOCK_DGRAM]
-
-    def close(self, state='off', next_turn=math.inf):
-        """Give up what is taken in turns, TCP first."""
-        for sock in reversed(list(self._sockets.values())):
-            self._drop(sock)
-        self._sockets = {}
-        self.state, self.next_turn = state, next_turn
-
-    def finish(self):
-        """Give everything up."""
-        self.hear_at(())
-        self.close()
-
-    def _take(self, sock):
-        self._take_up(sock)
-        return sock
-
-    def _drop(self, sock):
-        self._give_up(sock)
-        sock.close()
-
-
-def hears_datagrams(sock):
-    """Whether this is a UDP socket (sock.type does not say: Python 3.6 mixes flags into it)."""
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_DGRAM
-
-
-def wildcards():
-    """The addresses that stand for all of this machine's."""
-    return ('0.0.0.0', '::') if has_ipv6() else ('0.0.0.0',)
-
-
 def has_ipv6():
     """Whether IPv6 sockets can be bound here (it may be compiled in and switched off)."""
     return socket.has_ipv6 and is_bindable('::')
 
 
-class Inbound(Channel):
+class HeardPort:
+    """A port of this machine, and the sockets at which it is heard.  Run by the listener's thread alone."""
+
+    def __init__(self, port, take_up, give_up):
+        self.port = port
+        self.state = 'off'         # 'held', 'resting' (free for a while), 'left to a client', 'own addresses'
+        self.next_turn = math.inf  # monotonic time at which to take it, or to leave it
+        self.sockets = {}          # (kind, address) -> socket
+        self._take_up, self._give_up = take_up, give_up  # called with (socket, kind) when it begins and ends to be used
+
+    def hear(self, places, whole=True):
+        """Hear at these (kind, address) and no others: at all of them or at none (OSError), or else at what can be had.
+
+        A dispy client takes UDP first, and tries again for ever; TCP it tries to take once.  So UDP comes first in
+        `places`, and is given up last.
+        """
+        for place in reversed([place for place in self.sockets if place not in places]):
+            sock = self.sockets.pop(place)
+            self._give_up(sock)
+            sock.close()
+        for kind, address in [place for place in places if place not in self.sockets]:
+            try:
+                sock = open_socket(kind, address, self.port)
+            except (OSError, NodeError) as error:
+                logger.debug('port %d is not heard at %s: %s', self.port, address, error)
+                if whole:
+                    self.hear(())
+                    raise
+            else:  # what cannot be had is tried again in WATCH_INTERVAL
+                self.sockets[kind, address] = sock
+                self._take_up(sock, kind)
+
+
+class Inbound(NonblockingConnection):
     """A connection that a node has opened to tell of itself: one message, no reply."""
 
     def __init__(self, sock, address, tls, expires):
         sock.setblocking(False)
-        super().__init__(sock, self._begin if tls else self.receive, expires)
+        super().__init__(sock, tls, expires)
         self.address = address
-        self._tls = tls
 
-    def _begin(self):
-        self.sock.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
-        self.sock = self._tls.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
-        self.step = lambda: self.handshake(self.receive)
+    def run(self):
+        if self.tls:
+            self.sock.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
+            yield from self.start_tls(server_side=True)
+        yield from self.receive()
 
 
 class Listener(Worker):
     """Hears nodes: datagrams on the info ports, and connections on the reply port.
 
-    `hear(address, announcement, connected)` is called for each announcement, on this thread; `port_taken()` when an
-    info port has been taken, so that what was missed can be asked for.
+    `hear(address, announcement, connected)` is called for each announcement, on this thread.
     """
 
     name = 'listener'
 
-    def __init__(self, hosts, info_port, reply_port, places, tls=None, clock=time.monotonic):
+    def __init__(self, hosts, info_port, reply_port, places, tls, hear):
         """`hosts` are addresses, or none for all; `info_port` is None for the usual ones, left to dispy clients (see
         HEARS_APART) or in turns with them, else a port to hold, or 0 for none; `reply_port` is None for the usual one.
         StartError."""
         super().__init__()
-        self.hear = lambda address, announcement, connected: None  # set by Admin
-        self.port_taken = lambda: None                             # set by Admin
-        self._shared = info_port is None
-        self._places = places      # connections at one time
+        self.hear = hear
+        self.is_deaf = not info_port  # whether announcements to all are missed, at least at times
+        self._places = places         # connections at one time
         self._tls = tls
-        self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup.clear)
         self._inbound = collections.OrderedDict()  # Inbound -> None, by deadline
         self._network = self._followed = ((), ())  # (own addresses, Sources): replaced whole by follow(); what was taken up
-        self._joined = {}                          # socket -> groups that it has joined
+        self._memberships = set()                  # (socket, address, index of its interface): joined groups
         self._complained = set()                   # addresses whose bad messages were logged, this hour
-        self._complained_since = clock()
-        self._addresses = tuple(hosts or wildcards())
-        ports = [info for info, _ in PORT_PAIRS] if self._shared else [info_port] if info_port else []
-        self.info_ports = [InfoPort(port, self._take_up, self._give_up) for port in ports]
-        self._replies = []         # listening sockets of the reply port, unless it is an info port
+        self._complained_since = time.monotonic()
+        wildcards = ('0.0.0.0', '::') if has_ipv6() else ('0.0.0.0',)
+        self._tcp = [(socket.SOCK_STREAM, address) for address in hosts or wildcards]
+        # All of a port: UDP at the wildcard, which hears broadcasts and groups as well, and TCP.
+        self._whole = [(socket.SOCK_DGRAM, address) for address in wildcards] + self._tcp
+        self._goes_apart = info_port is None and HEARS_APART
+        ports = [info for info, _ in PORT_PAIRS] if info_port is None else [info_port] if info_port else []
+        self.info_ports = [HeardPort(port, self._take_up, self._selector.unregister) for port in ports]
+        self._reply_ports = []                     # none where it is an info port
         try:
-            self.reply_port = self._open_reply_port(info_port or None, reply_port)
-            for port in () if self._shared else self.info_ports:
-                self._hold(port)
+            self.reply_port = self._open(info_port, reply_port)
         except StartError:
             self.finish()
             raise
 
-    def _open_reply_port(self, info_port, wanted):
-        """Listen where nodes are told to answer; the port.  The usual one may be another dispyadmin's: then any will do."""
-        if info_port and wanted in (None, info_port):
-            return info_port
-        for port in (REPLY_PORT, 0) if wanted is None else (wanted,):
-            try:
-                self._replies = self._listen(port)
-                break
-            except OSError as error:
-                if not port or wanted is not None or error.errno != errno.EADDRINUSE:
-                    raise StartError('%s: cannot listen at %s. %s' % (
-                        '--reply_port %d' % port if port else '--host', ', '.join(self._addresses),
-                        system_error(error)))
-        for sock in self._replies:
-            self._take_up(sock)
-        return self._replies[0].getsockname()[1]
-
-    def _listen(self, port):
-        """Sockets that listen at all our addresses, at this port, or all at one that is free (0).  OSError."""
-        for attempt in range(20):
-            sockets, number = [], port
-            try:
-                for address in self._addresses:
-                    sockets.append(open_socket(socket.SOCK_STREAM, address, number))
-                    number = sockets[0].getsockname()[1]
-                return sockets
-            except OSError as error:
-                for sock in sockets:
-                    sock.close()
-                if error.errno != errno.EADDRINUSE or port or attempt == 19:  # free at one address, taken at another
-                    raise
-
-    def _hold(self, info_port):
+    def _open(self, info_port, wanted):
+        """Begin with the info ports, and listen where nodes are told to answer; returns that port."""
         try:
-            info_port.hold(self._whole_port())
+            for port in self.info_ports:
+                if info_port:
+                    port.hear(self._whole)
+                    port.state = 'held'
+                elif not HEARS_APART:
+                    port.next_turn = 0.0
         except OSError as error:
             raise StartError('--info_port %d: cannot be held. %s Give another port, or none.'
-                             % (info_port.port, system_error(error)))
-
-    def _whole_port(self):
-        """What is bound to have all of a port: UDP at the wildcard, which hears broadcasts and groups as well, and TCP."""
-        return tuple([(socket.SOCK_DGRAM, address) for address in wildcards()] +
-                     [(socket.SOCK_STREAM, address) for address in self._addresses])
+                             % (info_port, system_error(error)))
+        if info_port and wanted in (None, info_port):
+            return info_port
+        # The usual one may be another dispyadmin's: then any will do that is free at all addresses.
+        tries = [wanted] if wanted else [REPLY_PORT] * (wanted is None) + random.sample(range(49152, 65536), 20)
+        for port in tries:
+            try:
+                self._reply_ports = [HeardPort(port, self._take_up, self._selector.unregister)]
+                self._reply_ports[0].hear(self._tcp)
+                return port
+            except OSError as error:
+                refused = error
+        raise StartError('%s: cannot listen at %s. %s' % (
+            '--reply_port %d' % (wanted or REPLY_PORT), ', '.join(address for _, address in self._tcp),
+            system_error(refused)))
 
     # --- any thread ---
-
-    def deaf(self):
-        """Whether announcements are missed now."""
-        return not self.info_ports or any(p.state != 'held' for p in self.info_ports)
 
     def follow(self, own, sources):
         """Hear at these `own` addresses of this machine, and the groups in the networks of these Sources."""
@@ -3259,63 +3040,65 @@ class Listener(Worker):
     # --- this thread ---
 
     def turn(self):
-        now = self._clock()
+        now = time.monotonic()
+        for info_port in self.info_ports:
+            if now >= info_port.next_turn:
+                self._take_turn(info_port, now)
         if self._followed is not self._network:
             self._followed = self._network
-            self._follow(self._followed[0])
-        for info_port in self.info_ports:
-            if info_port.turn(now):
-                self._join_groups()
-                self.port_taken()
+            self._follow()
         for key, _ in self._selector.select(self._patience(now)):
             key.data()
-        self._expire(self._clock())
+        while self._inbound and next(iter(self._inbound)).expires <= time.monotonic():
+            self._drop(next(iter(self._inbound)))
 
-    def _follow(self, own):
-        for info_port in self.info_ports if self._shared else ():
-            if HEARS_APART:
-                info_port.hear_at(own)
-            else:
-                info_port.share(self._whole_port())
+    def _take_turn(self, info_port, now):
+        """Take an info port for a while, or leave it to dispy clients."""
+        was_held = info_port.state == 'held'
+        try:
+            info_port.hear(() if was_held else self._whole)
+            info_port.state, pause = ('resting', REST_TIME) if was_held else ('held', HOLD_TIME)
+        except OSError:
+            info_port.state, pause = 'left to a client', RETRY_TIME
         self._join_groups()
+        info_port.next_turn = now + pause
+
+    def _follow(self):
+        if self._goes_apart:
+            for info_port in self.info_ports:
+                info_port.hear([(socket.SOCK_DGRAM, address) for address in self._followed[0]], whole=False)
+                info_port.state = 'own addresses' if info_port.sockets else 'left to a client'
+        else:
+            self._join_groups()
 
     def _patience(self, now):
-        times = [60.0] + [p.next_turn - now for p in self.info_ports if p.state != 'own addresses']
-        if self._inbound:
-            times.append(next(iter(self._inbound)).expires - now)
-        return max(0.0, min(times))
+        times = [info_port.next_turn for info_port in self.info_ports]
+        times += [inbound.expires for inbound in itertools.islice(self._inbound, 1)]
+        return max(0.0, min(times + [now + 60.0]) - now)
 
-    def _take_up(self, sock):
-        read = self._read_datagrams if hears_datagrams(sock) else self._accept
-        self._selector.register(sock, selectors.EVENT_READ, lambda: read(sock))
+    def _take_up(self, sock, kind):
+        take, handle = ((sock.accept, self._accept) if kind == socket.SOCK_STREAM else
+                        (functools.partial(sock.recvfrom, MAX_DATAGRAM + 1), self._understand))
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._take_all(take, handle))
 
-    def _give_up(self, sock):
-        self._selector.unregister(sock)
-        self._joined.pop(sock, None)
-
-    def _read_datagrams(self, sock):
-        for _ in range(256):  # then let connections have their turn
+    def _take_all(self, take, handle):
+        for _ in range(256):  # then other sockets have their turn
             try:
-                data, sender = sock.recvfrom(MAX_DATAGRAM + 1)
-            except BlockingIOError:
-                return
-            self._understand(data, peer_address(sender), False)
-
-    def _accept(self, sock):
-        for _ in range(256):
-            if len(self._inbound) >= self._places:
-                self._drop(next(iter(self._inbound)))  # the oldest has had its chance
-            try:
-                connection, sender = sock.accept()
+                taken, sender = take()
             except BlockingIOError:
                 return
             except OSError as error:
                 self.report_once('a node that connected cannot be heard. %s' % system_error(error))
                 self.stopping.wait(0.05)  # no descriptors: some are free again in a moment
                 return
-            inbound = Inbound(connection, peer_address(sender), self._tls, self._clock() + EXCHANGE_TIME)
-            self._inbound[inbound] = None
-            self._advance(inbound)
+            handle(taken, peer_address(sender))
+
+    def _accept(self, sock, address):
+        if len(self._inbound) >= self._places:
+            self._drop(next(iter(self._inbound)))  # the oldest has had its chance
+        inbound = Inbound(sock, address, self._tls, time.monotonic() + EXCHANGE_TIME)
+        self._inbound[inbound] = None
+        self._advance(inbound)
 
     def _advance(self, inbound):
         if inbound not in self._inbound:
@@ -3335,14 +3118,10 @@ class Listener(Worker):
 
     def _drop(self, inbound):
         self._inbound.pop(inbound, None)
-        inbound.forget(self._selector)
+        inbound.watch(self._selector, 0)
         inbound.close()
 
-    def _expire(self, now):
-        while self._inbound and next(iter(self._inbound)).expires <= now:
-            self._drop(next(iter(self._inbound)))
-
-    def _understand(self, message, address, connected):
+    def _understand(self, message, address, connected=False):
         try:
             announcement = read_announcement(message) if len(message) <= MAX_MESSAGE else None
         except WireError as error:
@@ -3353,81 +3132,73 @@ class Listener(Worker):
 
     def _complain(self, address, error):
         """Log what is wrong with a sender's message, once for each sender."""
-        if self._clock() - self._complained_since > 3600:
-            self._complained, self._complained_since = set(), self._clock()
-        if address in self._complained or len(self._complained) > MAX_COMPLAINTS:
-            return
-        self._complained.add(address)
-        if len(self._complained) > MAX_COMPLAINTS:
-            logger.warning('more senders send what no dispynode sends; no further ones are named for an hour')
-        else:
-            logger.warning('%s sends what no dispynode sends (said once an hour): %s', address, error)
+        if time.monotonic() - self._complained_since > 3600:
+            self._complained, self._complained_since = set(), time.monotonic()
+        if address not in self._complained and len(self._complained) <= MAX_COMPLAINTS:
+            self._complained.add(address)
+            logger.warning('%s', '%s sends what no dispynode sends (said once an hour): %s' % (address, error)
+                           if len(self._complained) <= MAX_COMPLAINTS else
+                           'more senders send what no dispynode sends; no further ones are named for an hour')
 
     def _join_groups(self):
-        """Let each socket be a member of the groups on the interfaces that there are now."""
-        groups = {(GROUP_V6 if ':' in source.address else GROUP_V4, source.address, source.index)
-                  for source in self._followed[1]}
-        for sock in [sock for info_port in self.info_ports for sock in info_port.datagram_sockets()]:
-            wanted = {group for group in groups if family_of(group[0]) == sock.family}
-            joined = self._joined.setdefault(sock, set())
-            for group in joined - wanted:
-                self._membership(sock, group, False)
-                joined.discard(group)
-            joined |= {group for group in wanted - joined if self._membership(sock, group, True)}
+        """Let each UDP socket at the wildcard be a member of the groups on the interfaces that there are now."""
+        sockets = [sock for port in self.info_ports for (kind, _), sock in port.sockets.items() if kind == socket.SOCK_DGRAM]
+        wanted = {(sock, source.address, source.index) for sock in sockets for source in self._followed[1]
+                  if family_of(source.address) == sock.family}
+        for membership in self._memberships - wanted:
+            self._set_membership(*membership, join=False)
+        self._memberships = {membership for membership in wanted if membership in self._memberships
+                             or self._set_membership(*membership, join=True)}
 
     @staticmethod
-    def _membership(sock, group, join):
-        """Join a group, or leave it; False when that cannot be: the interface has just come or gone."""
-        group, address, index = group
+    def _set_membership(sock, address, index, join):
+        """Join the group on an interface, or leave it; False when that cannot be: the interface has just come or gone."""
+        if sock.family == socket.AF_INET6:
+            level, options = socket.IPPROTO_IPV6, (socket.IPV6_LEAVE_GROUP, socket.IPV6_JOIN_GROUP)
+            group = socket.inet_pton(socket.AF_INET6, GROUP_V6) + struct.pack('@I', index)
+        else:
+            level, options = socket.IPPROTO_IP, (socket.IP_DROP_MEMBERSHIP, socket.IP_ADD_MEMBERSHIP)
+            group = socket.inet_aton(GROUP_V4) + socket.inet_aton(address)
         try:
-            if sock.family == socket.AF_INET6:
-                option = socket.IPV6_JOIN_GROUP if join else socket.IPV6_LEAVE_GROUP
-                sock.setsockopt(socket.IPPROTO_IPV6, option,
-                                socket.inet_pton(socket.AF_INET6, group) + struct.pack('@I', index))
-            else:
-                option = socket.IP_ADD_MEMBERSHIP if join else socket.IP_DROP_MEMBERSHIP
-                sock.setsockopt(socket.IPPROTO_IP, option, socket.inet_aton(group) + socket.inet_aton(address))
+            sock.setsockopt(level, options[join], group)
             return True
         except OSError as error:
-            logger.debug('group %s on %s: %s', group, address, error)
-            return join and error.errno == errno.EADDRINUSE  # joined already
+            logger.debug('group of nodes on %s: %s', address, error)
+            return error.errno == errno.EADDRINUSE  # joined already
 
     def finish(self):
-        for info_port in self.info_ports:
-            info_port.finish()
+        for port in self.info_ports + self._reply_ports:
+            port.hear(())
         for inbound in list(self._inbound):
             self._drop(inbound)
-        for sock in self._replies:
-            sock.close()
         self._selector.close()
         self._wakeup.close()
 
 
 class Announcer(Worker):
-    """Asks for nodes: at start, at each ping interval, on demand, when an info port was taken, when an address is new.
+    """Asks for nodes: at start, at each search interval, on demand, when an address of this machine or a release is new.
 
     One datagram for each release from each of our addresses, since a node answers only to its own release.
     """
 
     name = 'announcer'
 
-    def __init__(self, sign, hosts, node_ports, ping_interval, multicast, listener, clock=time.monotonic):
+    def __init__(self, sign, hosts, node_ports, ping_interval, multicast, listener):
         super().__init__()
+        # Seconds between two searches: few where announcements to all are not heard.
+        self.interval = min(ping_interval, DEAF_PING_INTERVAL) if listener.is_deaf else ping_interval
         self._sign = sign
         self._hosts = hosts
         self._node_ports = node_ports
-        self._ping_interval = ping_interval
         self._multicast = multicast
         self._listener = listener
-        self._clock = clock
-        self._wanted = threading.Event()           # ask now
-        self._all = False                          # ask those too that have been asked before; any thread sets it
-        self._lock = threading.Lock()              # guards _releases, which the listener's thread adds to
-        self._releases = list(DISPY_RELEASES)
+        self._wanted = threading.Event()  # ask now
+        self._all = False                 # ask those too that have been asked before; any thread sets it
+        self.releases = DISPY_RELEASES    # those that are asked for: replaced whole
         self.sources = local_sources(hosts, multicast, list_interfaces())  # replaced whole, by this thread
-        self._last = float('-inf')                 # monotonic time of the last asking
-        self._times = 0                            # how often it was asked
-        self._failed = {}                          # (address, target) -> the error that was logged
+        self._due = 0.0                   # monotonic time of the next search
+        self._times = 0                   # searches so far
+        self._failed = {}                 # (address, target) -> the error that was logged
 
     # --- any thread ---
 
@@ -3439,22 +3210,10 @@ class Announcer(Worker):
 
     def release_heard(self, release):
         """A node of this release exists: ask for all others of it, if that is news."""
-        with self._lock:
-            if release in self._releases or len(self._releases) >= MAX_RELEASES:
-                return
-            self._releases.append(release)
-        logger.info('dispy %s is heard for the first time; asking for its nodes', release)
-        self.scan()
-
-    def releases(self):
-        """The dispy releases that are asked for."""
-        with self._lock:
-            return list(self._releases)
-
-    @property
-    def interval(self):
-        """Seconds between two searches: few while announcements to all are not heard."""
-        return min(self._ping_interval, DEAF_PING_INTERVAL) if self._listener.deaf() else self._ping_interval
+        if release not in self.releases and len(self.releases) < MAX_RELEASES:
+            self.releases += (release,)  # if another thread adds one at the same time, one of them is lost until heard again
+            logger.info('dispy %s is heard for the first time; asking for its nodes', release)
+            self.scan()
 
     def wake(self):
         self._wanted.set()
@@ -3465,31 +3224,26 @@ class Announcer(Worker):
         before, known = self.sources, list_interfaces()
         self.sources = local_sources(self._hosts, self._multicast, known)
         self._listener.follow(own_hearing(self._hosts, known), self.sources)
-        if self._wanted.is_set() or self._clock() >= self._due() or set(self.sources) - set(before):
+        if self._wanted.is_set() or time.monotonic() >= self._due or set(self.sources) - set(before):
             self._wanted.clear()
-            self._last, self._times = self._clock(), self._times + 1
+            self._times += 1
+            self._due = time.monotonic() + min(self.interval, EARLY_PINGS.get(self._times, self.interval))
             sign, self._all = secrets.token_hex(20) if self._all else self._sign, False
             for source in self.sources:
                 self._ask_from(source, sign)
-            self.stopping.wait(1.0)  # demands that come close together are one
-        if self.stopping.is_set():
-            return  # that this was told may have been cleared above
-        self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due() - self._clock())))
-
-    def _due(self):
-        """When nodes are to be asked for next (monotonic time)."""
-        return self._last + min(self.interval, EARLY_PINGS.get(self._times, self.interval))
+            if self.stopping.wait(1.0):  # demands that come close together are one
+                return
+        self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due - time.monotonic())))
 
     def _ask_from(self, source, sign):
-        releases = self.releases()
+        ask = {'ip_addr': source.address.partition('%')[0], 'sign': sign, 'port': self._listener.reply_port}
+        messages = [write_message(b'NODE_INFO:', dict(ask, version=release)) for release in self.releases]
         for target in source.targets:
             try:
-                with self._open(source) as sock:
-                    ask = {'ip_addr': source.address.partition('%')[0], 'sign': sign, 'port': self._listener.reply_port}
-                    for node_port in self._node_ports:
-                        for release in releases:
-                            message = write_message(b'NODE_INFO:', dict(ask, version=release))
-                            sock.sendto(message, socket_address(target, node_port))
+                with socket.socket(family_of(source.address), socket.SOCK_DGRAM) as sock:
+                    self._send_from(sock, source)
+                    for node_port, message in itertools.product(self._node_ports, messages):
+                        sock.sendto(message, socket_address(target, node_port))
                 self._failed.pop((source.address, target), None)
             except (OSError, NodeError) as error:
                 if self._failed.get((source.address, target)) != str(error):
@@ -3497,23 +3251,16 @@ class Announcer(Worker):
                     logger.warning('cannot ask for nodes from %s at %s: %s', source.address, target, system_error(error))
 
     @staticmethod
-    def _open(source):
-        """A socket that sends from this address, hence out of its interface."""
-        family = family_of(source.address)
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOPS)
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, source.index)
-            else:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOPS)
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(source.address))
-            sock.bind(socket_address(source.address, 0))
-            return sock
-        except BaseException:
-            sock.close()
-            raise
+    def _send_from(sock, source):
+        """Let a socket send from this address, hence out of its interface."""
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOPS)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, source.index)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOPS)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(source.address))
+        sock.bind(socket_address(source.address, 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3521,18 +3268,16 @@ class Announcer(Worker):
 # ---------------------------------------------------------------------------------------------------------------------
 
 class _Due:
-    """When a node is to be asked next."""
+    """When a node is to be asked next; times are monotonic."""
 
-    __slots__ = ('id', 'turn', 'failures', 'asking', 'again', 'beat', 'nudged')
+    __slots__ = ('at', 'beat', 'failures', 'again', 'nudged')
 
-    def __init__(self, node_id):
-        self.id = node_id
-        self.turn = None      # the heap entry that counts; older ones of the same node are stale
-        self.failures = 0     # since its last answer
-        self.asking = False   # an exchange is under way
-        self.again = False    # it is to be asked again as soon as that is over
-        self.nudged = float('-inf')  # when it was, or will be, asked because of an announcement (monotonic time)
-        self.beat = None      # monotonic time of its next regular turn: it keeps its place within the interval
+    def __init__(self):
+        self.at = math.inf       # the heap entry with this time counts; inf while it is being asked
+        self.beat = None         # its next regular turn: it keeps its place within the interval
+        self.failures = 0        # since its last answer
+        self.again = False       # it is to be asked again as soon as it has been asked
+        self.nudged = -math.inf  # when it was, or will be, asked because of an announcement
 
 
 class Schedule:
@@ -3546,36 +3291,34 @@ class Schedule:
         self._interval = interval
         self._clock = clock
         self._rand = rand
-        self.earlier = lambda: None       # set by Admin: called when a node is due before all others
+        self.earlier = lambda: None  # set by Admin: called when a node is due before all others
         self._lock = threading.Lock()
-        self._nodes = {}                  # id -> _Due
-        self._well, self._failing = [], []  # heaps of (monotonic time, number, _Due)
-        self._numbers = itertools.count()
+        self._nodes = {}             # id -> _Due
+        self._heaps = [], []         # of (monotonic time, id): nodes that answered last, and others
 
     def add(self, node_id, answered=False):
         """Ask this node from now on: first at once, or in its turn when it has just answered."""
         with self._lock:
             is_new = node_id not in self._nodes
-            due = self._nodes.setdefault(node_id, _Due(node_id))
-            if answered and not due.asking:
-                self._next(due, True)
+            due = self._nodes.setdefault(node_id, _Due())
+            if answered and (is_new or due.at < math.inf):
+                self._next(node_id, due, True)
             elif is_new:
-                self._put(due, self._clock())
+                self._put(node_id, due, self._clock())
 
     def remove(self, node_id):
         """Ask it no more."""
         with self._lock:
-            if node_id in self._nodes:
-                self._nodes.pop(node_id).turn = None
+            self._nodes.pop(node_id, None)
 
     def ask_now(self, node_id):
         """Ask it at once, or once more if it is being asked."""
         with self._lock:
             due = self._nodes.get(node_id)
-            if due and due.asking:
+            if due and due.at == math.inf:
                 due.again = True
             elif due:
-                self._put(due, self._clock())
+                self._put(node_id, due, self._clock())
 
     def ask_soon(self, node_id):
         """Ask it at once, but not more than once a second, nor so often while it fails: anybody can make us call this."""
@@ -3584,17 +3327,17 @@ class Schedule:
             if due is None or due.nudged > now:
                 return
             due.nudged = max(now, due.nudged + min(2.0 ** due.failures, 16.0))
-            if due.asking:
+            if due.at == math.inf:
                 due.again = True
             else:
-                self._put(due, due.nudged)
+                self._put(node_id, due, due.nudged)
 
     def ask_in(self, node_id, seconds):
         """Ask it in so many seconds or a tick later, unless it is being asked, or will be before."""
         with self._lock:
             due, then = self._nodes.get(node_id), self._clock() + seconds + self.tick
-            if due and not due.asking and (due.turn is None or then < due.turn[0]):
-                self._put(due, then)
+            if due and then < due.at < math.inf:
+                self._put(node_id, due, then)
 
     @property
     def interval(self):
@@ -3605,10 +3348,10 @@ class Schedule:
     def interval(self, seconds):
         with self._lock:
             self._interval = seconds
-            for due in self._nodes.values():
+            for node_id, due in self._nodes.items():
                 due.beat = self._clock() + seconds * self._rand()
-                if due.turn and not due.failures:
-                    self._put(due, due.beat)
+                if due.at < math.inf and not due.failures:
+                    self._put(node_id, due, due.beat)
 
     @property
     def tick(self):
@@ -3619,74 +3362,72 @@ class Schedule:
     def take(self, now, room, slow_room):
         """(ids of nodes that are due by `now`, ids of failing nodes that are), so many at most; finished() follows each."""
         with self._lock:
-            return self._take(self._well, now, room), self._take(self._failing, now, slow_room)
+            return self._take(self._heaps[0], now, room), self._take(self._heaps[1], now, slow_room)
 
     def _take(self, heap, now, room):
         taken = []
         while len(taken) < room and self._first(heap) <= now:
-            due = heapq.heappop(heap)[2]
-            due.turn, due.asking, due.again = None, True, False
-            taken.append(due.id)
+            node_id = heapq.heappop(heap)[1]
+            self._nodes[node_id].at, self._nodes[node_id].again = math.inf, False
+            taken.append(node_id)
         return taken
 
-    @staticmethod
-    def _first(heap):
-        """When the first turn in a heap is (monotonic time), without stale ones.  Lock held."""
-        while heap and heap[0][2].turn is not heap[0]:
+    def _counts(self, entry):
+        """Whether an entry of a heap is no stale one.  Lock held."""
+        due = self._nodes.get(entry[1])
+        return due is not None and due.at == entry[0]
+
+    def _first(self, heap):
+        """The time of the first entry in a heap that counts.  Lock held."""
+        while heap and not self._counts(heap[0]):
             heapq.heappop(heap)
         return heap[0][0] if heap else math.inf
 
     def lateness(self):
         """For how many seconds the node that is most overdue has waited; failing ones, and those being asked, are not."""
         with self._lock:
-            return max(0.0, self._clock() - self._first(self._well))
+            return max(0.0, self._clock() - self._first(self._heaps[0]))
 
     def next_look(self):
         """When to take again (monotonic time), unless earlier() is called before."""
         with self._lock:
-            return max(min(self._first(self._well), self._first(self._failing)), self._clock() + self.tick)
+            return max(min(map(self._first, self._heaps)), self._clock() + self.tick)
 
     def finished(self, node_id, ok):
         """A node that was taken has answered, or not."""
         with self._lock:
             due = self._nodes.get(node_id)
             if due:
-                due.asking = False
-                self._next(due, ok)
+                self._next(node_id, due, ok)
 
-    def _next(self, due, ok):
+    def _next(self, node_id, due, ok):
         """Lock held."""
         now = self._clock()
         due.failures = 0 if ok else due.failures + 1
         if due.again:
-            self._put(due, now)
+            self._put(node_id, due, now)
         elif not ok:
-            self._put(due, now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(due.failures - 1, 10)))
+            self._put(node_id, due, now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(due.failures - 1, 10)))
         else:
             due.beat = self._next_beat(due.beat, now)
-            self._put(due, due.beat)
+            self._put(node_id, due, due.beat)
 
     def _next_beat(self, beat, now):
-        """When the regular turn is after one that was to be at `beat`.  Lock held."""
+        """The regular turn after `now`, for a node whose turn was, or is, at `beat`.  Lock held."""
         if beat is None:  # its place: nodes that were found together are spread over the interval
             return now + self._interval * self._rand()
-        late = now - beat
-        if late >= self._interval:  # the program stood still: on with its place, but not at once again
-            return beat + self._interval * math.ceil(late / self._interval + 0.5)
-        if late >= -min(2 * self.tick, self._interval / 2):  # this was its turn, maybe taken a little early
-            return beat + self._interval
-        return beat
+        soon = now + min(2 * self.tick, self._interval / 2)  # a turn that would be before is this one, taken a little early
+        return beat + self._interval * max(0, math.ceil((soon - beat) / self._interval))
 
-    def _put(self, due, then):
+    def _put(self, node_id, due, then):
         """Lock held."""
-        due.turn = then, next(self._numbers), due
-        heap = self._failing if due.failures else self._well
-        heapq.heappush(heap, due.turn)
-        if heap[0] is due.turn:
+        due.at = then
+        heap = self._heaps[due.failures > 0]
+        heapq.heappush(heap, (then, node_id))
+        if heap[0][1] == node_id:
             self.earlier()
         if len(heap) > 100 + 4 * len(self._nodes):  # mostly stale entries: the interval was changed again and again
-            heap[:] = [turn for turn in heap if turn[2].turn is turn]
-            heapq.heapify(heap)
+            heap[:] = sorted(set(filter(self._counts, heap)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -4723,7 +4464,7 @@ class PlanRunner:
         looked = functools.partial(self._guarded, turn, self._looked)
         if node and turn.plan.step.asks_node:
             talk = self._admin.talk(turn.id, self._admin.info_steps(turn.id), looked)
-            self._poller.submit(talk, slow=node.state == UNREACHABLE)
+            self._poller.submit(talk, 'asked_slow' if node.state == UNREACHABLE else 'asked')
         else:
             self._on_poller(looked)
 
@@ -5036,8 +4777,9 @@ class Admin:
         self.alerts = Alerts(settings.on_event, settings.events) if settings.on_event else None
         self._hosts = hosts = own_addresses(settings.hosts)
         reply_port = 0 if settings.reply_port is None and settings.http_port == REPLY_PORT else settings.reply_port
-        self.listener = Listener(hosts, settings.info_port, reply_port, max(16, min(512, files // 8)), server_tls)
-        self.poller = Poller(max(16, min(1024, files // 2)), client_tls)
+        self.listener = Listener(hosts, settings.info_port, reply_port, max(16, min(512, files // 8)), server_tls,
+                                 self._heard)
+        self.poller = Poller(max(16, min(1024, files // 2)), client_tls, self._due_talks, self.schedule.next_look)
         self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
         self.seeker = Seeker(settings.nodes, self)
@@ -5061,9 +4803,7 @@ class Admin:
         self._changed_aliases = {}     # id -> other addresses of that node which announced another sign
         self._unasked = set()          # ids that announce themselves and cannot be asked; poller's thread alone
         self._own = (-math.inf, frozenset(), ())  # (monotonic time, addresses and networks of this machine)
-        self.poller.take_due, self.poller.next_look = self._due_talks, self.schedule.next_look
         self.schedule.earlier = self.poller.wake
-        self.listener.hear, self.listener.port_taken = self._heard, self.announcer.scan
 
     def start(self):
         """Start the threads."""
@@ -5279,7 +5019,7 @@ class Admin:
                 problem = error
             finally:
                 tell(problem)
-        self.poller.submit(self.talk(node_id, self.info_steps(node_id), done), slow=was_lost)
+        self.poller.submit(self.talk(node_id, self.info_steps(node_id), done), 'asked_slow' if was_lost else 'asked')
 
     def wait(self, collector, seconds=OPERATION_TIME):
         """What has come into this collector in so many seconds, or until everything ends."""
@@ -5480,7 +5220,7 @@ class Admin:
                 self._release_heard(announcement)
                 if not self.reaches(address):
                     self.table.keep(node_id, added=True)  # no search reaches it, and it may not announce itself again
-        self.poller.submit_new(self.talk(node_id, self.info_steps(node_id), done), connected)
+        self.poller.submit(self.talk(node_id, self.info_steps(node_id), done), 'new' if connected else 'new_slow')
 
     def _list_unasked(self, node_id, announcement, error, connected):
         """What announces itself and cannot be asked gets a row where an administrator can help: where its TLS, its release
@@ -5910,7 +5650,7 @@ def ask_release(admin, node):
     with ear, socket.socket(family_of(node.address), socket.SOCK_DGRAM) as sock:
         own_port = ear.getsockname()[1]
         ask = {'ip_addr': source.partition('%')[0], 'port': own_port, 'sign': secrets.token_hex(20)}
-        for release in admin.announcer.releases():
+        for release in admin.announcer.releases:
             ping = frame(NO_CODE, write_message(b'PING:', {'version': release, 'ip_addrs': [], 'port': own_port}))
             admin.poller.submit(Talk(node.address, node.port, (request for request in [ping]), lambda *_: None))
             try:

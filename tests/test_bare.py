@@ -512,7 +512,7 @@ class Sentences(BareTest):
                               (errno.ENFILE, 'LimitNOFILE'), (errno.ENOSPC, 'No space'), (errno.EROFS, 'read-only'),
                               (errno.EADDRNOTAVAIL, 'No interface'), (errno.EAFNOSUPPORT, 'no IPv6')):
             error = OSError(number, os.strerror(number))
-            for sentence in (dispyadmin.system_error(error), dispyadmin.connection_error(error)):
+            for sentence in (dispyadmin.system_error(error), str(dispyadmin.connection_error(error))):
                 self.assertIn(words, sentence)
                 self.assertRegex(sentence, r'^[A-Z].*[.]$')
                 self.assertNotIn(os.strerror(number), sentence)
@@ -525,7 +525,7 @@ class Sentences(BareTest):
         self.assertEqual(dispyadmin.system_error(OSError(errno.EIO, 'said')), 'said.')
         self.assertEqual(dispyadmin.system_error(ValueError('said')), 'said.')
         self.assertEqual(dispyadmin.system_error(dispyadmin.NodeError('Said by us.')), 'Said by us.')
-        self.assertEqual(dispyadmin.connection_error(OSError(errno.EIO, 'said')), 'It cannot be reached: said.')
+        self.assertEqual(str(dispyadmin.connection_error(OSError(errno.EIO, 'said'))), 'It cannot be reached: said.')
 
     def test_page_at_a_name(self):
         """A name that stands for a link-local address, for one that is not here, for a port that root alone may use."""

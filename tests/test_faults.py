@@ -51,7 +51,7 @@ sys.exit(dispyadmin.main())
 '''
 
 ONCE = ('Listener.turn', 'Announcer.turn', 'Poller.turn', 'WebServer.turn',
-        'Listener._understand', 'Listener._accept', 'Listener._read_datagrams', 'Admin._heard', 'Admin._meet',
+        'Listener._understand', 'Listener._accept', 'Listener._take_all', 'Admin._heard', 'Admin._meet',
         'Admin._answered', 'Admin._due_talks', 'Admin._poll_talk', 'Admin.info_steps', 'Announcer._ask_from',
         'Exchange.__init__', 'Exchange.advance', 'Exchange.receive', 'Schedule.take',
         'NodeTable.answered', 'NodeTable.heard', 'NodeTable.known', 'NodeTable.may_send', 'Poller._launch',

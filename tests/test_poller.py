@@ -25,7 +25,7 @@ class PollerTest(lab.LabTest):
         self.addCleanup(poller.end)
         return poller
 
-    def ask(self, poller, address, port, slow=False):
+    def ask(self, poller, address, port, lane='asked'):
         """Begin to ask; a function that waits for (result, error)."""
         over, outcome = threading.Event(), []
         steps = dispyadmin.ask_info(REQUEST, dispyadmin.STRANGER, ['', 'open'], lambda sign: True)
@@ -33,7 +33,7 @@ class PollerTest(lab.LabTest):
         def done(result, error):
             outcome.extend([result, error])
             over.set()
-        poller.submit(Talk(address, port, steps, done), slow)
+        poller.submit(Talk(address, port, steps, done), lane)
 
         def wait(seconds=20):
             self.assertTrue(over.wait(seconds), 'no outcome in %d s' % seconds)
@@ -140,7 +140,7 @@ class Silence(PollerTest):
 
     def test_slow_ones_leave_places_to_others(self):
         poller = self.poller(4)
-        silent = [self.ask(poller, *self.silent(), slow=True) for _ in range(6)]
+        silent = [self.ask(poller, *self.silent(), lane='asked_slow') for _ in range(6)]
         node = self.fake('open', port=0)
         clock = lab.FairClock()
         began = clock()

@@ -355,7 +355,7 @@ class ScheduleTest(unittest.TestCase):
         self.schedule.add(A)
         for _ in range(10000):
             self.schedule.ask_now(A)
-        self.assertLess(len(self.schedule._well), 1000)
+        self.assertLess(len(self.schedule._heaps[0]), 1000)
         self.assertEqual(self.due(), ([A], []))
 
 
