@@ -1731,8 +1731,8 @@ def merged(desired, edit):
     return {key: value for key, value in dict(desired, **edit).items() if value is not None}
 
 
-UNKNOWN_ZONE = ("Left out: End, as the node's time zone is not known yet and dispynode might exit at once. Set it by name where "
-                'that is meant.')
+UNKNOWN_ZONE = ("Left out: End, as the node's time zone is not known yet and dispynode might exit at once. Set it by name "
+                'where that is meant.')
 
 
 def choose_times(targets, seen):
@@ -3719,7 +3719,8 @@ class UndoStep(Step):
         self.plan = plan
         self.changes = {node_id: change for node_id, change in list(plan.changes.items()) if change.undo}
         self.asked, self.key = {'operation': plan.number}, plan.step.key
-        self.needs_state = any(old and key == 'drain' for change in self.changes.values() for key, old, _ in change.undo.keys)
+        keys = itertools.chain.from_iterable(change.undo.keys for change in self.changes.values())
+        self.needs_state = any(old and key == 'drain' for key, old, _ in keys)
         word, _, rest = plan.step.title.partition(': ')
         self.title = {'Undo': 'Redo: ' + rest, 'Redo': 'Undo: ' + rest}.get(word, 'Undo: ' + plan.step.title)
 
@@ -4693,7 +4694,8 @@ class PlanRunner:
         """What was intended did not come about: the desired record is as it was, unless a later plan has changed it."""
         drain = turn.edit.get('drain')
         if drain and drain.returning and outcome in (UNREACHABLE, LOCKED):  # the reconciler goes on with it
-            self._end(turn, failure(turn.id, 'pending', 'Pending: done when the node answers. %s' % message), turn.undo(None))
+            message = 'Pending: done when the node answers. %s' % message
+            self._end(turn, failure(turn.id, 'pending', message), turn.undo(None))
             return
         self._table.edit(turn.id, {key: turn.replaced.get(key) for key in self._own(turn)})
         turn.edit = {}
@@ -4705,8 +4707,10 @@ class PlanRunner:
         return [key for key, made in turn.edit.items() if is_same(desired.get(key), made)]
 
     def _succeed(self, turn, node):
-        step, own = turn.plan.step, self._own(turn)
+        step, own, drain = turn.plan.step, self._own(turn), self._table.desired(turn.id).get('drain')
         settled = {key: turn.taken[key] for key in own if key in turn.taken and turn.edit[key]}
+        if drain and not drain.returning:
+            settled.pop('cpus', None)  # the 0 CPUs of a drain are not what was set
         if 'drain' in own and turn.edit['drain'] and turn.edit['drain'].returning:
             settled['drain'] = None
         self._table.edit(turn.id, settled)
@@ -5188,7 +5192,8 @@ class Admin:
         now = time.monotonic()
         if now - self._own[0] > WATCH_INTERVAL:
             known = list_interfaces()
-            searched = [i for i in known if (i.broadcast or ':' in i.address) and (not self._hosts or i.address in self._hosts)]
+            searched = [interface for interface in known if (interface.broadcast or ':' in interface.address) and
+                        (not self._hosts or interface.address in self._hosts)]
             self._own = now, frozenset(i.address for i in known), tuple(map(network_of, searched))
         return self._own[1:]
 
@@ -5948,7 +5953,8 @@ class Reconciler(Worker):
         if step is None and node.drift and self._keep and node.view['controllable']:
             step = ReapplyStep()
         if step is not None and self._may_try(node.id):
-            self._admin.plans.begin(self._admin.plans.plan(step, [node.id], SYSTEM), functools.partial(self._tell_end, node, step))
+            plan = self._admin.plans.plan(step, [node.id], SYSTEM)
+            self._admin.plans.begin(plan, functools.partial(self._tell_end, node, step))
 
     def _may_try(self, node_id):
         """Whether something may be set at this node again now; the pauses grow while that is of no use."""
@@ -6005,7 +6011,8 @@ class Reconciler(Worker):
     def _tell_end(self, node, step, node_id, result):
         """A plan of the reconciler is over at this node.  Poller's thread."""
         after = self._admin.table.get(node_id)
-        if isinstance(step, EndStep) and result['outcome'] == 'refused' and after and not (after.info.cpus or after.info.busy):
+        is_idle = after and not after.info.cpus and not after.info.busy
+        if isinstance(step, EndStep) and result['outcome'] == 'refused' and is_idle:
             self._tell(node, 'is drained, but dispynode does not exit: stop it by hand')
 
     # --- state ---

@@ -265,6 +265,17 @@ class UndoAgain(TrustTest):
         self.post(admin, 'return', [node])
         self.assertEqual(node.managed(), 8)
 
+    def test_redo_at_a_drained_node(self):
+        """The 0 CPUs that are sent for the drain are not what it gets on its return."""
+        admin, node = self.fakes(1)
+        self.post(admin, 'drain', [node], then='stay')
+        answer = self.post(admin, 'cpus', [node], cpus=4)
+        for _ in range(2):
+            answer = self.undo(admin, answer)
+        self.assertEqual((node.managed(), admin.node(node)['drain']['restore']), (0, 4))
+        self.post(admin, 'return', [node])
+        self.assertEqual(node.managed(), 4)
+
     def test_set_at_a_drained_node_that_has_returned(self):
         """It had no CPUs because it was drained: it gets those that it had before."""
         admin, node = self.fakes(1)
