@@ -2663,7 +2663,7 @@ class Exchange(NonblockingConnection):
 NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a firewall drops the port.' % EXCHANGE_TIME
 _CLOSED = MismatchError, 'It closed the connection while it was asked; is TLS (--certfile) used on one side only?'
 CONNECTION_ERRORS = {
-    errno.ECONNREFUSED: (RefusedError, 'Connection refused: the machine is there, but dispynode does not run at this address '
+    errno.ECONNREFUSED: (RefusedError, 'Connection refused: the machine is there, but dispynode does not run at this '
                                        'and port.'),
     errno.ECONNRESET: _CLOSED, errno.EPIPE: _CLOSED,
 }
@@ -10950,8 +10950,8 @@ def run_plan(request, plan, preview=False):
 
 
 def plan_route(path, make, *fields, needs_nodes=True):
-    """The Route of a request that changes its `nodes`, or those of its `group`: `make(by, **fields)` is the Step of its Plan,
-    which a `label` finds while it runs.  Where no nodes are needed, those are meant that are not as they were set."""
+    """The Route of a request that changes its `nodes`, or those of its `group`: `make(by, **fields)` is the Step of its
+    Plan, which a `label` finds while it runs.  Where no nodes are needed, those are meant that are not as they were set."""
     def call(request, nodes, group, preview, label, **values):
         admin = request.admin
         if nodes is not None and group is not None:
