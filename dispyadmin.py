@@ -2664,7 +2664,7 @@ NO_ANSWER = 'No answer within %g seconds: the machine is off or hangs, or a fire
 _CLOSED = MismatchError, 'It closed the connection while it was asked; is TLS (--certfile) used on one side only?'
 CONNECTION_ERRORS = {
     errno.ECONNREFUSED: (RefusedError, 'Connection refused: the machine is there, but dispynode does not run at this '
-                                       'and port.'),
+                                       'address and port.'),
     errno.ECONNRESET: _CLOSED, errno.EPIPE: _CLOSED,
 }
 
