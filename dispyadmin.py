@@ -407,9 +407,8 @@ FIELDS = (
 )
 
 VIEW_KEYS = tuple(dict.fromkeys(field.outer or field.key for field in FIELDS))  # of a node's JSON
-AVAILABLE = tuple(field.inner for field in FIELDS if field.outer)
+AVAILABLE = {field.inner: field.check for field in FIELDS if field.outer}
 _CHECKS = {field.key: field.check for field in FIELDS if field.check and not field.outer}
-_AVAILABLE_CHECKS = {field.inner: field.check for field in FIELDS if field.outer}
 
 # What a node tells, checked: avail_info is a tuple in the order of AVAILABLE, and `cpus` are those that dispy manages.
 Info = collections.namedtuple('Info', ['avail_info'] + list(_CHECKS))
@@ -435,6 +434,26 @@ def frame(code, message):
     return code + struct.pack('>L', len(message)) + message
 
 
+class _AvailInfo(dict):
+    """What nodes send as dispy.DispyNodeAvailInfo: cpu, memory, disk, swap."""
+
+
+def _demand(condition):
+    if not condition:
+        raise WireError('a pickle of another form than nodes write')
+
+
+def _signed(data):
+    _demand(len(data) <= MAX_INT_BYTES)
+    return int.from_bytes(data, 'little', signed=True)
+
+
+def _decimal(line):
+    """How Python 2.7 writes an int of more than four bytes in protocol 2: the memory of a machine."""
+    _demand(re.fullmatch(br'-?[1-9][0-9]{0,18}\n', line))
+    return int(line)
+
+
 def _decode(data):
     try:
         return data.decode('utf-8', 'surrogatepass')
@@ -442,27 +461,26 @@ def _decode(data):
         return data.decode('latin-1')  # a byte string of Python 2 in some other encoding
 
 
-def _unsigned(data):
-    return int.from_bytes(data, 'little')
+_unsigned = functools.partial(int.from_bytes, byteorder='little')
 
-
-def _signed(data):
-    if len(data) > MAX_INT_BYTES:
-        raise WireError('integer of %d bytes' % len(data))
-    return int.from_bytes(data, 'little', signed=True)
-
-
-# How pickle writes scalars: opcode -> bytes after it, whether they tell how many more follow, what makes a value of these.
+# How pickle writes scalars: opcode -> bytes after it (None: to the end of the line), whether they tell how many more follow,
+# what makes a value of these.
 _SCALARS = {code[0]: rest for code, rest in {
     b'N': (0, False, lambda _: None), b'\x88': (0, False, lambda _: True), b'\x89': (0, False, lambda _: False),
     b'K': (1, False, _unsigned), b'M': (2, False, _unsigned), b'J': (4, False, _signed), b'\x8a': (1, True, _signed),
-    b'G': (8, False, lambda data: struct.unpack('>d', data)[0]),
+    b'I': (None, False, _decimal), b'G': (8, False, lambda data: struct.unpack('>d', data)[0]),
     b'\x8c': (1, True, _decode), b'X': (4, True, _decode), b'U': (1, True, _decode), b'T': (4, True, _decode),
 }.items()}
 
 
-class _AvailInfo(dict):
-    """What nodes send as dispy.DispyNodeAvailInfo: cpu, memory, disk, swap."""
+def _read_scalar(data, at):
+    """(value of the scalar that begins here, where what follows it begins)."""
+    size, is_length, make = _SCALARS[data[at]]
+    begin = at + 1
+    end = data.index(b'\n', begin) + 1 if size is None else begin + size
+    if is_length:
+        begin, end = end, end + _unsigned(data[begin:end])
+    return make(data[begin:end]), end
 
 
 class _ValueReader:
@@ -474,128 +492,98 @@ class _ValueReader:
     that is missing, or is no list, is an error.
     """
 
-    SHARED = (str, int, float, bool, type(None))
-
     def __init__(self, data):
         self.data = data
-        self.at = 0
         self.outer = []  # stacks below the marks
         self.stack = []
         self.memo = {}
 
     def read(self):
-        """The value."""
-        self.match(b'\x80[\x02-\x05]')
+        """The value.  What is cut off anywhere has no end, and the look for it is an error."""
+        data, at = self.data, 2
+        _demand(data[0] == 0x80 and 2 <= data[1] <= 5)
         for _ in range(MAX_OPCODES):
-            code = self.data[self.at]
-            self.at += 1
+            code = data[at]
             if code in _SCALARS:
-                self.scalar(*_SCALARS[code])
+                value, at = _read_scalar(data, at)
+                self.push(value)
             elif code == 0x2e:
-                return self.result()
+                break
             else:
-                self.STEPS[code](self)
-        raise WireError('more than %d steps in a message' % MAX_OPCODES)
-
-    def result(self):
+                size, step = self.STEPS[code]
+                step(self, data[at + 1:at + 1 + size])
+                at += 1 + size
+        _demand(code == 0x2e and not self.outer)
         value, = self.stack
-        self.demand(not self.outer and value is not _AvailInfo)
         return value
-
-    def take(self, size):
-        """The next `size` bytes."""
-        start, self.at = self.at, self.at + size
-        if self.at > len(self.data):
-            raise WireError('pickle ends too early')
-        return self.data[start:self.at]
-
-    def number(self, size):
-        return _unsigned(self.take(size))
-
-    def match(self, pattern):
-        """The next bytes, which match."""
-        match = re.compile(pattern).match(self.data, self.at)
-        self.demand(match)
-        self.at = match.end()
-        return match.group()
-
-    @staticmethod
-    def demand(condition):
-        if not condition:
-            raise WireError('pickle of another form than nodes write')
 
     def push(self, value):
         self.stack.append(value)
 
     def pop(self, count):
         """The last `count` values, which leave the stack."""
-        return self.plain([self.stack.pop() for _ in range(count)][::-1])
+        return [self.stack.pop() for _ in range(count)][::-1]
 
-    def mark(self):
+    def mark(self, _):
         self.outer.append(self.stack)
         self.stack = []
 
     def pop_mark(self):
         """The values above the topmost mark; they and the mark leave the stack."""
         values, self.stack = self.stack, self.outer.pop()
-        return self.plain(values)
-
-    def plain(self, values):
-        """What may be in a container: all but the class."""
-        self.demand(_AvailInfo not in values)
         return values
-
-    def scalar(self, size, is_length, make):
-        data = self.take(size)
-        self.push(make(self.take(_unsigned(data)) if is_length else data))
-
-    def decimal(self):
-        """How Python 2.7 writes an int of more than four bytes in protocol 2: the memory of a machine."""
-        self.push(int(self.match(br'-?[1-9][0-9]{0,18}\n')))
 
     def extend(self, values):
         list.extend(self.stack[-1], values)
 
     def set_items(self, flat):
         target, keys = self.stack[-1], flat[::2]
-        self.demand(type(target) is dict and len(flat) % 2 == 0 and all(isinstance(key, str) for key in keys))
+        _demand(type(target) is dict and len(flat) % 2 == 0 and all(isinstance(key, str) for key in keys))
         target.update(zip(keys, flat[1::2]))
 
-    def global_class(self):
-        self.match(br'dispy\nDispyNodeAvailInfo\n')
+    def push_class(self, is_known):
+        _demand(is_known)
         self.push(_AvailInfo)
 
-    def stack_class(self):
-        self.demand(self.pop(2) == ['dispy', 'DispyNodeAvailInfo'])
-        self.push(_AvailInfo)
-
-    def new_object(self):
-        self.demand(self.stack.pop() == () and self.stack.pop() is _AvailInfo)
+    def new_object(self, _):
+        _demand(self.pop(2) == [_AvailInfo, ()])
         self.push(_AvailInfo())
 
-    def build(self):
+    def build(self, _):
         state = self.stack.pop()
-        self.demand(type(state) is dict and type(self.stack[-1]) is _AvailInfo)
+        _demand(type(state) is dict and type(self.stack[-1]) is _AvailInfo)
         self.stack[-1].update(state)
 
     def put(self, index):
         self.memo[index] = self.stack[-1]
 
     def get(self, index):
-        value = self.memo[index]
-        self.demand(type(value) in self.SHARED or value is _AvailInfo)  # else it shares a container
-        self.push(value)
+        _demand(not isinstance(self.memo[index], (dict, list, tuple)))  # else it is shared
+        self.push(self.memo[index])
 
-    STEPS = {code[0]: step for code, step in {
-        b'\x95': lambda r: r.take(8), b'(': mark, b'I': decimal,
-        b'}': lambda r: r.push({}), b'u': lambda r: r.set_items(r.pop_mark()), b's': lambda r: r.set_items(r.pop(2)),
-        b']': lambda r: r.push([]), b'e': lambda r: r.extend(r.pop_mark()), b'a': lambda r: r.extend(r.pop(1)),
-        b')': lambda r: r.push(()), b't': lambda r: r.push(tuple(r.pop_mark())), b'\x85': lambda r: r.push(tuple(r.pop(1))),
-        b'\x86': lambda r: r.push(tuple(r.pop(2))), b'\x87': lambda r: r.push(tuple(r.pop(3))),
-        b'c': global_class, b'\x93': stack_class, b'\x81': new_object, b'b': build,
-        b'q': lambda r: r.put(r.number(1)), b'r': lambda r: r.put(r.number(4)), b'\x94': lambda r: r.put(len(r.memo)),
-        b'h': lambda r: r.get(r.number(1)), b'j': lambda r: r.get(r.number(4)),
+    # opcode -> bytes after it, what is done with the reader and with these
+    STEPS = {code[0]: rest for code, rest in {
+        b'\x95': (8, lambda r, _: None), b'(': (0, mark),
+        b'}': (0, lambda r, _: r.push({})), b']': (0, lambda r, _: r.push([])), b')': (0, lambda r, _: r.push(())),
+        b'u': (0, lambda r, _: r.set_items(r.pop_mark())), b's': (0, lambda r, _: r.set_items(r.pop(2))),
+        b'e': (0, lambda r, _: r.extend(r.pop_mark())), b'a': (0, lambda r, _: r.extend(r.pop(1))),
+        b't': (0, lambda r, _: r.push(tuple(r.pop_mark()))), b'\x85': (0, lambda r, _: r.push(tuple(r.pop(1)))),
+        b'\x86': (0, lambda r, _: r.push(tuple(r.pop(2)))), b'\x87': (0, lambda r, _: r.push(tuple(r.pop(3)))),
+        b'c': (25, lambda r, name: r.push_class(name == b'dispy\nDispyNodeAvailInfo\n')),
+        b'\x93': (0, lambda r, _: r.push_class(r.pop(2) == ['dispy', 'DispyNodeAvailInfo'])),
+        b'\x81': (0, new_object), b'b': (0, build), b'\x94': (0, lambda r, _: r.put(len(r.memo))),
+        b'q': (1, lambda r, index: r.put(_unsigned(index))), b'r': (4, lambda r, index: r.put(_unsigned(index))),
+        b'h': (1, lambda r, index: r.get(_unsigned(index))), b'j': (4, lambda r, index: r.get(_unsigned(index))),
     }.items()}
+
+
+def _demand_plain(value, depth=MAX_DEPTH):
+    """WireError for containers that are deeper within each other, and for the class, which is no value."""
+    if isinstance(value, (dict, list, tuple)):
+        _demand(depth)
+        for inner in value.values() if isinstance(value, dict) else value:
+            _demand_plain(inner, depth - 1)
+    _demand(value is not _AvailInfo)
 
 
 def read_value(data):
@@ -607,39 +595,30 @@ def read_value(data):
         raise WireError('message of %d bytes' % len(data))
     try:
         value = _ValueReader(data).read()
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, struct.error) as error:
         raise WireError('no pickle of plain values (%s)' % type(error).__name__)
-    level = [value] if isinstance(value, (dict, list, tuple)) else []
-    for _ in range(MAX_DEPTH):  # level by level, so that depth needs no recursion
-        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)
-                 if isinstance(inner, (dict, list, tuple))]
-        if not level:
-            return value
-    raise WireError('more than %d containers deep' % MAX_DEPTH)
+    _demand_plain(value)
+    return value
 
 
 # A node's reply in the one order in which all releases write it from Python 3.6 on.  Read by a regular expression, as
-# read_value() would double the CPU of a poll; it reads the replies that do not match.  A text begins with its length: there
-# is one alternative for each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
-_FIRST = ('busy', 'serve', 'clients_done', 'jobs_done', 'cpu_time', 'scheduler_ip')
-_INNER = ('cpu', 'memory', 'disk', 'swap')
-_LAST = ('name', 'service_start', 'service_stop', 'service_end', 'cpus', 'max_cpus')
+# read_value() would add a third to the CPU of a poll; it reads the replies that do not match.  A text begins with its length:
+# there is one alternative for each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
 _SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
 _SCALAR = b'N|K.|G.{8}|M..|J.{4}|\x88|\x89|\x8a(?:%b)|\x8c(?:%b)' % (
     b'|'.join(_SIZED[:MAX_INT_BYTES + 1]), b'|'.join(_SIZED))
 
 
-def _text_pattern(text):
-    return b'\x8c' + re.escape(bytes([len(text)]) + text.encode('ascii')) + b'\x94?'
+def _items(keys):
+    """The pattern of these keys, each with a scalar; lengths of keys are no special characters."""
+    return b''.join(b'\x8c%c%b\x94?(?P<%b>%b)\x94?' % (len(key), key, key, _SCALAR) for key in keys.split())
 
 
-def _item_patterns(keys):
-    return b''.join(b'%b(?P<%b>%b)\x94?' % (_text_pattern(key), key.encode('ascii'), _SCALAR) for key in keys)
-
-
-_REPLY = re.compile(b'\x80[\x04\x05]\x95.{8}}\x94?[(]%b%b(?:N|%b%b\x93\x94?[)]\x81\x94?}\x94?[(]%bub)%bu[.]' % (
-    _item_patterns(_FIRST), _text_pattern('avail_info'), _text_pattern('dispy'), _text_pattern('DispyNodeAvailInfo'),
-    _item_patterns(_INNER), _item_patterns(_LAST)), re.DOTALL)
+_REPLY = re.compile(
+    b'\x80[\x04\x05]\x95.{8}}\x94?[(]%b\x8c\navail_info\x94?'
+    b'(?:N|\x8c\x05dispy\x94?\x8c\x12DispyNodeAvailInfo\x94?\x93\x94?[)]\x81\x94?}\x94?[(]%bub)%bu[.]' % (
+        _items(b'busy serve clients_done jobs_done cpu_time scheduler_ip'), _items(b'cpu memory disk swap'),
+        _items(b'name service_start service_stop service_end cpus max_cpus')), re.DOTALL)
 
 
 def read_reply(data):
@@ -647,11 +626,8 @@ def read_reply(data):
     match = _REPLY.fullmatch(data)
     if match is None:
         return None
-    told = {}
-    for key, part in match.groupdict(b'N').items():
-        size, is_length, make = _SCALARS[part[0]]
-        told[key] = make(part[1 + size * is_length:])
-    available = {key: told.pop(key) for key in _INNER}
+    told = {key: _read_scalar(part, 0)[0] for key, part in match.groupdict(b'N').items()}
+    available = {key: told.pop(key) for key in ('cpu', 'memory', 'disk', 'swap')}
     return dict(told, avail_info=available if match.group('cpu') else None)
 
 
@@ -660,21 +636,17 @@ def read_info(reply):
 
     Every field is checked; what is not sane is None.  Nodes send how many CPUs are free.
     """
-    if len(reply) == 40:
-        sign = reply.decode('latin-1')
-        if SIGN.match(sign):
-            return sign
+    if re.fullmatch(b'[0-9a-f]{40}', reply):
+        return reply.decode('ascii')
     told = read_reply(reply) or read_value(reply)
     if not isinstance(told, dict) or 'busy' not in told or 'cpus' not in told:
         raise WireError('a reply that is no node information')
     free, busy = _integer(told['cpus'], -MAX_CPUS, MAX_CPUS), _cpus(told['busy'])
     told['cpus'] = None if free is None or busy is None else max(0, free + busy)
     available = told.get('avail_info')
-    if isinstance(available, dict):
-        available = tuple([check(available.get(key)) for key, check in _AVAILABLE_CHECKS.items()])
-    else:
-        available = None
-    return Info(available, *[check(told.get(key)) for key, check in _CHECKS.items()])
+    checked = (tuple([check(available.get(key)) for key, check in AVAILABLE.items()]) if isinstance(available, dict)
+               else None)
+    return Info(checked, *[check(told.get(key)) for key, check in _CHECKS.items()])
 
 
 # An announcement (PING, NODE_INFO or TERMINATED): what a node says of itself without being opened.
