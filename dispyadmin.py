@@ -259,8 +259,9 @@ _RAISE_FILES = 'Raise the limit: "ulimit -n 4096" in the shell, or LimitNOFILE=4
 SYSTEM_ERRORS = {getattr(errno, name, None): sentence for names, sentence in {
     'EHOSTUNREACH ENETUNREACH EHOSTDOWN ENETDOWN':
         'No route to it: the machine is off, or not on this network. Check its address and the routes of this machine.',
-    'EACCES EPERM': 'This machine forbids it. Allow it in the local firewall or security policy; to listen at a port below '
-                    '1024, dispyadmin must run as root.',
+    'EACCES EPERM':
+        'This machine forbids it. Allow it in the local firewall or security policy; to listen at a port below 1024, '
+        'dispyadmin must run as root.',
     'EMFILE ENFILE': 'Too many files are open. ' + _RAISE_FILES,
     'ENOSPC EDQUOT': 'No space is left there. Delete files, or choose another place.',
     'EROFS': 'The file system is read-only. Choose another place, or name it as ReadWritePaths= in the unit of systemd.',
@@ -441,21 +442,13 @@ def _demand(condition):
         raise WireError('a pickle of another form than nodes write')
 
 
-def _byte_string(text):
-    """A byte string of Python 2, which pickletools takes for Latin-1: most are UTF-8."""
-    try:
-        return text.encode('latin-1').decode('utf-8', 'surrogatepass')
-    except UnicodeDecodeError:
-        return text
-
-
 class _ValueReader:
     """Reads a pickle of plain values, protocols 2 to 5 (nodes write no other), and nothing else.
 
     Known are None, bool, int, float, str, list, tuple, dict with str keys, byte strings of Python 2 (read as str) and
-    the one class of the protocol, read as a dict.  pickletools tells the opcodes; nothing is imported or called.  Containers
-    cannot be shared, so the result is a tree, no larger than the bytes it came from.  `read_value` is the way in: there,
-    an opcode without a step, and what a step does to a value that is missing or is no list, is an error.
+    the one class of the protocol, read as a dict.  pickletools tells the opcodes; nothing is imported or called.
+    Containers cannot be shared, so the result is a tree, no larger than the bytes it came from.  `read_value` is the
+    way in: there, an opcode without a step is an error, and a step that finds no value, or none of its kind.
     """
 
     def __init__(self):
@@ -484,6 +477,13 @@ class _ValueReader:
         """Python 2.7 writes INT for what has more than four bytes, in protocol 2 too: the memory of a machine."""
         _demand(value.bit_length() < 8 * MAX_INT_BYTES)
         self.push(value)
+
+    def byte_string(self, text):
+        """A str of Python 2, which pickletools takes for Latin-1: most are UTF-8."""
+        try:
+            self.push(text.encode('latin-1').decode('utf-8', 'surrogatepass'))
+        except UnicodeDecodeError:
+            self.push(text)
 
     def pop(self, count):
         """The last `count` values, which leave the stack."""
@@ -527,21 +527,20 @@ class _ValueReader:
         self.push(self.memo[index])
 
     # What an opcode does to the reader, given the value that is written with it; the names are those of pickletools.
-    STEPS = dict.fromkeys((
-        'NONE', 'BININT', 'BININT1', 'BININT2', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINUNICODE'), push)
-    STEPS.update(dict.fromkeys(('BINSTRING', 'SHORT_BINSTRING'), lambda r, text: r.push(_byte_string(text))))
-    STEPS.update(dict.fromkeys(('FRAME', 'STOP'), lambda r, _: None))
-    STEPS.update({
-        'INT': integer, 'LONG1': integer, 'NEWTRUE': lambda r, _: r.push(True), 'NEWFALSE': lambda r, _: r.push(False),
-        'EMPTY_DICT': lambda r, _: r.push({}), 'EMPTY_LIST': lambda r, _: r.push([]), 'EMPTY_TUPLE': lambda r, _: r.push(()),
-        'MARK': mark, 'SETITEMS': lambda r, _: r.set_items(r.pop_mark()), 'SETITEM': lambda r, _: r.set_items(r.pop(2)),
-        'APPENDS': lambda r, _: r.extend(r.pop_mark()), 'APPEND': lambda r, _: r.extend(r.pop(1)),
-        'TUPLE': lambda r, _: r.push(tuple(r.pop_mark())), 'TUPLE1': lambda r, _: r.push(tuple(r.pop(1))),
-        'TUPLE2': lambda r, _: r.push(tuple(r.pop(2))), 'TUPLE3': lambda r, _: r.push(tuple(r.pop(3))),
-        'GLOBAL': push_class, 'STACK_GLOBAL': lambda r, _: r.push_class(r.pop(2)),
-        'NEWOBJ': new_object, 'BUILD': build, 'BINPUT': put, 'LONG_BINPUT': put, 'BINGET': get, 'LONG_BINGET': get,
-        'MEMOIZE': lambda r, _: r.put(len(r.memo)),
-    })
+    STEPS = {name: step for names, step in {
+        'NONE BININT BININT1 BININT2 BINFLOAT BINUNICODE SHORT_BINUNICODE': push,
+        'NEWTRUE': lambda r, _: r.push(True), 'NEWFALSE': lambda r, _: r.push(False),
+        'INT LONG1': integer, 'BINSTRING SHORT_BINSTRING': byte_string,
+        'EMPTY_DICT': lambda r, _: r.push({}), 'SETITEM': lambda r, _: r.set_items(r.pop(2)),
+        'EMPTY_LIST': lambda r, _: r.push([]), 'APPEND': lambda r, _: r.extend(r.pop(1)),
+        'MARK': mark, 'SETITEMS': lambda r, _: r.set_items(r.pop_mark()), 'APPENDS': lambda r, _: r.extend(r.pop_mark()),
+        'EMPTY_TUPLE': lambda r, _: r.push(()), 'TUPLE': lambda r, _: r.push(tuple(r.pop_mark())),
+        'TUPLE1': lambda r, _: r.push(tuple(r.pop(1))), 'TUPLE2': lambda r, _: r.push(tuple(r.pop(2))),
+        'TUPLE3': lambda r, _: r.push(tuple(r.pop(3))),
+        'GLOBAL': push_class, 'STACK_GLOBAL': lambda r, _: r.push_class(r.pop(2)), 'NEWOBJ': new_object, 'BUILD': build,
+        'BINPUT LONG_BINPUT': put, 'MEMOIZE': lambda r, _: r.put(len(r.memo)), 'BINGET LONG_BINGET': get,
+        'FRAME STOP': lambda r, _: None,
+    }.items() for name in names.split()}
 
 
 def _demand_plain(value, depth=MAX_DEPTH):
@@ -553,16 +552,17 @@ def _demand_plain(value, depth=MAX_DEPTH):
     _demand(value is not _AvailInfo)
 
 
-# A node's reply in the one order in which all releases write it from Python 3.6 on: a regular expression tells its parts, as
-# reading each opcode would add a third to the CPU of a poll.  A text begins with its length: there is one alternative for
-# each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
+# A node's reply in the one order in which all releases write it from Python 3.6 on: a regular expression tells its parts,
+# as reading each opcode would add a third to the CPU of a poll.  A text begins with its length: there is one alternative
+# for each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
 _SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
 # Opcodes of scalars: the pattern of what follows, and what makes a value of that.
 _SCALARS = {
     b'N': (b'', lambda _: None), b'\x88': (b'', lambda _: True), b'\x89': (b'', lambda _: False),
     b'K': (b'.', ord), b'M': (b'..', lambda rest: int.from_bytes(rest, 'little')),
     b'J': (b'.{4}', lambda rest: int.from_bytes(rest, 'little', signed=True)),
-    b'\x8a': (b'(?:%b)' % b'|'.join(_SIZED[:MAX_INT_BYTES + 1]), lambda rest: int.from_bytes(rest[1:], 'little', signed=True)),
+    b'\x8a': (b'(?:%b)' % b'|'.join(_SIZED[:MAX_INT_BYTES + 1]),
+              lambda rest: int.from_bytes(rest[1:], 'little', signed=True)),
     b'G': (b'.{8}', lambda rest: struct.unpack('>d', rest)[0]),
     b'\x8c': (b'(?:%b)' % b'|'.join(_SIZED), lambda rest: rest[1:].decode('utf-8', 'surrogatepass')),
 }
@@ -582,7 +582,7 @@ _REPLY = re.compile(
 
 
 def _read_reply(data):
-    """The value of a reply that is in the very form in which nodes write it; else None.  ValueError for text that is none."""
+    """The value of a reply in the very form in which nodes write it, else None.  ValueError for text that is none."""
     match = _REPLY.fullmatch(data)
     if match is None:
         return None
@@ -670,16 +670,16 @@ def canonical(address, scope=0):
     `scope` is the interface index that came with it, if any.  ValueError when it is no IP address.
     """
     text, _, zone = str(address).partition('%')
-    if re.search(r'(^|[.:])0[0-9]+\.|\.0[0-9]+\Z', text):
-        # octal to some programs, decimal to others
+    if re.search(r'(^|[.:])0[0-9]+\.|\.0[0-9]+\Z', text):  # octal to some programs, decimal to others
         raise ValueError('%s: a leading zero in an IPv4 address' % printable(address))
     parsed = ipaddress.ip_address(text)
     parsed = getattr(parsed, 'ipv4_mapped', None) or parsed
     if parsed.version == 4 or not parsed.is_link_local:
         return str(parsed)
     try:
-        if zone.isdigit() or not zone:
-            zone = socket.if_indextoname(int(zone or scope)) if int(zone or scope) else ''
+        if zone.isdigit():
+            scope, zone = int(zone), ''
+        zone = zone or (socket.if_indextoname(scope) if scope else '')
         return '%s%%%s' % (parsed, zone) if zone else str(parsed)
     except (OSError, OverflowError):
         raise ValueError('%s: there is no such interface' % printable(address))
@@ -835,7 +835,7 @@ def _kernel_table(kind, head_size):
 
 
 def _parts(data, head):
-    """Yield (kind, content) of each part of what the kernel sends: a head that begins with the size of all and the kind."""
+    """Yield (kind, content) of each part of what the kernel sends.  Its head begins with the size of all, and the kind."""
     least = struct.calcsize(head)
     while len(data) >= least:
         size, kind = struct.unpack_from(head, data)[:2]
@@ -976,13 +976,12 @@ def allow_many_files(wanted=4096):
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
     best = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
+    with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
-    except (OSError, ValueError):
-        best = soft
-    if best < LEAST_FILES:
-        raise StartError('dispyadmin needs %d open files, and the limit is %d. %s' % (LEAST_FILES, best, _RAISE_FILES))
-    return best
+        soft = best
+    if soft < LEAST_FILES:
+        raise StartError('dispyadmin needs %d open files, and the limit is %d. %s' % (LEAST_FILES, soft, _RAISE_FILES))
+    return soft
 
 
 class Wakeup:
@@ -1065,7 +1064,8 @@ class Worker:
 
     def report(self, error):
         """Log an unexpected error in the same way."""
-        self.report_once('%s goes on after an unexpected error: %s' % (self.name, printable(repr(error))), logging.ERROR, error)
+        problem = '%s goes on after an unexpected error: %s' % (self.name, printable(repr(error)))
+        self.report_once(problem, logging.ERROR, error)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
