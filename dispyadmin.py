@@ -437,9 +437,9 @@ class _AvailInfo(dict):
     """What nodes send as dispy.DispyNodeAvailInfo: cpu, memory, disk, swap."""
 
 
-def _demand(condition):
+def _demand(condition, otherwise='a pickle of another form than nodes write'):
     if not condition:
-        raise WireError('a pickle of another form than nodes write')
+        raise WireError(otherwise)
 
 
 class _ValueReader:
@@ -596,8 +596,7 @@ def read_value(data):
 
     Bounded: MAX_MESSAGE bytes, MAX_OPCODES opcodes, MAX_DEPTH containers deep, integers of MAX_INT_BYTES.
     """
-    if len(data) > MAX_MESSAGE:
-        raise WireError('message of %d bytes' % len(data))
+    _demand(len(data) <= MAX_MESSAGE, 'message of %d bytes' % len(data))
     try:
         return _read_reply(data) or _ValueReader().read(data)
     except (LookupError, TypeError, ValueError, Warning) as error:  # Warning: pickletools may warn of an escape sequence
@@ -612,8 +611,7 @@ def read_info(reply):
     if re.fullmatch(b'[0-9a-f]{40}', reply):
         return reply.decode('ascii')
     told = read_value(reply)
-    if not isinstance(told, dict) or 'busy' not in told or 'cpus' not in told:
-        raise WireError('a reply that is no node information')
+    _demand(isinstance(told, dict) and 'busy' in told and 'cpus' in told, 'a reply that is no node information')
     free, busy = _integer(told['cpus'], -MAX_CPUS, MAX_CPUS), _cpus(told['busy'])
     told['cpus'] = None if free is None or busy is None else max(0, free + busy)
     available = told.get('avail_info')
@@ -633,8 +631,7 @@ def read_announcement(message):
     if not colon or tag not in (b'PING', b'NODE_INFO', b'TERMINATED'):
         return None
     value = read_value(data)
-    if not isinstance(value, dict):
-        raise WireError('an announcement that is no dict')
+    _demand(isinstance(value, dict), 'an announcement that is no dict')
     port, sign, version = _integer(value.get('port'), 1, 65535), value.get('sign'), value.get('version')
     if port is None or not isinstance(sign, str) or not SIGN.match(sign):
         return None  # an admin's or a client's own message
@@ -654,8 +651,7 @@ def read_control(reply):
     value = read_value(reply)
     if value == -1:
         return REFUSED
-    if not isinstance(value, dict):
-        raise WireError('a reply that answers no control')
+    _demand(isinstance(value, dict), 'a reply that answers no control')
     kept = {key: _CHECKS[key](value[key]) for key in CONTROLLED if key in value}
     return {key: now for key, now in kept.items() if now is not None or value[key] in (None, 0)}
 
@@ -687,7 +683,7 @@ def canonical(address, scope=0):
 
 def peer_address(sockaddr):
     """The canonical address in what accept() and recvfrom() return."""
-    return canonical(sockaddr[0], sockaddr[3] if len(sockaddr) > 3 else 0)
+    return canonical(sockaddr[0], *sockaddr[3:])
 
 
 def format_id(address, port):
@@ -707,7 +703,7 @@ def split_host_port(text):
     match = re.match(r'\[([^\]]*)\](?::([0-9]{1,6}))?\Z', text) or re.match(r'([^:\[\]]*)(?::([0-9]{1,6}))?\Z', text)
     host, port = match.groups() if match else (text, None)
     check_host(host)
-    return host, check_port(int(port)) if port is not None else None
+    return host, port and check_port(int(port))
 
 
 def check_host(host, needs_interface=True):
@@ -802,7 +798,7 @@ def socket_address(address, port):
         raise NodeError('%s.' % problem)
     address, _, zone = address.partition('%')
     try:
-        return address, port, 0, int(zone) if zone.isdigit() else socket.if_nametoindex(zone) if zone else 0
+        return address, port, 0, socket.if_nametoindex(zone) if zone else 0
     except (OSError, ValueError):  # ValueError: a zero byte
         names = ', '.join(name for _, name in socket.if_nameindex()[:8])
         raise NodeError('This machine has no interface %s; it has %s.' % (printable(zone), names or 'none'))
@@ -935,13 +931,12 @@ def open_socket(kind, address, port):
         sock = unless_done.enter_context(socket.socket(family, kind))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # a thousand nodes may start at once
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
         sock.bind(socket_address(address, port))
         if kind == socket.SOCK_STREAM:
             sock.listen(4096)  # all nodes of a segment answer a discovery within a second; the kernel may allow less
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # a thousand nodes may start at once
         sock.setblocking(False)
         unless_done.pop_all()
         return sock
