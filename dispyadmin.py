@@ -840,11 +840,10 @@ def _parts(data, head):
 
 
 def _kernel_interfaces():
-    links = {index: flags for head, _ in _kernel_table(_GET_LINKS, 16)
-             for _, _, index, flags, _ in [struct.unpack('=BxHiII', head)]}
+    flags_of = dict(struct.unpack_from('=iI', head, 4) for head, _ in _kernel_table(_GET_LINKS, 16))
     for head, found in _kernel_table(_GET_ADDRESSES, 8):
         family, prefix, state, _, index = struct.unpack('=BBBBi', head)
-        raw, flags = found.get(_LOCAL) or found.get(_ADDRESS), links.get(index, 0)
+        raw, flags = found.get(_LOCAL) or found.get(_ADDRESS), flags_of.get(index, 0)
         if family in (socket.AF_INET, socket.AF_INET6) and raw and flags & _UP and not state & _TENTATIVE:
             address = socket.inet_ntop(family, raw)
             network = ipaddress.ip_network('%s/%d' % (address, prefix), strict=False)
