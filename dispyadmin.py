@@ -65,6 +65,7 @@ import math
 import operator
 import os
 import pickle  # to write requests only: what comes in is read by read_value(), as even a strict find_class is not safe
+import pickletools
 import random
 import re
 import secrets
@@ -257,27 +258,24 @@ class StartError(Error):
     """Options are well formed but this machine cannot do it: port in use, no such address (exit status 1)."""
 
 
-_NO_ROUTE = 'No route to it: the machine is off, or not on this network. Check its address and the routes of this machine.'
-_FORBIDDEN = ('This machine forbids it. Allow it in the local firewall or security policy; to listen at a port below 1024, '
-              'dispyadmin must run as root.')
 _NO_ACCESS = 'No permission. Give the user who runs dispyadmin access to it and to its folder.'
 _RAISE_FILES = 'Raise the limit: "ulimit -n 4096" in the shell, or LimitNOFILE=4096 in the unit of systemd.'
-_MANY_FILES = 'Too many files are open. ' + _RAISE_FILES
-_NO_SPACE = 'No space is left there. Delete files, or choose another place.'
 
 # What the operating system says, and what to do.  With a file's name it says it of the file, else of a connection.
-SYSTEM_ERRORS = {
-    errno.EHOSTUNREACH: _NO_ROUTE, errno.ENETUNREACH: _NO_ROUTE, errno.EHOSTDOWN: _NO_ROUTE, errno.ENETDOWN: _NO_ROUTE,
-    errno.EACCES: _FORBIDDEN, errno.EPERM: _FORBIDDEN,
-    errno.EMFILE: _MANY_FILES, errno.ENFILE: _MANY_FILES,
-    errno.ENOSPC: _NO_SPACE, errno.EDQUOT: _NO_SPACE,
-    errno.EROFS: 'The file system is read-only. Choose another place, or name it as ReadWritePaths= in the unit of systemd.',
-    errno.ENOENT: 'There is no such file or folder. Check the name.',
-    errno.EADDRNOTAVAIL: 'No interface of this machine has an address for it. Check the address, and that the interface is '
-                         'up.',
-    errno.EADDRINUSE: 'Another program has this port.',
-    errno.EAFNOSUPPORT: 'This machine has no IPv6. Give an IPv4 address.',
-}
+SYSTEM_ERRORS = {getattr(errno, name, None): sentence for names, sentence in {
+    'EHOSTUNREACH ENETUNREACH EHOSTDOWN ENETDOWN':
+        'No route to it: the machine is off, or not on this network. Check its address and the routes of this machine.',
+    'EACCES EPERM':
+        'This machine forbids it. Allow it in the local firewall or security policy; to listen at a port below 1024, '
+        'dispyadmin must run as root.',
+    'EMFILE ENFILE': 'Too many files are open. ' + _RAISE_FILES,
+    'ENOSPC EDQUOT': 'No space is left there. Delete files, or choose another place.',
+    'EROFS': 'The file system is read-only. Choose another place, or name it as ReadWritePaths= in the unit of systemd.',
+    'ENOENT': 'There is no such file or folder. Check the name.',
+    'EADDRNOTAVAIL': 'No interface of this machine has an address for it. Check the address, and that the interface is up.',
+    'EADDRINUSE': 'Another program has this port.',
+    'EAFNOSUPPORT': 'This machine has no IPv6. Give an IPv4 address.',
+}.items() for name in names.split()}
 
 
 def system_error(error, otherwise='%s.'):
@@ -414,9 +412,8 @@ FIELDS = (
 )
 
 VIEW_KEYS = tuple(dict.fromkeys(field.outer or field.key for field in FIELDS))  # of a node's JSON
-AVAILABLE = tuple(field.inner for field in FIELDS if field.outer)
+AVAILABLE = {field.inner: field.check for field in FIELDS if field.outer}
 _CHECKS = {field.key: field.check for field in FIELDS if field.check and not field.outer}
-_AVAILABLE_CHECKS = {field.inner: field.check for field in FIELDS if field.outer}
 
 # What a node tells, checked: avail_info is a tuple in the order of AVAILABLE, and `cpus` are those that dispy manages.
 Info = collections.namedtuple('Info', ['avail_info'] + list(_CHECKS))
@@ -442,167 +439,162 @@ def frame(code, message):
     return code + struct.pack('>L', len(message)) + message
 
 
-def _decode(data):
-    try:
-        return data.decode('utf-8', 'surrogatepass')
-    except UnicodeDecodeError:
-        return data.decode('latin-1')  # a byte string of Python 2 in some other encoding
-
-
-def _unsigned(data):
-    return int.from_bytes(data, 'little')
-
-
-def _signed(data):
-    if len(data) > MAX_INT_BYTES:
-        raise WireError('integer of %d bytes' % len(data))
-    return int.from_bytes(data, 'little', signed=True)
-
-
-# How pickle writes scalars: opcode -> bytes after it, whether they tell how many more follow, what makes a value of these.
-_SCALARS = {code[0]: rest for code, rest in {
-    b'N': (0, False, lambda _: None), b'\x88': (0, False, lambda _: True), b'\x89': (0, False, lambda _: False),
-    b'K': (1, False, _unsigned), b'M': (2, False, _unsigned), b'J': (4, False, _signed), b'\x8a': (1, True, _signed),
-    b'G': (8, False, lambda data: struct.unpack('>d', data)[0]),
-    b'\x8c': (1, True, _decode), b'X': (4, True, _decode), b'U': (1, True, _decode), b'T': (4, True, _decode),
-}.items()}
-
-
 class _AvailInfo(dict):
     """What nodes send as dispy.DispyNodeAvailInfo: cpu, memory, disk, swap."""
+
+
+def _demand(condition, otherwise='a pickle of another form than nodes write'):
+    if not condition:
+        raise WireError(otherwise)
 
 
 class _ValueReader:
     """Reads a pickle of plain values, protocols 2 to 5 (nodes write no other), and nothing else.
 
     Known are None, bool, int, float, str, list, tuple, dict with str keys, byte strings of Python 2 (read as str) and
-    the one class of the protocol, read as a dict.  Nothing is imported or called.  Containers cannot be shared, so the
-    result is a tree, no larger than the bytes it came from.  `read_value` is the way in: there, what a step does to a value
-    that is missing, or is no list, is an error.
+    the one class of the protocol, read as a dict.  pickletools tells the opcodes; nothing is imported or called.
+    Containers cannot be shared, so the result is a tree, no larger than the bytes it came from.  `read_value` is the
+    way in: there, an opcode without a step is an error, and a step that finds no value, or none of its kind.
     """
 
-    SHARED = (str, int, float, bool, type(None))
-
-    def __init__(self, data):
-        self.data = data
-        self.at = 0
+    def __init__(self):
         self.outer = []  # stacks below the marks
         self.stack = []
         self.memo = {}
 
-    def read(self):
+    def read(self, data):
         """The value."""
-        self.match(b'\x80[\x02-\x05]')
-        for _ in range(MAX_OPCODES):
-            code = self.data[self.at]
-            self.at += 1
-            if code in _SCALARS:
-                self.scalar(*_SCALARS[code])
-            elif code == 0x2e:
-                return self.result()
-            else:
-                self.STEPS[code](self)
-        raise WireError('more than %d steps in a message' % MAX_OPCODES)
-
-    def result(self):
+        _demand(data[0] == 0x80 and 2 <= data[1] <= 5)
+        data = data[2:]
+        for count, (opcode, value, at) in enumerate(pickletools.genops(data)):
+            _demand(count < MAX_OPCODES)
+            if opcode.name == 'INT':  # 64 bits in Python 2; and int() takes more than digits
+                _demand(value.bit_length() <= 64 and data.startswith(b'%d\n' % value, at + 1))
+            self.STEPS[opcode.name](self, value)
+        _demand(not self.outer)
         value, = self.stack
-        self.demand(not self.outer and value is not _AvailInfo)
+        _demand_plain(value)
         return value
-
-    def take(self, size):
-        """The next `size` bytes."""
-        start, self.at = self.at, self.at + size
-        if self.at > len(self.data):
-            raise WireError('pickle ends too early')
-        return self.data[start:self.at]
-
-    def number(self, size):
-        return _unsigned(self.take(size))
-
-    def match(self, pattern):
-        """The next bytes, which match."""
-        match = re.compile(pattern).match(self.data, self.at)
-        self.demand(match)
-        self.at = match.end()
-        return match.group()
-
-    @staticmethod
-    def demand(condition):
-        if not condition:
-            raise WireError('pickle of another form than nodes write')
 
     def push(self, value):
         self.stack.append(value)
 
+    def integer(self, value):
+        """Python 2.7 writes INT for what has more than four bytes, in protocol 2 too: the memory of a machine."""
+        _demand(value.bit_length() < 8 * MAX_INT_BYTES)
+        self.push(value)
+
+    def byte_string(self, text):
+        """A str of Python 2, which pickletools takes for Latin-1: most are UTF-8."""
+        try:
+            self.push(text.encode('latin-1').decode('utf-8', 'surrogatepass'))
+        except UnicodeDecodeError:
+            self.push(text)
+
     def pop(self, count):
         """The last `count` values, which leave the stack."""
-        return self.plain([self.stack.pop() for _ in range(count)][::-1])
+        return [self.stack.pop() for _ in range(count)][::-1]
 
-    def mark(self):
+    def mark(self, _):
         self.outer.append(self.stack)
         self.stack = []
 
     def pop_mark(self):
         """The values above the topmost mark; they and the mark leave the stack."""
         values, self.stack = self.stack, self.outer.pop()
-        return self.plain(values)
-
-    def plain(self, values):
-        """What may be in a container: all but the class."""
-        self.demand(_AvailInfo not in values)
         return values
-
-    def scalar(self, size, is_length, make):
-        data = self.take(size)
-        self.push(make(self.take(_unsigned(data)) if is_length else data))
-
-    def decimal(self):
-        """How Python 2.7 writes an int of more than four bytes in protocol 2: the memory of a machine."""
-        self.push(int(self.match(br'-?[1-9][0-9]{0,18}\n')))
 
     def extend(self, values):
         list.extend(self.stack[-1], values)
 
     def set_items(self, flat):
         target, keys = self.stack[-1], flat[::2]
-        self.demand(type(target) is dict and len(flat) % 2 == 0 and all(isinstance(key, str) for key in keys))
+        _demand(type(target) is dict and len(flat) % 2 == 0 and all(isinstance(key, str) for key in keys))
         target.update(zip(keys, flat[1::2]))
 
-    def global_class(self):
-        self.match(br'dispy\nDispyNodeAvailInfo\n')
+    def push_class(self, name):
+        _demand(name in ('dispy DispyNodeAvailInfo', ['dispy', 'DispyNodeAvailInfo']))
         self.push(_AvailInfo)
 
-    def stack_class(self):
-        self.demand(self.pop(2) == ['dispy', 'DispyNodeAvailInfo'])
-        self.push(_AvailInfo)
-
-    def new_object(self):
-        self.demand(self.stack.pop() == () and self.stack.pop() is _AvailInfo)
+    def new_object(self, _):
+        _demand(self.pop(2) == [_AvailInfo, ()])
         self.push(_AvailInfo())
 
-    def build(self):
+    def build(self, _):
         state = self.stack.pop()
-        self.demand(type(state) is dict and type(self.stack[-1]) is _AvailInfo)
+        _demand(type(state) is dict and type(self.stack[-1]) is _AvailInfo)
         self.stack[-1].update(state)
 
     def put(self, index):
         self.memo[index] = self.stack[-1]
 
     def get(self, index):
-        value = self.memo[index]
-        self.demand(type(value) in self.SHARED or value is _AvailInfo)  # else it shares a container
-        self.push(value)
+        _demand(not isinstance(self.memo[index], (dict, list, tuple)))  # else it is shared
+        self.push(self.memo[index])
 
-    STEPS = {code[0]: step for code, step in {
-        b'\x95': lambda r: r.take(8), b'(': mark, b'I': decimal,
-        b'}': lambda r: r.push({}), b'u': lambda r: r.set_items(r.pop_mark()), b's': lambda r: r.set_items(r.pop(2)),
-        b']': lambda r: r.push([]), b'e': lambda r: r.extend(r.pop_mark()), b'a': lambda r: r.extend(r.pop(1)),
-        b')': lambda r: r.push(()), b't': lambda r: r.push(tuple(r.pop_mark())), b'\x85': lambda r: r.push(tuple(r.pop(1))),
-        b'\x86': lambda r: r.push(tuple(r.pop(2))), b'\x87': lambda r: r.push(tuple(r.pop(3))),
-        b'c': global_class, b'\x93': stack_class, b'\x81': new_object, b'b': build,
-        b'q': lambda r: r.put(r.number(1)), b'r': lambda r: r.put(r.number(4)), b'\x94': lambda r: r.put(len(r.memo)),
-        b'h': lambda r: r.get(r.number(1)), b'j': lambda r: r.get(r.number(4)),
-    }.items()}
+    # What an opcode does to the reader, given the value that is written with it; the names are those of pickletools.
+    STEPS = {name: step for names, step in {
+        'NONE BININT BININT1 BININT2 BINFLOAT BINUNICODE SHORT_BINUNICODE': push,
+        'NEWTRUE': lambda r, _: r.push(True), 'NEWFALSE': lambda r, _: r.push(False),
+        'INT LONG1': integer, 'BINSTRING SHORT_BINSTRING': byte_string,
+        'EMPTY_DICT': lambda r, _: r.push({}), 'SETITEM': lambda r, _: r.set_items(r.pop(2)),
+        'EMPTY_LIST': lambda r, _: r.push([]), 'APPEND': lambda r, _: r.extend(r.pop(1)),
+        'MARK': mark, 'SETITEMS': lambda r, _: r.set_items(r.pop_mark()), 'APPENDS': lambda r, _: r.extend(r.pop_mark()),
+        'EMPTY_TUPLE': lambda r, _: r.push(()), 'TUPLE': lambda r, _: r.push(tuple(r.pop_mark())),
+        'TUPLE1': lambda r, _: r.push(tuple(r.pop(1))), 'TUPLE2': lambda r, _: r.push(tuple(r.pop(2))),
+        'TUPLE3': lambda r, _: r.push(tuple(r.pop(3))),
+        'GLOBAL': push_class, 'STACK_GLOBAL': lambda r, _: r.push_class(r.pop(2)), 'NEWOBJ': new_object, 'BUILD': build,
+        'BINPUT LONG_BINPUT': put, 'MEMOIZE': lambda r, _: r.put(len(r.memo)), 'BINGET LONG_BINGET': get,
+        'FRAME STOP': lambda r, _: None,
+    }.items() for name in names.split()}
+
+
+def _demand_plain(value, depth=MAX_DEPTH):
+    """WireError for containers that are deeper within each other, and for the class, which is no value."""
+    if isinstance(value, (dict, list, tuple)):
+        _demand(depth)
+        for inner in value.values() if isinstance(value, dict) else value:
+            _demand_plain(inner, depth - 1)
+    _demand(value is not _AvailInfo)
+
+
+# A node's reply in the one order in which all releases write it from Python 3.6 on: a regular expression tells its parts,
+# as reading each opcode would add a third to the CPU of a poll.  A text begins with its length: there is one alternative
+# for each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
+_SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
+# Opcodes of scalars: the pattern of what follows, and what makes a value of that.
+_SCALARS = {
+    b'N': (b'', lambda _: None), b'\x88': (b'', lambda _: True), b'\x89': (b'', lambda _: False),
+    b'K': (b'.', ord), b'M': (b'..', lambda rest: int.from_bytes(rest, 'little')),
+    b'J': (b'.{4}', lambda rest: int.from_bytes(rest, 'little', signed=True)),
+    b'\x8a': (b'(?:%b)' % b'|'.join(_SIZED[:MAX_INT_BYTES + 1]),
+              lambda rest: int.from_bytes(rest[1:], 'little', signed=True)),
+    b'G': (b'.{8}', lambda rest: struct.unpack('>d', rest)[0]),
+    b'\x8c': (b'(?:%b)' % b'|'.join(_SIZED), lambda rest: rest[1:].decode('utf-8', 'surrogatepass')),
+}
+_SCALAR = b'|'.join(code + pattern for code, (pattern, _) in _SCALARS.items())
+
+
+def _items(keys):
+    """The pattern of these keys, each with a scalar; lengths of keys are no special characters."""
+    return b''.join(b'\x8c%c%b\x94?(?P<%b>%b)\x94?' % (len(key), key, key, _SCALAR) for key in keys.split())
+
+
+_REPLY = re.compile(
+    b'\x80[\x04\x05]\x95.{8}}\x94?[(]%b\x8c\navail_info\x94?'
+    b'(?:N|\x8c\x05dispy\x94?\x8c\x12DispyNodeAvailInfo\x94?\x93\x94?[)]\x81\x94?}\x94?[(]%bub)%bu[.]' % (
+        _items(b'busy serve clients_done jobs_done cpu_time scheduler_ip'), _items(b'cpu memory disk swap'),
+        _items(b'name service_start service_stop service_end cpus max_cpus')), re.DOTALL)
+
+
+def _read_reply(data):
+    """The value of a reply in the very form in which nodes write it, else None.  ValueError for text that is none."""
+    match = _REPLY.fullmatch(data)
+    if match is None:
+        return None
+    told = {key: _SCALARS[part[:1]][1](part[1:]) for key, part in match.groupdict(b'N').items()}
+    available = {key: told.pop(key) for key in ('cpu', 'memory', 'disk', 'swap')}
+    return dict(told, avail_info=available if match.group('cpu') else None)
 
 
 def read_value(data):
@@ -610,56 +602,11 @@ def read_value(data):
 
     Bounded: MAX_MESSAGE bytes, MAX_OPCODES opcodes, MAX_DEPTH containers deep, integers of MAX_INT_BYTES.
     """
-    if len(data) > MAX_MESSAGE:
-        raise WireError('message of %d bytes' % len(data))
+    _demand(len(data) <= MAX_MESSAGE, 'message of %d bytes' % len(data))
     try:
-        value = _ValueReader(data).read()
-    except (LookupError, TypeError, ValueError) as error:
+        return _read_reply(data) or _ValueReader().read(data)
+    except (LookupError, TypeError, ValueError, Warning) as error:  # Warning: pickletools may warn of an escape sequence
         raise WireError('no pickle of plain values (%s)' % type(error).__name__)
-    level = [value] if isinstance(value, (dict, list, tuple)) else []
-    for _ in range(MAX_DEPTH):  # level by level, so that depth needs no recursion
-        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)
-                 if isinstance(inner, (dict, list, tuple))]
-        if not level:
-            return value
-    raise WireError('more than %d containers deep' % MAX_DEPTH)
-
-
-# A node's reply in the one order in which all releases write it from Python 3.6 on.  Read by a regular expression, as
-# read_value() would double the CPU of a poll; it reads the replies that do not match.  A text begins with its length: there
-# is one alternative for each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
-_FIRST = ('busy', 'serve', 'clients_done', 'jobs_done', 'cpu_time', 'scheduler_ip')
-_INNER = ('cpu', 'memory', 'disk', 'swap')
-_LAST = ('name', 'service_start', 'service_stop', 'service_end', 'cpus', 'max_cpus')
-_SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
-_SCALAR = b'N|K.|G.{8}|M..|J.{4}|\x88|\x89|\x8a(?:%b)|\x8c(?:%b)' % (
-    b'|'.join(_SIZED[:MAX_INT_BYTES + 1]), b'|'.join(_SIZED))
-
-
-def _text_pattern(text):
-    return b'\x8c' + re.escape(bytes([len(text)]) + text.encode('ascii')) + b'\x94?'
-
-
-def _item_patterns(keys):
-    return b''.join(b'%b(?P<%b>%b)\x94?' % (_text_pattern(key), key.encode('ascii'), _SCALAR) for key in keys)
-
-
-_REPLY = re.compile(b'\x80[\x04\x05]\x95.{8}}\x94?[(]%b%b(?:N|%b%b\x93\x94?[)]\x81\x94?}\x94?[(]%bub)%bu[.]' % (
-    _item_patterns(_FIRST), _text_pattern('avail_info'), _text_pattern('dispy'), _text_pattern('DispyNodeAvailInfo'),
-    _item_patterns(_INNER), _item_patterns(_LAST)), re.DOTALL)
-
-
-def read_reply(data):
-    """What read_value() makes of a reply, when it is in the very form in which nodes write it; else None."""
-    match = _REPLY.fullmatch(data)
-    if match is None:
-        return None
-    told = {}
-    for key, part in match.groupdict(b'N').items():
-        size, is_length, make = _SCALARS[part[0]]
-        told[key] = make(part[1 + size * is_length:])
-    available = {key: told.pop(key) for key in _INNER}
-    return dict(told, avail_info=available if match.group('cpu') else None)
 
 
 def read_info(reply):
@@ -667,21 +614,16 @@ def read_info(reply):
 
     Every field is checked; what is not sane is None.  Nodes send how many CPUs are free.
     """
-    if len(reply) == 40:
-        sign = reply.decode('latin-1')
-        if SIGN.match(sign):
-            return sign
-    told = read_reply(reply) or read_value(reply)
-    if not isinstance(told, dict) or 'busy' not in told or 'cpus' not in told:
-        raise WireError('a reply that is no node information')
+    if re.fullmatch(b'[0-9a-f]{40}', reply):
+        return reply.decode('ascii')
+    told = read_value(reply)
+    _demand(isinstance(told, dict) and 'busy' in told and 'cpus' in told, 'a reply that is no node information')
     free, busy = _integer(told['cpus'], -MAX_CPUS, MAX_CPUS), _cpus(told['busy'])
     told['cpus'] = None if free is None or busy is None else max(0, free + busy)
     available = told.get('avail_info')
-    if isinstance(available, dict):
-        available = tuple([check(available.get(key)) for key, check in _AVAILABLE_CHECKS.items()])
-    else:
-        available = None
-    return Info(available, *[check(told.get(key)) for key, check in _CHECKS.items()])
+    checked = (tuple([check(available.get(key)) for key, check in AVAILABLE.items()]) if isinstance(available, dict)
+               else None)
+    return Info(checked, *[check(told.get(key)) for key, check in _CHECKS.items()])
 
 
 # An announcement (PING, NODE_INFO or TERMINATED): what a node says of itself without being opened.
@@ -695,8 +637,7 @@ def read_announcement(message):
     if not colon or tag not in (b'PING', b'NODE_INFO', b'TERMINATED'):
         return None
     value = read_value(data)
-    if not isinstance(value, dict):
-        raise WireError('an announcement that is no dict')
+    _demand(isinstance(value, dict), 'an announcement that is no dict')
     port, sign, version = _integer(value.get('port'), 1, 65535), value.get('sign'), value.get('version')
     if port is None or not isinstance(sign, str) or not SIGN.match(sign):
         return None  # an admin's or a client's own message
@@ -716,8 +657,7 @@ def read_control(reply):
     value = read_value(reply)
     if value == -1:
         return REFUSED
-    if not isinstance(value, dict):
-        raise WireError('a reply that answers no control')
+    _demand(isinstance(value, dict), 'a reply that answers no control')
     kept = {key: _CHECKS[key](value[key]) for key in CONTROLLED if key in value}
     return {key: now for key, now in kept.items() if now is not None or value[key] in (None, 0)}
 
@@ -732,27 +672,24 @@ def canonical(address, scope=0):
     `scope` is the interface index that came with it, if any.  ValueError when it is no IP address.
     """
     text, _, zone = str(address).partition('%')
-    if re.search(r'(^|[.:])0[0-9]+\.|\.0[0-9]+\Z', text):
-        # octal to some programs, decimal to others
+    if re.search(r'(^|[.:])0[0-9]+\.|\.0[0-9]+\Z', text):  # octal to some programs, decimal to others
         raise ValueError('%s: a leading zero in an IPv4 address' % printable(address))
     parsed = ipaddress.ip_address(text)
-    if parsed.version == 6 and parsed.ipv4_mapped:
-        parsed = parsed.ipv4_mapped
+    parsed = getattr(parsed, 'ipv4_mapped', None) or parsed
     if parsed.version == 4 or not parsed.is_link_local:
         return str(parsed)
-    if zone.isdigit():
-        scope = int(zone)
-    elif zone:
-        return '%s%%%s' % (parsed, zone)
     try:
-        return '%s%%%s' % (parsed, socket.if_indextoname(scope)) if scope else str(parsed)
+        if zone.isdigit():
+            scope, zone = int(zone), ''
+        zone = zone or (socket.if_indextoname(scope) if scope else '')
+        return '%s%%%s' % (parsed, zone) if zone else str(parsed)
     except (OSError, OverflowError):
         raise ValueError('%s: there is no such interface' % printable(address))
 
 
 def peer_address(sockaddr):
     """The canonical address in what accept() and recvfrom() return."""
-    return canonical(sockaddr[0], sockaddr[3] if len(sockaddr) > 3 else 0)
+    return canonical(sockaddr[0], *sockaddr[3:])
 
 
 def format_id(address, port):
@@ -772,7 +709,7 @@ def split_host_port(text):
     match = re.match(r'\[([^\]]*)\](?::([0-9]{1,6}))?\Z', text) or re.match(r'([^:\[\]]*)(?::([0-9]{1,6}))?\Z', text)
     host, port = match.groups() if match else (text, None)
     check_host(host)
-    return host, check_port(int(port)) if port is not None else None
+    return host, port and check_port(int(port))
 
 
 def check_host(host, needs_interface=True):
@@ -810,7 +747,7 @@ def lacks_interface(address):
     """What is wrong with a canonical link-local address that does not name its interface; '' for all others."""
     if not is_unscoped(address):
         return ''
-    names = sorted({interface.name for interface in list_interfaces() if '%' in interface.address})[:8]
+    names = sorted({interface.address.partition('%')[2] for interface in list_interfaces()} - {''})[:8]
     return '%s is a link-local address: add its interface, as in %s%%%s%s' % (
         address, address, names[0] if names else 'eth0', ' (or %s)' % ', '.join(names[1:]) if names[1:] else '')
 
@@ -844,9 +781,8 @@ def _look_up(name):
         raise NodeError(('The name %s is unknown. Check its spelling, enter it in DNS or /etc/hosts, or give an IP address.'
                          if unknown else 'No name server answers for %s. Check /etc/resolv.conf and the network of this '
                                          'machine, or give an IP address.') % printable(name))
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    addresses = (peer_address(entry[4]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6))
-    return list(collections.OrderedDict.fromkeys(addresses))
+    addresses = dict.fromkeys(peer_address(entry[4]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6))
+    return sorted(addresses, key=family_of)
 
 
 def is_loopback(address):
@@ -868,18 +804,21 @@ def socket_address(address, port):
         raise NodeError('%s.' % problem)
     address, _, zone = address.partition('%')
     try:
-        return address, port, 0, int(zone) if zone.isdigit() else socket.if_nametoindex(zone) if zone else 0
+        return address, port, 0, socket.if_nametoindex(zone) if zone else 0
     except (OSError, ValueError):  # ValueError: a zero byte
         names = ', '.join(name for _, name in socket.if_nameindex()[:8])
         raise NodeError('This machine has no interface %s; it has %s.' % (printable(zone), names or 'none'))
 
 
-Interface = collections.namedtuple('Interface', 'name index address prefix broadcast loopback')
+# An address of this machine; where the system does not tell more of it, that alone.
+Interface = collections.namedtuple('Interface', 'address index network broadcast loopback')
+Interface.__new__.__defaults__ = 0, None, None, False
+LOOPBACK = Interface('127.0.0.1', broadcast='127.255.255.255', loopback=True)
 
 # rtnetlink(7) and netdevice(7) of Linux
 _GET_LINKS, _GET_ADDRESSES, _DUMP = 18, 22, 0x301
 _DONE, _ERROR = 3, 2
-_LINK_NAME, _ADDRESS, _LOCAL, _BROADCAST = 3, 1, 2, 4
+_ADDRESS, _LOCAL, _BROADCAST = 1, 2, 4
 _UP, _HAS_BROADCAST, _LOOPBACK = 0x1, 0x2, 0x8
 _TENTATIVE = 0x40  # an IPv6 address that is still being checked for duplicates cannot be bound
 
@@ -891,66 +830,46 @@ def _kernel_table(kind, head_size):
         sock.bind((0, 0))
         sock.send(struct.pack('=IHHII', 16 + head_size, kind, _DUMP, 1, 0) + bytes(head_size))
         while True:
-            data = sock.recv(1 << 16)
-            while len(data) >= 16:
-                size, answer = struct.unpack_from('=IH', data)
-                if answer in (_DONE, _ERROR) or size < 16:
+            for answer, entry in _parts(sock.recv(1 << 16), '=IHHII'):
+                if answer in (_DONE, _ERROR):
                     return
-                yield data[16:16 + head_size], dict(_attributes(data[16 + head_size:size]))
-                data = data[(size + 3) & ~3:]
+                yield entry[:head_size], dict(_parts(entry[head_size:], '=HH'))
 
 
-def _attributes(data):
-    while len(data) >= 4:
-        size, kind = struct.unpack_from('=HH', data)
-        if size < 4:
-            return
-        yield kind, data[4:size]
-        data = data[(size + 3) & ~3:]
+def _parts(data, head):
+    """Yield (kind, content) of each part of what the kernel sends.  Its head begins with the size of all, and the kind."""
+    least = struct.calcsize(head)
+    while len(data) >= least:
+        size, kind = struct.unpack_from(head, data)[:2]
+        yield kind, data[least:size]
+        data = data[max(least, (size + 3) & ~3):]
 
 
-def interfaces():
-    """The addresses of all interfaces that are up, as Interface records.  OSError where there is no netlink."""
-    links = {}
-    for head, found in _kernel_table(_GET_LINKS, 16):
-        _, _, index, flags, _ = struct.unpack('=BxHiII', head)
-        links[index] = found.get(_LINK_NAME, b'').rstrip(b'\0').decode('utf-8', 'replace'), flags
-    result = []
+def _kernel_interfaces():
+    flags_of = dict(struct.unpack_from('=iI', head, 4) for head, _ in _kernel_table(_GET_LINKS, 16))
     for head, found in _kernel_table(_GET_ADDRESSES, 8):
         family, prefix, state, _, index = struct.unpack('=BBBBi', head)
-        name, flags = links.get(index, ('', 0))
-        raw = found.get(_LOCAL) or found.get(_ADDRESS)
-        if family not in (socket.AF_INET, socket.AF_INET6) or not raw or not flags & _UP or state & _TENTATIVE:
-            continue
-        address = canonical(socket.inet_ntop(family, raw), index)
-        result.append(Interface(name, index, address, prefix, _broadcast_address(family, address, prefix, flags, found),
-                                bool(flags & _LOOPBACK)))
-    return result
+        raw, flags = found.get(_LOCAL) or found.get(_ADDRESS), flags_of.get(index, 0)
+        if family in (socket.AF_INET, socket.AF_INET6) and raw and flags & _UP and not state & _TENTATIVE:
+            address = socket.inet_ntop(family, raw)
+            network = ipaddress.ip_network('%s/%d' % (address, prefix), strict=False)
+            yield Interface(canonical(address, index), index, network, _broadcast_address(network, flags, found),
+                            bool(flags & _LOOPBACK))
 
 
-def network_of(interface):
-    """The network that an Interface is in, as ipaddress has it."""
-    return ipaddress.ip_network('%s/%d' % (interface.address.partition('%')[0], interface.prefix), strict=False)
-
-
-def _broadcast_address(family, address, prefix, flags, found):
+def _broadcast_address(network, flags, found):
     """Where a datagram for all of a network goes: what the kernel says, else the network's last address, else None."""
-    if family != socket.AF_INET or not flags & (_HAS_BROADCAST | _LOOPBACK):
+    if network.version == 6 or not flags & (_HAS_BROADCAST | _LOOPBACK):
         return None
     if found.get(_BROADCAST):
-        return socket.inet_ntop(family, found[_BROADCAST])
-    network = ipaddress.ip_network('%s/%d' % (address, prefix), strict=False)
-    return str(network.broadcast_address) if prefix <= 30 else None
-
-
-# One place from which nodes are asked: the address that goes into the datagram, and where the datagram is sent.
-Source = collections.namedtuple('Source', 'address index targets')
+        return socket.inet_ntop(socket.AF_INET, found[_BROADCAST])
+    return str(network.broadcast_address) if network.prefixlen <= 30 else None
 
 
 def list_interfaces():
-    """interfaces(), or an empty list where the kernel cannot be asked."""
+    """The addresses of all interfaces that are up, as Interface records; none where the kernel cannot be asked."""
     try:
-        return interfaces()
+        return list(_kernel_interfaces())
     except (OSError, AttributeError, ValueError, struct.error):  # ValueError: an interface has just gone
         return []
 
@@ -963,6 +882,10 @@ def own_hearing(hosts, known):
     return list(hosts or [i.address for i in known or _default_interfaces() if i.broadcast != i.address])[:MAX_OWN]
 
 
+# One place from which nodes are asked: the address that goes into the datagram, and where the datagram is sent.
+Source = collections.namedtuple('Source', 'address index targets')
+
+
 def local_sources(hosts, multicast, known):
     """Where discovery is sent from: Source records for `hosts` (addresses), or for every one of the `known` interfaces when
     there are none.
@@ -971,51 +894,38 @@ def local_sources(hosts, multicast, known):
     of the default host name.
     """
     if hosts:
-        return [_source_of(address, known, multicast) for address in hosts]
-    sources, linked = [], set()
-    outside = [i for i in known if not i.loopback] or ([] if known else _default_interfaces())
+        return [_source(_interface_at(address, known), multicast) for address in hosts]
+    outside = [i for i in known or _default_interfaces() if not i.loopback]
     outside.sort(key=lambda i: '%' in i.address)  # a link-local address serves only where there is no other
-    for interface in outside or [i for i in known if i.address == '127.0.0.1']:
-        if ':' in interface.address:
-            if interface.index in linked:
-                continue  # one IPv6 address for each interface: the group is the same for all
-            linked.add(interface.index)
-        sources.append(_source(interface, multicast))
-    return sources or [_source(Interface('', 0, '127.0.0.1', 8, '127.255.255.255', True), multicast=False)]
+    chosen = {}
+    for interface in outside or [LOOPBACK]:
+        # one IPv6 address for each interface: the group is the same for all
+        chosen.setdefault(interface.index if ':' in interface.address else interface.address, interface)
+    return [_source(interface, multicast) for interface in chosen.values()]
 
 
 def _source(interface, multicast):
-    if ':' in interface.address:
-        targets = (GROUP_V6,)
-    elif multicast:
-        targets = (GROUP_V4,)
-    else:  # nodes with netifaces listen at the interface's broadcast address alone, those without at the general one
-        targets = tuple(target for target in (interface.broadcast, BROADCAST) if target)
-    return Source(interface.address, interface.index, targets)
+    # nodes with netifaces listen at the interface's broadcast address alone, those without at the general one
+    targets = [GROUP_V4] if multicast else filter(None, [interface.broadcast, BROADCAST])
+    return Source(interface.address, interface.index, tuple([GROUP_V6] if ':' in interface.address else targets))
 
 
-def _source_of(address, known, multicast):
-    """The Source for one of our own addresses, which on loopback is any in 127/8."""
-    for interface in known:
-        same_net = is_loopback(address) and interface.address == '127.0.0.1'
-        if interface.address == address or same_net and ':' not in address:
-            return _source(interface._replace(address=address), multicast)
-    return _source(Interface('', 0, address, 32, None, False), multicast)
+def _interface_at(address, known):
+    """The Interface for one of our own addresses, which on loopback is any in 127/8."""
+    if address.startswith('127.'):
+        return LOOPBACK._replace(address=address)
+    return next((interface for interface in known if interface.address == address), Interface(address))
 
 
 def _default_interfaces():
     """The addresses of the default host name; if that is only loopback (127.0.1.1), the one that routes lead out of."""
-    try:
+    addresses = []
+    with contextlib.suppress(NodeError):
         addresses = [a for a in resolve(socket.gethostname()) if not is_loopback(a)]
-    except NodeError:
-        addresses = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect(('192.0.2.1', 9))  # an address for documentation; connecting a datagram socket sends nothing
-            addresses = addresses or [sock.getsockname()[0]]
-        except OSError:
-            pass
-    return [Interface('', 0, address, 32, None, False) for address in addresses]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.connect(('192.0.2.1', 9))  # an address for documentation; connecting a datagram socket sends nothing
+        addresses = addresses or [sock.getsockname()[0]]
+    return [Interface(address) for address in addresses]
 
 
 def open_socket(kind, address, port):
@@ -1025,22 +935,19 @@ def open_socket(kind, address, port):
     client sees the port taken.
     """
     family = family_of(address)
-    sock = socket.socket(family, kind)
-    try:
+    with contextlib.ExitStack() as unless_done:
+        sock = unless_done.enter_context(socket.socket(family, kind))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # a thousand nodes may start at once
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
         sock.bind(socket_address(address, port))
         if kind == socket.SOCK_STREAM:
             sock.listen(4096)  # all nodes of a segment answer a discovery within a second; the kernel may allow less
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # a thousand nodes may start at once
         sock.setblocking(False)
+        unless_done.pop_all()
         return sock
-    except BaseException:
-        sock.close()
-        raise
 
 
 def tls_contexts(certfile, keyfile):
@@ -1077,13 +984,12 @@ def allow_many_files(wanted=4096):
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
     best = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
+    with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
-    except (OSError, ValueError):
-        best = soft
-    if best < LEAST_FILES:
-        raise StartError('dispyadmin needs %d open files, and the limit is %d. %s' % (LEAST_FILES, best, _RAISE_FILES))
-    return best
+        soft = best
+    if soft < LEAST_FILES:
+        raise StartError('dispyadmin needs %d open files, and the limit is %d. %s' % (LEAST_FILES, soft, _RAISE_FILES))
+    return soft
 
 
 class Wakeup:
@@ -1095,17 +1001,13 @@ class Wakeup:
         self.writer.setblocking(False)
 
     def set(self):
-        try:
+        with contextlib.suppress(OSError):  # full: the sleeper will wake anyway; closed: it is gone
             self.writer.send(b'.')
-        except OSError:
-            pass  # full: the sleeper will wake anyway; closed: it is gone
 
     def clear(self):
-        try:
+        with contextlib.suppress(OSError):
             while self.reader.recv(4096):
                 pass
-        except OSError:
-            pass
 
     def close(self):
         self.reader.close()
@@ -1122,11 +1024,10 @@ class Worker:
 
     def __init__(self):
         self.stopping = threading.Event()
-        self._thread = None
-        self._last_error = self._last_problem = (None, 0.0)  # (what was logged, monotonic time)
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._reported = {}  # level -> (what was logged last, monotonic time)
 
     def start(self):
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         try:
             self._thread.start()
         except RuntimeError:
@@ -1140,11 +1041,11 @@ class Worker:
 
     def is_alive(self):
         """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread.is_alive()
 
     def join(self, deadline):
         """Wait until the thread has ended, or until this monotonic time: it may hang in a look-up of a name."""
-        if self._thread is not None:
+        if self.is_alive():
             self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def wake(self):
@@ -1162,20 +1063,17 @@ class Worker:
                 self.stopping.wait(0.1)  # an error that comes back at once must not eat the machine
         self.finish()
 
-    def report_once(self, problem):
+    def report_once(self, problem, level=logging.WARNING, error=None):
         """Log what the system refuses, unless it was the same less than a minute ago."""
-        last, when = self._last_problem
+        last, when = self._reported.get(level, ('', 0.0))
         if problem != last or time.monotonic() - when > 60:
-            self._last_problem = problem, time.monotonic()
-            logger.warning('%s', problem)
+            self._reported[level] = problem, time.monotonic()
+            logger.log(level, '%s', problem, exc_info=error)
 
     def report(self, error):
-        """Log an unexpected error, unless it was the same less than a minute ago."""
-        kind = '%s: %s' % (type(error).__name__, error)
-        last, when = self._last_error
-        if kind != last or time.monotonic() - when > 60:
-            self._last_error = kind, time.monotonic()
-            logger.error('%s goes on after an unexpected error', self.name, exc_info=error)
+        """Log an unexpected error in the same way."""
+        problem = '%s goes on after an unexpected error: %s' % (self.name, printable(repr(error)))
+        self.report_once(problem, logging.ERROR, error)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -5194,7 +5092,7 @@ class Admin:
             known = list_interfaces()
             searched = [interface for interface in known if (interface.broadcast or ':' in interface.address) and
                         (not self._hosts or interface.address in self._hosts)]
-            self._own = now, frozenset(i.address for i in known), tuple(map(network_of, searched))
+            self._own = now, frozenset(i.address for i in known), tuple(interface.network for interface in searched)
         return self._own[1:]
 
     def _meet(self, address, port, connected=False, announcement=None):

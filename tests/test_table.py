@@ -456,7 +456,8 @@ class Addresses(unittest.TestCase):
     def test_broadcast_addresses(self):
         def found(prefix, kernel=None, flags=dispyadmin._HAS_BROADCAST):
             attributes = {dispyadmin._BROADCAST: dispyadmin.socket.inet_aton(kernel)} if kernel else {}
-            return dispyadmin._broadcast_address(dispyadmin.socket.AF_INET, '10.1.2.3', prefix, flags, attributes)
+            network = dispyadmin.ipaddress.ip_network('10.1.2.3/%d' % prefix, strict=False)
+            return dispyadmin._broadcast_address(network, flags, attributes)
         self.assertEqual(found(20, '10.1.15.255'), '10.1.15.255')
         self.assertEqual(found(20), '10.1.15.255')
         self.assertIsNone(found(32))
