@@ -23,7 +23,7 @@ Threads, and what they share:
     announcer  asks for nodes on every interface           +--> NODE TABLE ---+--> console        commands on a terminal
     poller     asks every known node; pairs; controls    --+    one lock      +--> main           waits for the end
     seeker     asks the hosts of --node                  --+                  +--> history        keeps the last hours
-    keeper     drains, drift, the state file             --+
+    reconciler drains, drift, the state file             --+
     alerts     runs the program of --on_event
 
 What is promised: a node that does not answer never delays one that does; what the network sends is never executed, only
