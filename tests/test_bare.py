@@ -543,9 +543,10 @@ class Sentences(BareTest):
 
     def test_key_that_may_not_be_read(self):
         """The ssl module names no file: it is not taken for a connection that a firewall refuses."""
-        with unittest.mock.patch('builtins.open', side_effect=PermissionError(errno.EACCES, 'x', 'cert.pem')):
+        name = self.write('', 'cert.pem')
+        with unittest.mock.patch('builtins.open', side_effect=PermissionError(errno.EACCES, 'x', name)):
             with self.assertRaises(dispyadmin.StartError) as caught:
-                dispyadmin.tls_contexts('cert.pem', 'key.pem')
+                dispyadmin.tls_contexts(name, name)
         self.assertIn('user who runs', str(caught.exception))
         self.assertNotIn('firewall', str(caught.exception))
 
