@@ -3634,8 +3634,9 @@ class UndoStep(Step):
                     edit[key] = old and old.of(operation, old.value)
                 elif old is None:
                     edit[key] = returning(seen.desired[key], operation)
-                else:
-                    edit[key] = old._replace(returning=False, idle=None, operation=operation)
+                else:  # where only its CPUs were changed, it is still the drain of the plan that made it
+                    number = old.operation if is_same(old, made) else operation
+                    edit[key] = old._replace(returning=False, idle=None, operation=number)
         drain, had = seen.desired.get('drain'), dict(self.changes[seen.id].undo.shown).get('cpus')
         if drain and edit.get('cpus', drain) is None:  # it gets on its return what it had before
             edit['drain'] = drain._replace(had=had)
@@ -5947,6 +5948,7 @@ class Reconciler(Worker):
 
 
 NO_FILE = 'It is a directory, a pipe or a device; give the name of a file'
+OTHERS_FILE = 'It is used by another dispyadmin; give each its own file'
 
 
 class StateFile:
@@ -6015,16 +6017,12 @@ class StateFile:
     def _read(self):
         """Its bytes, or None when it is new.  OSError."""
         self._path = os.path.realpath(self.name)  # a symbolic link stays
-        for _ in range(100):
-            try:
-                number, is_new = self._open_locked(os.O_CREAT | os.O_EXCL), True
-            except FileExistsError:
-                number, is_new = self._open_locked(0), False
-            except FileNotFoundError:
-                return None  # no such folder: told when it is written
-            if os.path.samestat(os.fstat(number), os.stat(self._path)):
-                break  # else another dispyadmin has just replaced it
-            os.close(number)
+        try:
+            number, is_new = self._open_locked(os.O_CREAT | os.O_EXCL), True
+        except FileExistsError:
+            number, is_new = self._open_locked(0), False
+        except FileNotFoundError:
+            return None  # no such folder: told when it is written
         self._hold(number)
         with open(number, 'rb', closefd=False) as file:
             return None if is_new else file.read(MAX_STATE + 1)
@@ -6039,6 +6037,8 @@ class StateFile:
             if not stat.S_ISREG(os.fstat(number).st_mode):
                 raise OSError(errno.EINVAL, NO_FILE)
             self._lock(number)
+            if not (os.path.exists(self._path) and os.path.samestat(os.fstat(number), os.stat(self._path))):
+                raise OSError(errno.EBUSY, OTHERS_FILE)  # it has just been replaced
         except BaseException:
             os.close(number)
             raise
@@ -6070,7 +6070,7 @@ class StateFile:
             if fcntl:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OSError(errno.EBUSY, 'It is used by another dispyadmin; give each its own file')
+            raise OSError(errno.EBUSY, OTHERS_FILE)
         except OSError as error:
             logger.debug('--state %s cannot be locked: %s', self.name, error)  # some network mounts
 

@@ -64,12 +64,17 @@ class SecondAddress(lab.LabTest):
         admin.post('/api/nodes', {'host': self.second})
         lab.wait_for(lambda: list(admin.nodes()) == [self.node_at.id], what=lambda: 'one row: %s' % admin.nodes())
 
-    def test_a_row_that_has_answered_stays(self):
+    def set_at_first(self, *options):
+        """(dispyadmin, the node at the first address, which has been set and is gone)."""
         other = self.host.call(lambda: wire.FakeNode(self.first, 9701, 'open', name='first'))
-        admin = self.admin_at_head()
+        admin = self.admin_at_head(*options)
         self.assertTrue(admin.add(other)['ok'])
         self.assertTrue(admin.control('cpus', [other], cpus=2)[other.id]['ok'])
         other.close()
+        return admin, other
+
+    def check_stays(self, admin, other):
+        """Its row stays, with what was set, when the node that it announces is added."""
         admin.wait_node(other, state='unreachable')
         self.announce()
         admin.wait_node(other, announces=self.node_at.id)
@@ -77,22 +82,15 @@ class SecondAddress(lab.LabTest):
         admin.wait_node(self.node_at, state='ready')
         self.assertEqual(admin.node(other)['wanted'], {'cpus': {'cpus': 2}})
 
+    def test_a_row_that_has_answered_stays(self):
+        self.check_stays(*self.set_at_first())
+
     def test_what_was_set_stays_over_a_restart(self):
         """A row that has not answered since is no row that may go."""
-        other = self.host.call(lambda: wire.FakeNode(self.first, 9701, 'open', name='first'))
         state = os.path.join(self.folder(), 'state.json')
-        admin = self.admin_at_head('--state', state)
-        self.assertTrue(admin.add(other)['ok'])
-        self.assertTrue(admin.control('cpus', [other], cpus=2)[other.id]['ok'])
-        other.close()
+        admin, other = self.set_at_first('--state', state)
         admin.close()
-        admin = self.admin_at_head('--state', state)
-        admin.wait_node(other, state='unreachable')
-        self.announce()
-        admin.wait_node(other, announces=self.node_at.id)
-        self.assertTrue(admin.add(self.node_at)['ok'])
-        admin.wait_node(self.node_at, state='ready')
-        self.assertEqual(admin.node(other)['wanted'], {'cpus': {'cpus': 2}})
+        self.check_stays(self.admin_at_head('--state', state), other)
 
     def test_two_addresses_that_announce_a_third(self):
         extra = self.first.rpartition('.')[0] + '.78'

@@ -5,6 +5,9 @@ import os
 import socket
 import threading
 import time
+from unittest import mock
+
+import dispyadmin
 
 from . import lab, wire
 from .test_operations import OperationsTest
@@ -296,6 +299,16 @@ class UndoAgain(TrustTest):
         self.post(admin, 'return', [node])
         self.assertEqual(node.managed(), 8)
 
+    def test_drain_beneath_a_redo(self):
+        """What others changed of the drained node's CPUs does not keep the drain from being undone."""
+        admin, node = self.fakes(1)
+        answer = self.post(admin, 'cpus', [node], cpus=4)
+        drained = self.post(admin, 'drain', [node], then='stay')
+        for _ in range(2):
+            answer = self.undo(admin, answer)
+        self.assertTrue(self.undo(admin, drained)['results'][0]['ok'])
+        self.assertEqual((node.managed(), admin.node(node)['drain']), (4, None))
+
     def test_drain_and_forget(self):
         admin, one, two = self.fakes(2)
         answer = self.post(admin, 'drain', [one, two], then='stay')
@@ -374,6 +387,17 @@ class Written(TrustTest):
         self.assertEqual(status, 1, err)
         self.assertIn('used by another dispyadmin', err)
         self.assertEqual(admin.node(node)['wanted'], {'cpus': {'cpus': 3}})
+
+    def test_file_that_is_always_another(self):
+        """What is opened is never what the name stands for then: a sentence, and no descriptor is left open."""
+        name = os.path.join(self.folder(), 'state.json')
+        before = os.listdir('/proc/self/fd')
+        for stat in (lambda path: os.lstat('/'), lambda path: os.lstat(path + '.gone')):
+            file = dispyadmin.StateFile(name)
+            with mock.patch('dispyadmin.os.stat', stat), self.assertRaisesRegex(dispyadmin.StartError, '^--state '):
+                file.open()
+            file.close()
+        self.assertEqual(os.listdir('/proc/self/fd'), before)
 
     def test_symbolic_link_and_fifo(self):
         folder = self.folder()
