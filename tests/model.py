@@ -358,9 +358,9 @@ class State:
                 del self.want[key]
             else:
                 self.want[key] = (old[0], number)
-        for key, old in changed.items():
+        for key, old in changed.items():       # accepting sent nothing, so that its undo sends nothing
             keys[key] = keys[key][0], None if old is None else (self.drain if key == 'drain' else self.want[key])
-            if key == 'drain':
+            if key == 'drain' or action == 'accept':
                 continue
             if old is not None and old[0] != 'now':
                 self.restore([key])
