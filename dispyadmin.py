@@ -103,6 +103,7 @@ DISPY_RELEASES = ('4.11.0', '4.11.1', '4.12.0', '4.12.1', '4.12.2', '4.12.3', '4
 
 # (info port, node port): dispy 4.15, then dispy 4.11 to 4.14.
 PORT_PAIRS = ((9700, 9701), (61590, 61591))
+RESERVED_PORTS = frozenset(first + number for first, _ in PORT_PAIRS for number in range(3))  # dispyscheduler's, too
 REPLY_PORT = 9707              # TCP, where nodes answer searches.  dispy uses 9700 to 9702, pycos 9705
 
 GROUP_V4 = '239.255.61.59'
@@ -178,7 +179,8 @@ MAX_RELEASES = 32              # releases asked for: the twelve known ones, and 
 MAX_WAITING = 8192             # announced addresses that wait to be asked: 8192 * 600 bytes = 5 MB
 MAX_MEETINGS = 64              # of them from one address in a minute: dispynodes on one machine, one for each port
 MAX_NODES = 50000              # rows: at about 8 KB each, lists packed for readers included, 400 MB
-MAX_UNASKED = 64               # rows of what announces itself but cannot be asked
+MAX_UNASKED = 64               # rows of what announces itself but cannot be asked, and ...
+MAX_UNASKED_EACH = 4           # ... of them at one address: one host must not take the others' places
 MAX_STATE = 64 * 1024 * 1024   # bytes of a state file: 50,000 nodes have 40 MB
 MAX_EVENTS = 1000              # kept to look at, each with ...
 MAX_EVENT_NODES = 100          # ... so many ids at most: 1000 * 100 * 60 bytes = 6 MB
@@ -950,8 +952,11 @@ def list_interfaces():
 
 
 def own_hearing(hosts, known):
-    """The addresses of this machine at which announcements may come in: `hosts`, else those of the `known` interfaces."""
-    return list(hosts or [i.address for i in known or _default_interfaces()])[:MAX_OWN]
+    """The addresses of this machine at which announcements may come in: `hosts`, else those of the `known` interfaces.
+
+    Where an address is its own broadcast address (a cloud's /32), dispy's programs must have it for themselves.
+    """
+    return list(hosts or [i.address for i in known or _default_interfaces() if i.broadcast != i.address])[:MAX_OWN]
 
 
 def local_sources(hosts, multicast, known):
@@ -1795,8 +1800,8 @@ class Group:
 class Node:
     """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
 
-    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'ended', 'is_asked', 'announces', 'is_gone',
-                 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'clock',
+    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'ended', 'is_asked', 'announces',
+                 'is_gone', 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'clock',
                  'added', 'desired', 'groups', '_grouped')
 
     def __init__(self, address, port, now):
@@ -2028,8 +2033,8 @@ class NodeTable:
         self._owners = {}                        # sign -> id of the one address that auth codes for it may go to
         self._claims = {}                        # id -> signs that it owns: the row's own, and those of a conversation
         self._aliases = {}                       # id of another address -> id of its node
-        self._announced = {}                     # id that a row's node announces itself as -> id of that row
-        self._carried = {}                       # id that is being asked -> what is desired of a row that turned out to be it
+        self._announced = {}                     # id that nodes of rows announce themselves as -> ids of these rows
+        self._carried = {}                       # id that is being asked -> what is desired of a row that is it
         self._changes = 0                        # changes of what is kept of nodes
         self._managed = set()                    # ids of the nodes of which something is kept
         self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
@@ -2180,9 +2185,19 @@ class NodeTable:
 
     def _drop_announcer(self, node_id):
         """A node answers: the row of the address that it announces itself from, where nothing listens, goes.  Lock held."""
-        row = self._nodes.get(self._announced.get(node_id))
-        if row is not None and row.update_time is None:
-            self._remove(row.id)
+        for row_id in tuple(self._announced.get(node_id, ())):
+            if self._nodes[row_id].update_time is None and row_id not in self._managed:
+                self._remove(row_id)
+
+    def _announces(self, node, named):
+        """This node announces itself as `named`, or as itself (None).  Lock held."""
+        rows = self._announced.get(node.announces, set())
+        rows.discard(node.id)
+        if not rows:
+            self._announced.pop(node.announces, None)
+        node.announces = named
+        if named:
+            self._announced.setdefault(named, set()).add(node.id)
 
     @staticmethod
     def _event(node, known, owner):
@@ -2208,8 +2223,8 @@ class NodeTable:
         node.known = known
         node.foreign = owner if owner not in (None, node.id) else None
         node.error = None
-        self._announced.pop(node.announces, None)
-        node.announces, node.is_gone = None, False
+        self._announces(node, None)
+        node.is_gone = False
 
     def _alias(self, node_id, owner):
         """This address shows the sign of `owner`: it is no row of its own (any more).  What was set at it goes along, and it
@@ -2291,8 +2306,7 @@ class NodeTable:
             if node is None:
                 return NEW, node_id
             if connected and node.error and named not in (None, row, node.announces):
-                self._announced.pop(node.announces, None)
-                self._announced[named], node.announces = row, named
+                self._announces(node, named)
                 self._changed(node)
             same = node.known.sign == announcement.sign
             if same and announcement.version and node.version != announcement.version:
@@ -2401,7 +2415,7 @@ class NodeTable:
         self._release(node_id)
         for alias in node.aliases:
             self._aliases.pop(alias, None)
-        self._announced.pop(node.announces, None)
+        self._announces(node, None)
 
 
 def count(totals, before, now):
@@ -3024,7 +3038,6 @@ class InfoPort:
 
     def hear_at(self, addresses):
         """Hear what is sent to these addresses of this machine, and to no others."""
-        self.state = 'own addresses'
         for address in set(self._own) - set(addresses):
             self._drop(self._own.pop(address))
         for address in set(addresses) - set(self._own):
@@ -3032,6 +3045,7 @@ class InfoPort:
                 self._own[address] = self._take(open_socket(socket.SOCK_DGRAM, address, self.port))
             except (OSError, NodeError) as error:  # it is tried again in WATCH_INTERVAL
                 logger.debug('info port %d is not heard at %s: %s', self.port, address, error)
+        self.state = 'own addresses' if self._own else 'left to a client'
 
     def share(self, places):
         """Take these places in turns from now on."""
@@ -3549,8 +3563,12 @@ class Schedule:
         """Ask it at once, but not more than once a second, nor so often while it fails: anybody can make us call this."""
         with self._lock:
             due, now = self._nodes.get(node_id), self._clock()
-            if due and not due.asking and due.nudged <= now:
-                due.nudged = max(now, due.nudged + min(2.0 ** due.failures, 16.0))
+            if due is None or due.nudged > now:
+                return
+            due.nudged = max(now, due.nudged + min(2.0 ** due.failures, 16.0))
+            if due.asking:
+                due.again = True
+            else:
                 self._put(due, due.nudged)
 
     def ask_in(self, node_id, seconds):
@@ -4959,8 +4977,9 @@ class Admin:
         self.schedule = Schedule(settings.poll_interval)
         self.journal = Journal()
         self.alerts = Alerts(settings.on_event, settings.events) if settings.on_event else None
-        hosts = own_addresses(settings.hosts)
-        self.listener = Listener(hosts, settings.info_port, settings.reply_port, max(16, min(512, files // 8)), server_tls)
+        self._hosts = hosts = own_addresses(settings.hosts)
+        reply_port = 0 if settings.reply_port is None and settings.http_port == REPLY_PORT else settings.reply_port
+        self.listener = Listener(hosts, settings.info_port, reply_port, max(16, min(512, files // 8)), server_tls)
         self.poller = Poller(max(16, min(1024, files // 2)), client_tls)
         self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
@@ -5323,7 +5342,7 @@ class Admin:
     def _heard(self, address, announcement, connected):
         """An announcement came from this address.  Listener's thread."""
         address = self._speaker(address, announcement.ip_addr)
-        node_id, named = format_id(address, announcement.port), named_id(announcement)
+        node_id, named = format_id(address, announcement.port), named_id(announcement, address)
         logger.debug('%s from %s', announcement.tag, node_id)
         if announcement.sign == self.sign:
             return
@@ -5365,11 +5384,13 @@ class Admin:
         return not networks or self.is_own(address) or plain.is_link_local or any(plain in network for network in networks)
 
     def _own_network(self):
-        """(addresses, networks) of this machine, as of a few seconds ago: asking the kernel takes a millisecond."""
+        """(addresses of this machine, networks that are searched), as of a few seconds ago: asking the kernel takes a
+        millisecond."""
         now = time.monotonic()
         if now - self._own[0] > WATCH_INTERVAL:
             known = list_interfaces()
-            self._own = now, frozenset(i.address for i in known), tuple(map(network_of, known))
+            searched = [i for i in known if (i.broadcast or ':' in i.address) and (not self._hosts or i.address in self._hosts)]
+            self._own = now, frozenset(i.address for i in known), tuple(map(network_of, searched))
         return self._own[1:]
 
     def _meet(self, address, port, connected=False, announcement=None):
@@ -5409,14 +5430,15 @@ class Admin:
         Only some do, as anybody can announce anything: what names another address must have connected to us, and nothing is
         asked there.  Poller's thread.
         """
-        named = named_id(announcement)
+        named = named_id(announcement, split_id(node_id)[0])
         elsewhere = connected and isinstance(error, RefusedError) and named not in (None, node_id)
         strange = announcement.version and announcement.version not in DISPY_RELEASES
         if not (elsewhere or isinstance(error, MismatchError) or strange and isinstance(error, WireError)):
             return
         self._unasked = {known for known in self._unasked for published in [self.table.get(known)]
                          if published and published.view['update_time'] is None}
-        if len(self._unasked) < MAX_UNASKED:
+        there = sum(split_id(known)[0] == split_id(node_id)[0] for known in self._unasked)
+        if len(self._unasked) < MAX_UNASKED and there < MAX_UNASKED_EACH:
             self._unasked.add(node_id)
             self.add_row(*split_id(node_id), version=announcement.version)
             self.table.failed(node_id, as_sentence(error))
@@ -5438,12 +5460,14 @@ class Admin:
             self._meet(address, port)
 
 
-def named_id(announcement):
-    """The id that an announcement names as its own, or None: the address is what the sender says.  The system is not asked
-    for its interfaces: a flood of announcements must not cost that much."""
+def named_id(announcement, speaker):
+    """The id that an announcement names as its own, or None: the address is what the sender says.  Another machine's
+    loopback address is none that we could reach.  The system is not asked for its interfaces: a flood of announcements
+    must not cost that much."""
     try:
         address = check_host(canonical(announcement.ip_addr), needs_interface=False)
-        return None if is_unscoped(address) else format_id(address, announcement.port)
+        elsewhere = is_unscoped(address) or is_loopback(address) and not is_loopback(speaker)
+        return None if elsewhere else format_id(address, announcement.port)
     except ValueError:
         return None
 
@@ -5989,7 +6013,7 @@ class Diagnosis:
     def _look_for_announcement(self, node_id):
         """See whether a node listens at another address of this machine and announces itself from here."""
         deadline = time.monotonic() + SEARCH_TIME
-        self._admin.announcer.scan(all_nodes=True)
+        self._admin.announcer.scan()
         while time.monotonic() < deadline:
             row = self._admin.table.get(node_id)
             if row and row.view['announces']:
@@ -6385,8 +6409,10 @@ def _read_kept(its):
 def _read_kept_of_1_0(its):
     drain = its['drain']
     if drain is not None:
-        drain = dict(drain, note=None, returning=False, ended=None, operation=0, had=drain['restore'])
-        del drain['restore']
+        had = drain.pop('restore')
+        if _integer(had, MAX_CPUS + 1) is not None:
+            had = None  # 1.0.0 believed any number
+        drain = dict(drain, note=None, returning=False, ended=None, operation=0, had=had)
     return _read_kept(dict(its, ahead=None, settings=its['wanted'], drain=drain))
 
 
@@ -6427,8 +6453,8 @@ METRICS_KIND = 'text/plain; version=0.0.4; charset=utf-8'
 
 
 def write_metrics(admin):
-    """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None); a
-    number alone is the only one."""
+    """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None);
+    a number alone is the only one."""
     snapshot = admin.snapshot()
     return ''.join(write_metric(*metric) for metric in itertools.chain(
         _node_metrics([published.view for published in snapshot.nodes]), _cluster_metrics(snapshot.totals),
@@ -11043,7 +11069,7 @@ def read_number(query, field, most):
     return min(int(text), most)
 
 
-# --- what fields of a request may be: each check returns the value, or raises InputError with a sentence that names the field
+# --- what fields of a request may be: each check returns the value, or raises InputError that names the field
 
 def given(field, value):
     """A field that is checked where it is used."""
@@ -11209,7 +11235,8 @@ def plan_route(make, needs_nodes=True, **fields):
         ids, by = nodes_of(admin, nodes, group, needs_nodes), handler.by()
         ids = admin.plans.drifted() if ids is None else ids
         return run_plan(admin.plans, admin.plans.plan(make(by, **values), ids, by, label), preview)
-    return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label), **fields)
+    return Route(call, nodes=maybe(check_ids), group=maybe(given), preview=maybe(check_flag), label=maybe(check_label),
+                 **fields)
 
 
 def setting_route(kind, *fields):
@@ -11611,6 +11638,10 @@ def read_settings(argv, environ):
         raise UsageError('--keyfile: needs --certfile too')
     if settings.events and not settings.on_event:
         raise UsageError('--event: needs --on_event too')
+    if settings.reply_port in RESERVED_PORTS and settings.reply_port != settings.info_port:
+        raise UsageError('--reply_port: dispy itself uses port %d; give another' % settings.reply_port)
+    if settings.reply_port and settings.reply_port == settings.http_port:
+        raise UsageError('--reply_port: is the port of the page too; give another, or another --http_port')
     names = [group.name for group in settings.groups]
     if len(set(names)) < len(names):
         raise UsageError('--group: %s is given twice' % next(name for name in names if names.count(name) > 1))

@@ -556,7 +556,7 @@ class Sentences(BareTest):
     def test_link_local_address_of_an_announcement(self):
         """A flood of them does not make us ask the system for its interfaces each time."""
         def named(address):
-            return dispyadmin.named_id(unittest.mock.Mock(ip_addr=address, port=9701))
+            return dispyadmin.named_id(unittest.mock.Mock(ip_addr=address, port=9701), '10.0.0.1')
         with unittest.mock.patch('dispyadmin.list_interfaces', side_effect=AssertionError('asked')):
             self.assertIsNone(named('fe80::1'))
             self.assertEqual(named('fe80::1%eth0'), '[fe80::1%eth0]:9701')

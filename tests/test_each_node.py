@@ -1,9 +1,12 @@
 """Every node is found, shown and polled: at a second address, behind silent hosts, in a flood, and whatever it tells."""
 
 import math
+import os
 import socket
 import threading
 import time
+
+import dispyadmin
 
 from . import lab, wire
 
@@ -23,16 +26,16 @@ class SecondAddress(lab.LabTest):
         self.host.ip('address', 'add', self.second + '/24', 'dev', 'eth0')
         self.node_at = self.host.call(lambda: self.start(wire.FakeNode, self.second, 9701, 'open', name='second'))
 
-    def announce(self, named=None, sign=None):
+    def announce(self, named=None, sign=None, source=None, host=None, port=9701):
         """What dispynode sends when it is searched for: a connection from the machine's first address."""
-        message = wire.announcement(named or self.second, 9701, sign or self.node_at.sign)
+        message = wire.announcement(named or self.second, port, sign or self.node_at.sign)
 
         def call():
-            with socket.create_connection((self.head.address, 9707), 10, (self.first, 0)) as sock:
+            with socket.create_connection((self.head.address, 9707), 10, (source or self.first, 0)) as sock:
                 wire.send_message(sock, wire.encode(b'NODE_INFO:', message))
                 sock.shutdown(socket.SHUT_WR)
                 return sock.recv(1)
-        return self.host.call(call)
+        return (host or self.host).call(call)
 
     def admin_at_head(self, *options):
         return self.start(lab.Admin, '--secret', 'open', '--poll_interval', 1, *options, namespace=self.head)
@@ -73,6 +76,51 @@ class SecondAddress(lab.LabTest):
         self.assertTrue(admin.add(self.node_at)['ok'])
         admin.wait_node(self.node_at, state='ready')
         self.assertEqual(admin.node(other)['wanted'], {'cpus': {'cpus': 2}})
+
+    def test_what_was_set_stays_over_a_restart(self):
+        """A row that has not answered since is no row that may go."""
+        other = self.host.call(lambda: wire.FakeNode(self.first, 9701, 'open', name='first'))
+        state = os.path.join(self.folder(), 'state.json')
+        admin = self.admin_at_head('--state', state)
+        self.assertTrue(admin.add(other)['ok'])
+        self.assertTrue(admin.control('cpus', [other], cpus=2)[other.id]['ok'])
+        other.close()
+        admin.close()
+        admin = self.admin_at_head('--state', state)
+        admin.wait_node(other, state='unreachable')
+        self.announce()
+        admin.wait_node(other, announces=self.node_at.id)
+        self.assertTrue(admin.add(self.node_at)['ok'])
+        admin.wait_node(self.node_at, state='ready')
+        self.assertEqual(admin.node(other)['wanted'], {'cpus': {'cpus': 2}})
+
+    def test_two_addresses_that_announce_a_third(self):
+        extra = self.first.rpartition('.')[0] + '.78'
+        self.host.ip('address', 'add', extra + '/24', 'dev', 'eth0')
+        admin = self.admin_at_head()
+        for source in (self.first, extra):
+            self.announce(source=source)
+            admin.wait_node(source + ':9701', announces=self.node_at.id)
+        self.assertTrue(admin.add(self.node_at)['ok'])
+        lab.wait_for(lambda: list(admin.nodes()) == [self.node_at.id], what=lambda: 'one row: %s' % admin.nodes())
+
+    def test_one_host_does_not_take_all_rows(self):
+        admin = self.admin_at_head()
+        for port in range(20000, 20070):
+            self.announce(sign=wire.new_sign(), source=self.third.address, host=self.third, port=port)
+        self.announce()
+        admin.wait_node(self.first + ':9701', announces=self.node_at.id)
+        self.assertLessEqual(len(admin.nodes()), 1 + dispyadmin.MAX_UNASKED_EACH)
+
+    def test_loopback_address_of_another_machine(self):
+        """It is none that we could add: that is this machine's own."""
+        admin = self.admin_at_head('--node', self.first)
+        admin.wait_node(self.first + ':9701', state='unreachable')
+        self.announce(named='127.0.1.1')
+        self.announce(named='::1')
+        self.announce(source=self.second)                          # comes after them
+        admin.wait_node(self.node_at, state='ready')
+        self.assertIsNone(admin.node(self.first + ':9701')['announces'])
 
     def test_diagnosis_from_the_command_line(self):
         done = threading.Event()

@@ -6,6 +6,8 @@ import socket
 import sys
 import time
 
+import dispyadmin
+
 from . import environment, lab, wire
 
 PLANS = 0.3                      # seconds that a socket of the tests waits where nothing should come
@@ -187,6 +189,17 @@ class Running(lab.LabTest):
 
 
 class Ports(lab.LabTest):
+    def test_reply_port_of_others(self):
+        for options in (('--reply_port', 9700), ('--reply_port', 61591), ('--reply_port', 9702),
+                        ('--reply_port', 12345, '--http_port', 12345)):
+            status, _, err = self.run_script(*options)
+            self.assertEqual(status, 2, err)
+            self.assertIn('--reply_port', err)
+        settings = dispyadmin.read_settings(['-i', self.address(), '--info_port', '0', '--http_port', '9707'], {})
+        admin = dispyadmin.Admin(settings)                           # the page has it: another one is taken
+        self.addCleanup(admin.discard)
+        self.assertNotEqual(admin.listener.reply_port, 9707)
+
     def bindable(self, port):
         """A client could take the port: UDP without SO_REUSEADDR first, as clients do."""
         try:

@@ -165,13 +165,13 @@ class Drift(MoreTest):
         node = self.node('open', address=node.address)
         machine = node.info()['max_cpus']
         lab.wait_for(lambda: 'drifted' in self.row_text(node), 30, lambda: self.row_text(node))
-        self.assertIn('CPUs: %d instead of 1.' % machine, self.row_text(node))
+        self.assertIn('CPUs: %d, should be 1.' % machine, self.row_text(node))
         self.assertEqual(self.text('total-drifted').split(), ['1', 'drifted'])
         self.click('total-drifted')
         self.wait_order(node)
         self.assertIn('1 node is not as set here', self.text('drifted-text'))
         self.open_node(node)
-        self.assertIn('CPUs: %d instead of 1.' % machine, self.text('drift-list'))
+        self.assertIn('CPUs: %d, should be 1.' % machine, self.text('drift-list'))
         self.click('reapply')
         self.outcome('Reapply', node.id)
         self.assertEqual(node.managed(), 1)
@@ -196,7 +196,7 @@ class Drift(MoreTest):
         self.click('reapply-all')
         self.wait('document.querySelector("#ask").open', 'a question')
         self.assertIn('2 nodes', self.text('ask-title'))
-        self.assertIn('CPUs: 0 instead of 1.', self.text('ask'))
+        self.assertIn('CPUs: 0, should be 1.', self.text('ask'))
         self.click('ask-yes')
         self.outcome('Reapply', '2 done')
         self.assertEqual([len(node.asked('SET_CPUS')) for node in nodes], [1, 2, 2])
@@ -508,7 +508,7 @@ class Spreadsheet(MoreTest):
         self.wait_order(other)
         _, rows = self.save()
         self.assertEqual([(row['id'], row['cpus']) for row in rows], [(other.id, '')])
-        self.assertIn('No known secret', rows[0]['says'])
+        self.assertIn('none of the known admin secrets', rows[0]['says'])
 
     def test_no_rows(self):
         admin, _ = self.cluster(1)

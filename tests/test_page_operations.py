@@ -34,7 +34,7 @@ class Several(PageTest):
         self.type('cpus', '1')
         self.click('cpus-set')
         text = self.asked('1 of 3 nodes will change', 'from %d CPUs to 1 CPU' % machine, 'as it is: 1 CPU',
-                          'skipped: No known secret')
+                          'skipped: Locked: none of the known')
         self.assertIn(first.id, text)
         self.assertEqual(first.managed(), machine)                   # nothing has been sent
         self.click('ask-no')

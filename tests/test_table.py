@@ -305,6 +305,14 @@ class ScheduleTest(unittest.TestCase):
         self.assertGreater(asked, 9)
         self.assertLess(asked, 14)
 
+    def test_announced_while_it_is_asked(self):
+        """It is asked again as soon as that is over, whatever came of it."""
+        self.schedule.add(A)
+        self.due()
+        self.schedule.ask_soon(A)
+        self.schedule.finished(A, False)
+        self.assertEqual(self.due(), ([], [A]))
+
     def test_removed(self):
         self.schedule.add(A)
         self.schedule.remove(A)

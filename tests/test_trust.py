@@ -329,8 +329,16 @@ class Written(TrustTest):
         state = self.write(json.dumps({'dispyadmin': 1, 'forgotten': [], 'nodes': {'%s:%d' % (self.address(), 9): {
             'added': True, 'zone': 3600, 'wanted': {'cpus': {'action': 'cpus', 'asked': {'cpus': 2}, 'value': 2}},
             'drain': {'since': 1.0, 'then': 'stay', 'restore': 4, 'idle': None, 'by': 'root'}}}}), 'state.json')
+        with open(state) as file:
+            value = json.load(file)
+        one, = value['nodes'].values()
+        other = '%s:%d' % (self.address(), 9)              # 1.0.0 believed a node that said it had so many
+        value['nodes'][other] = dict(one, wanted={}, drain=dict(one['drain'], restore=70000))
+        with open(state, 'w') as file:
+            json.dump(value, file)
         admin = self.admin('--state', state)
-        shown = list(admin.nodes().values())[0]
+        self.assertEqual((len(admin.nodes()), admin.node(other)['drain']['restore']), (2, None))
+        shown = next(node for node in admin.nodes().values() if node['id'] != other)
         self.assertEqual((shown['wanted'], shown['drain']['restore'], shown['drain']['by']),
                          ({'cpus': {'cpus': 2}}, 2, 'root'))
         self.assertEqual(os.listdir(os.path.dirname(state)), ['state.json'])
