@@ -10,7 +10,9 @@ Sequences run side by side in one dispyadmin, each at a fake node of its own. Wh
 import argparse
 import copy
 import itertools
+import json
 import os
+import queue
 import random
 import shutil
 import signal
@@ -323,18 +325,23 @@ class State:
                    if mark(self.drain if key == 'drain' else self.want.get(key)) == mark(made)}
         if action == 'forget':
             return self.relist(number, of, changed)
+        if action == 'relist':
+            outcome = self.do_forget(number)
+            if outcome == 'done':
+                del self.undos[of]
+            return outcome
         if not self.listed:
             return 'unknown'
         if not changed:
             return self.obstacle() or 'refused'
         if self.obstacle():
             return self.undo_later(number, of, changed)
-        return self.undo_now(number, of, changed, shown)
+        return self.undo_now(number, of, changed, shown, action)
 
     def relist(self, number, of, changed):
         del self.undos[of]
         self.listed = self.added = True
-        self.record(number, 'undo', {key: (None, old) for key, old in changed.items()})
+        self.record(number, 'relist', {key: (None, old) for key, old in changed.items()})
         self.want.update(changed)
         return 'done'
 
@@ -347,7 +354,7 @@ class State:
         del self.undos[of]
         return 'pending'
 
-    def undo_now(self, number, of, changed, shown):
+    def undo_now(self, number, of, changed, shown, action):
         keys = {key: (self.drain if key == 'drain' else self.want.get(key), None) for key in changed}
         del self.undos[of]
         self.record(number, 'undo', keys)
@@ -762,22 +769,50 @@ class World:
         self.port, self.told = info_port + 1, (host, info_port)
         self.options = ['-i', host, '--info_port', info_port, '--node_port', self.port, '--poll_interval', 2,
                         '--secret', 'open', '--state', os.path.join(self.folder, 'state.json')]
-        self.gate, self.lock, self.operations = threading.Semaphore(AT_ONCE), threading.Lock(), 0
+        self.lock, self.operations = threading.Lock(), 0
         self.table, self.waiting = {}, []        # waiting: (time of its beginning, test, event)
-        self.closing, self.admin = False, lab.Admin(*self.options)
+        self.closing, self.admin = False, self.connect()
         self.watcher = threading.Thread(target=self.watch, daemon=True)
         self.watcher.start()
 
     def close(self):
         self.closing = True
         self.watcher.join(5)
+        self.hang_up()
         self.admin.close()
         self.crowd.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def connect(self):
+        """Start dispyadmin; its connections are used again."""
+        # With a name, as behind a proxy, it does not look through the kernel's table of connections at each request: thousands
+        # to nodes have ended here, where the nodes are at the same machine.
+        admin = lab.Admin(*self.options, '--http_name', 'model', env={'PYTHONDEVMODE': ''})
+        self.connections = queue.LifoQueue()
+        for _ in range(AT_ONCE):
+            self.connections.put(None)
+        return admin
+
     def request(self, path, body):
-        with self.gate:
-            return self.admin.request('POST', '/api/' + path, body, timeout=130)
+        connections = self.connections
+        connection, fine = connections.get(), False
+        try:
+            connection = connection or self.admin.connection(130)
+            connection.request('POST', '/api/' + path, json.dumps(body), {
+                'Content-Type': 'application/json', 'Authorization': 'Bearer %s' % self.admin.token})
+            answer = connection.getresponse()
+            answer, fine = lab.Answer(answer.status, answer.headers, answer.read()), not answer.will_close
+            return answer
+        finally:
+            if not fine and connection:
+                connection.close()
+            connections.put(connection if fine else None)
+
+    def hang_up(self):
+        while not self.connections.empty():
+            connection = self.connections.get()
+            if connection:
+                connection.close()
 
     def post(self, path, body):
         answer = self.request(path, body)
@@ -818,11 +853,12 @@ class World:
         return done.wait(seconds)
 
     def restart(self, number):
+        self.hang_up()
         self.admin.signal(number)
         self.admin.wait(30)
         self.check_log()
         self.admin.close()
-        self.admin = lab.Admin(*self.options)
+        self.admin = self.connect()
 
     def check_log(self):
         output = self.admin.output()
