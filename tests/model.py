@@ -556,12 +556,9 @@ class Sequence:
             raise Mismatch('%s: the preview said %s, and then: %s' % (operation, foreseen, result))
 
     def is_too_old(self, operation, result):
-        """Whether an operation cannot be undone as a thousand came after it; it never can, then."""
-        old = (operation[0] == 'undo' and 'any more' in result['message'] and
-               self.world.operations - self.ages.get(operation[1], 0) > 900)
-        if old:
-            self.each(lambda state: state.undos.pop(operation[1], None))
-        return old
+        """Whether an operation cannot be undone as a thousand came after it."""
+        return (operation[0] == 'undo' and 'any more' in result['message'] and
+                self.world.operations - self.ages.get(operation[1], 0) > 900)
 
     def note(self, operation, result):
         self.log.append('    %s -> %s: %s' % (operation, result['outcome'], result['message']))
@@ -583,6 +580,9 @@ class Sequence:
         exited = self.node.exited
         number, result = self.request(operation)
         self.note(operation, result)
+        if (control, text) == ('end', 'now') and 'still runs' in result['message'] and self.node.dead and not obstacle:
+            self.each(lambda state: state.has.update({key: self.node.seen()[key] for key in TIMES}))
+            return
         if obstacle or not result['ok']:
             self.check_outcome(operation, [obstacle or 'refused'], result)
             if not obstacle and control != 'stop':
@@ -597,9 +597,7 @@ class Sequence:
             if not foreseen['danger'] and not self.zone:
                 raise Mismatch('%s: the preview does not warn: %s' % (operation, foreseen))
         elif (control, text) == ('end', 'now'):
-            if 'not exit' not in result['message'] or not self.node.dead:
-                raise Mismatch('dispynode still runs: %s' % result)
-            self.each(lambda state: state.has.update({key: self.node.seen()[key] for key in TIMES}))
+            raise Mismatch('dispynode still runs: %s' % result)
         else:
             at = of_clock(text) if text != 'now' else self.node.of_day(time.time())
             self.each(lambda state: state.has.update({control: at}))
@@ -636,7 +634,7 @@ class Sequence:
                                                       (False, True)):
             state = copy.deepcopy(before)
             state.waits = waits
-            outcomes = {i: state.apply(found[i][0], *operations[i]) for i in order}
+            outcomes = {i: state.apply(found[i][0], *operations[i]) for i in order if not old[i]}
             state.waits = False
             state.settle()
             if all(old[i] or fits(operations[i], outcomes[i], found[i][1]['outcome']) for i in order):
@@ -716,6 +714,19 @@ class Sequence:
                 SETTLE_TIME, [self.differences(state, self.world.table) for state in self.states],
                 self.world.table.get(self.node.id)))
         self.states = fitting() or self.states
+        wanted = (self.world.table.get(self.node.id) or {}).get('wanted') or {}
+        for state in self.states:
+            for key, (value, number) in list(state.want.items()):
+                if value == 'now':
+                    state.want[key] = wanted.get('service_' + key, {'time': 'now'})['time'], number
+
+    @staticmethod
+    def as_wanted(key, fields, state):
+        """Fields of what is wanted; "now" where an undo has set the time again that it was then."""
+        value = state.want.get(key[len('service_'):], (None,))[0] if key.startswith('service_') else None
+        if value == 'now' and fields['time'] and same(state.has[fields['control']], fields['time']):
+            return dict(fields, time='now')
+        return fields
 
     def differences(self, state, table):
         """[(what, as it should be, as it is)]."""
@@ -734,7 +745,8 @@ class Sequence:
             return found
         names = {'cpus': ('cpus', lambda value: {'cpus': value}), 'serve': ('serve', lambda value: {'clients': value})}
         names.update((key, ('service_' + key, lambda value, key=key: {'control': key, 'time': value})) for key in TIMES)
-        check('wanted', {names[key][0]: names[key][1](value) for key, (value, _) in state.want.items()} or None, node['wanted'])
+        check('wanted', {names[key][0]: names[key][1](value) for key, (value, _) in state.want.items()} or None,
+              node['wanted'] and {key: self.as_wanted(key, fields, state) for key, fields in node['wanted'].items()})
         check('state', 'unreachable' if not state.alive else 'locked' if state.locked else None,
               node['state'] if node['state'] in ('unreachable', 'locked') else None)
         drain = node['drain']
