@@ -1725,6 +1725,10 @@ def merged(desired, edit):
     return {key: value for key, value in dict(desired, **edit).items() if value is not None}
 
 
+UNKNOWN_ZONE = ("Left out: End, as the node's time zone is not known yet and dispynode might exit at once. Set it by name where "
+                'that is meant.')
+
+
 def choose_times(targets, seen):
     """([SetServiceTime], None) that bring a node to these {control: SetServiceTime or Unix time or None}, the other times
     staying as they are; or ([], sentence) when nothing does without ending dispynode."""
@@ -1733,7 +1737,12 @@ def choose_times(targets, seen):
     wanted = Times(*[at and seen.clock.today(seen.clock.clock(at), seen.ours) for at in seen.times._replace(**unix)])
     sent = order_times(seen.info, wanted, seen.now)
     if sent is not None:
-        return [SetServiceTime(control, at and seen.clock.clock(at)) for control, at in sent], None
+        left_out = None
+        if seen.clock.zone is None and any(control == 'end' and at for control, at in sent):
+            # Another time's answer tells the zone, and this is called again.
+            sent = [(control, at) for control, at in sent if control != 'end' or not at]
+            left_out = None if any(at for _, at in sent) else UNKNOWN_ZONE
+        return [SetServiceTime(control, at and seen.clock.clock(at)) for control, at in sent], left_out
     names = ', '.join('%s %s' % (control.capitalize(), seen.clock.clock(at)) for control, at in zip(SERVICE_TIMES, wanted)
                       if control in targets and at is not None)
     return [], 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.' % names
@@ -2034,7 +2043,6 @@ class NodeTable:
         self._claims = {}                        # id -> signs that it owns: the row's own, and those of a conversation
         self._aliases = {}                       # id of another address -> id of its node
         self._announced = {}                     # id that nodes of rows announce themselves as -> ids of these rows
-        self._carried = {}                       # id that is being asked -> what is desired of a row that is it
         self._changes = 0                        # changes of what is kept of nodes
         self._managed = set()                    # ids of the nodes of which something is kept
         self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
@@ -2167,7 +2175,6 @@ class NodeTable:
                     self._release(node_id)
                     return None
                 node = self._nodes[node_id] = Node(*split_id(node_id), now=self._clock())
-                self._keep(node, desired=self._carried.pop(node_id, {}))
             event = None
             if known is not node.known or node.error or node.foreign:
                 if known.sign == node.known.sign and known.secret is None and node.known.secret is not None:
@@ -2234,11 +2241,11 @@ class NodeTable:
             last.aliases = tuple(alias for alias in last.aliases if alias != node_id)
             self._changed(last)
         if gone is not None:
+            if node is None and (gone.desired or gone.added):
+                return None  # the owner is being asked now: this row goes when that has a row to carry it over to
             self._remove(node_id)
             if node is not None:
                 self._keep(node, desired=dict(gone.desired, **node.desired), added=node.added or gone.added)
-            elif gone.desired:
-                self._carried[owner] = gone.desired
         self._release(node_id)
         aliases = self._expected.setdefault(owner, []) if node is None else node.aliases
         if node_id in aliases or len(aliases) >= MAX_ADDRESSES - 1:
@@ -2257,7 +2264,6 @@ class NodeTable:
             node = self._nodes.get(node_id)
             if node is None:
                 self._release(node_id)
-                self._carried.pop(node_id, None)
                 return None
             self._release(node_id, keep=node.known.sign)
             node.is_asked = True
@@ -2356,10 +2362,16 @@ class NodeTable:
         """Lock held."""
         if all(getattr(node, key) == value for key, value in values.items()):
             return
-        for key, value in values.items():
-            setattr(node, key, value)
+        before = {key: getattr(node, key) for key in values}
+        try:
+            for key, value in values.items():
+                setattr(node, key, value)
+            self._changed(node)
+        except Exception:
+            for key, value in before.items():
+                setattr(node, key, value)
+            raise
         self._changes += 1
-        self._changed(node)
         (self._managed.add if self._published[node.id].is_managed else self._managed.discard)(node.id)
 
     def drop_aliases(self, node_id, only=None):
@@ -3821,7 +3833,7 @@ class Step:
     key = None                 # the value of nodes that it sets, if it is one
     asks_node = True           # whether it needs the node itself
     lists_row = False          # whether it begins with a row that is not there
-    needs_state = False        # whether it is only done when it has been written down
+    needs_state = False        # whether it drains nodes, which is only done when it has been written down
 
     def intend(self, seen, operation):
         """{key: Setting, Drain or None}: how the desired record changes.  Refusal."""
@@ -3948,7 +3960,7 @@ class ReturnStep(Step):
 
 def returning(drain, operation):
     """This drain, on its return by that operation."""
-    return drain._replace(returning=True, idle=None, operation=operation)
+    return drain._replace(returning=True, idle=None, ended=None, operation=operation)
 
 
 class UndoStep(Step):
@@ -3957,8 +3969,10 @@ class UndoStep(Step):
     action = 'undo'
 
     def __init__(self, plan):
-        self.plan, self.changes = plan, dict(plan.changes)
+        self.plan = plan
+        self.changes = {node_id: change for node_id, change in list(plan.changes.items()) if change.undo}
         self.asked, self.key = {'operation': plan.number}, plan.step.key
+        self.needs_state = any(old and key == 'drain' for change in self.changes.values() for key, old, _ in change.undo.keys)
         word, _, rest = plan.step.title.partition(': ')
         self.title = {'Undo': 'Redo: ' + rest, 'Redo': 'Undo: ' + rest}.get(word, 'Undo: ' + plan.step.title)
 
@@ -3976,6 +3990,9 @@ class UndoStep(Step):
                     edit[key] = returning(seen.desired[key], operation)
                 else:
                     edit[key] = old._replace(returning=False, idle=None, operation=operation)
+        drain, had = seen.desired.get('drain'), dict(self.changes[seen.id].undo.shown).get('cpus')
+        if drain and edit.get('cpus', drain) is None:  # it gets on its return what it had before
+            edit['drain'] = drain._replace(had=had)
         if not edit:
             raise Refusal('Skipped: changed since by another operation.')
         return edit
@@ -4142,6 +4159,7 @@ class Plan:
         self.number = number
         self.step = step
         self.ids = list(collections.OrderedDict.fromkeys(ids))
+        self.count = len(self.ids)
         self.by = by
         self.label = label        # what the one who asked calls it, to find it again while it runs
         self.began, self.ended = time.time(), None   # Unix times
@@ -4154,7 +4172,7 @@ class Plan:
 
     def finish(self, now):
         """It is over; few changes will come."""
-        self.ended, self._shared = now, {}
+        self.ended, self._shared, self.ids = now, {}, ()
 
     def outcomes(self):
         """{outcome: how many nodes}."""
@@ -4164,7 +4182,7 @@ class Plan:
         """Its JSON, without the changes."""
         return {'operation': self.number, 'action': self.step.action, 'title': self.step.title, 'asked': self.step.asked,
                 'by': self.by._asdict(), 'label': self.label, 'began': self.began, 'ended': self.ended,
-                'nodes': len(self.ids), 'done': len(self.changes), 'outcomes': self.outcomes(), 'undo': self.can_undo()}
+                'nodes': self.count, 'done': len(self.changes), 'outcomes': self.outcomes(), 'undo': self.can_undo()}
 
     def can_undo(self):
         """Whether there is something to give back."""
@@ -4555,7 +4573,8 @@ LATE = 'No outcome yet after %d seconds; look again later.' % OPERATION_TIME
 class Turn:
     """A plan at one of its nodes."""
 
-    __slots__ = ('plan', 'id', 'tell', 'before', 'replaced', 'edit', 'taken', 'sent', 'left_out', 'is_unsure', 'deadline')
+    __slots__ = ('plan', 'id', 'tell', 'before', 'replaced', 'edit', 'taken', 'sent', 'left_out', 'is_unsure',
+                 'unsent', 'sign', 'deadline')
 
     def __init__(self, plan, node_id, tell):
         self.plan = plan
@@ -4568,6 +4587,8 @@ class Turn:
         self.sent = []          # Settings that were sent, and not refused
         self.left_out = None    # sentence on what was left out, or refused
         self.is_unsure = False  # whether something was sent and no reply came
+        self.unsent = 0         # less than 0 while more is to be sent
+        self.sign = None        # the node's, when it was sent to
         self.deadline = 0.0     # monotonic time until which dispynode may take to exit
 
     def undo(self, after):
@@ -4610,7 +4631,7 @@ class PlanRunner:
         if not original.can_undo():
             raise InputError('operation: there is nothing to undo in %d' % number)
         step = original.step.undone_by(original)
-        return self.plan(step, [node_id for node_id, change in step.changes.items() if change.undo], by, label)
+        return self.plan(step, step.changes, by, label)
 
     def drifted(self):
         """The ids of the nodes that are not as they were set."""
@@ -4684,7 +4705,7 @@ class PlanRunner:
                 turns.append(turn)
                 is_first = len(turns) == 1
             if is_first:
-                self._start(turn)
+                self._guarded(turn, self._start)
 
     # --- a turn: look, write down, send, look again ---
 
@@ -4698,7 +4719,11 @@ class PlanRunner:
             talk = self._admin.talk(turn.id, self._admin.info_steps(turn.id), looked)
             self._poller.submit(talk, slow=node.state == UNREACHABLE)
         else:
-            self._poller.submit(Talk(*split_id(turn.id), steps=no_steps(), done=looked))
+            self._on_poller(looked)
+
+    def _on_poller(self, call):
+        """Call `call(None, None)` on the poller's thread: a turn is on no other, but for its start."""
+        self._poller.submit(Talk('', 0, no_steps(), call))
 
     def _guarded(self, turn, then, *args):
         try:
@@ -4716,27 +4741,28 @@ class PlanRunner:
         if problem and not (turn.edit and problem['outcome'] == 'pending'):
             self._end(turn, problem)
         elif turn.edit:
-            self._admin.reconciler.when_saved(functools.partial(self._guarded, turn, self._saved, problem))
+            self._admin.reconciler.when_saved(lambda unsaved: self._on_poller(
+                lambda *_: self._guarded(turn, self._saved, problem, unsaved)))
         else:
             self._saved(turn, problem, None)
 
     def _write_intent(self, turn):
         """Change the desired record as the step says; a failure when that is the end of it."""
-        while True:
+        for _ in range(100):
             node = self._table.get(turn.id)
             if node is None:
                 return failure(turn.id, 'unknown', UNKNOWN_NODE)
             edit, problem = self._intend(turn.plan, node, time.time())
             if not edit or self._table.edit(turn.id, edit, node.desired):
-                break
-        turn.before, turn.edit = node.info, edit
-        turn.replaced = {key: node.desired.get(key) for key in edit}
-        return problem
+                turn.before, turn.edit, turn.replaced = node.info, edit, node.desired
+                return problem
+        return failure(turn.id, 'refused', UNEXPECTED)
 
     def _saved(self, turn, problem, unsaved):
-        """What is intended is on disk, or not (sentence).  Any thread."""
+        """What is intended is on disk, or not (sentence)."""
         step = turn.plan.step
-        if unsaved and step.needs_state:
+        drain = turn.edit.get('drain')
+        if unsaved and drain and not drain.returning:
             self._fail(turn, 'refused', unsaved)
         elif problem:
             self._end(turn, problem, undo=turn.undo(None))
@@ -4744,19 +4770,22 @@ class PlanRunner:
             answered = functools.partial(self._guarded, turn, self._answered)
             self._poller.submit(self._admin.talk(turn.id, self._converse(turn), answered))
         else:
+            self._watched.pop(turn.id, None)
             step.perform(self._admin, turn.id)
             self._end(turn, success(turn.id, step.describe(None, Seen(turn.id, turn.before, OWN_CLOCK, 0, {}), ())),
                       undo=turn.undo(None))
 
     def _converse(self, turn):
         """Conversation: send what is to be sent, and look again.  Returns an Answer."""
-        ask, answer = self._admin.asking(turn.id), Answer(self._table.known(turn.id), turn.before)
+        node = self._table.get(turn.id) or NOTHING
+        ask, answer = self._admin.asking(turn.id), Answer(self._table.known(turn.id), node.info)
+        turn.sign = answer.known.sign
         for _ in range(2):  # the first answer to HH:MM may tell that the node's zone is another one
             clock = self._table.clock(turn.id)
             seen = Seen(turn.id, answer.info, clock, time.time(), self._table.desired(turn.id))
             settings, turn.left_out = turn.plan.step.choose(seen, turn.edit)
             unclear = []
-            for setting in settings:
+            for turn.unsent, setting in enumerate(settings, 1 - len(settings)):
                 answer, value = yield from self._send(turn, setting, answer, ask)
                 if isinstance(value, dict):
                     self._take(turn, setting, value.get(setting.key))
@@ -4774,7 +4803,7 @@ class PlanRunner:
             if settings:
                 answer = yield from self._look_again(turn, answer, ask)
             for setting in unclear:  # a reply that makes no sense: what the node shows counts
-                if setting.drift(seen._replace(info=answer.info)) is None:
+                if self._is_taken(turn, setting, seen._replace(info=answer.info)):
                     self._take(turn, setting, getattr(answer.info, setting.key))
                 else:
                     turn.left_out = UNCLEAR
@@ -4850,7 +4879,7 @@ class PlanRunner:
             self._end(turn, failure(turn.id, 'unknown', UNKNOWN_NODE))
         elif not answer.known.admin:
             self._fail(turn, LOCKED if node.state == LOCKED else 'refused', node.view['reason'] or NO_ADMIN_REASON)
-        elif turn.left_out and not turn.taken:
+        elif turn.left_out and (not turn.taken or isinstance(turn.plan.step, (SetStep, EndStep))):
             self._fail(turn, 'refused', turn.left_out)
         else:
             self._succeed(turn, node)
@@ -4867,7 +4896,7 @@ class PlanRunner:
     def _watch_end(self, turn, node):
         """dispynode was told to exit: it is gone, or it stays, as its schedule may have died.  A failed poll is no proof."""
         answers, is_late = node is not None and node.state != UNREACHABLE, time.monotonic() > turn.deadline
-        is_gone = node is None or node.is_gone or answers and node.info.cpus and 'drain' in turn.edit  # it was started again
+        is_gone = node is None or node.is_gone or answers and self._table.known(turn.id).sign != turn.sign  # started again
         if answers and has_lost_schedule(node.info, node.clock.now(time.time())):
             is_late = True
         if not is_gone and not is_late:
@@ -4892,14 +4921,34 @@ class PlanRunner:
                 self._end(turn, failure(turn.id, 'unreachable', UNSURE), undo=turn.undo(None))
         else:
             del self._watched[turn.id]
-            if any(setting.drift(node.seen(time.time())) for setting in turn.sent):
+            if not all(self._is_taken(turn, setting, node.seen(time.time())) for setting in turn.sent):
                 self._fail(turn, 'unreachable', NOT_TAKEN)
+            elif turn.unsent and turn.tell:  # on with what was to be sent after it
+                turn.is_unsure = False
+                self._poller.submit(self._admin.talk(turn.id, self._converse(turn),
+                                                     functools.partial(self._guarded, turn, self._answered)))
             else:
                 self._succeed(turn, node)
 
+    @staticmethod
+    def _is_taken(turn, setting, seen):
+        """Whether the node shows a setting, and did not before, unless nothing was to change."""
+        if setting.drift(seen):
+            return False
+        if getattr(seen.info, setting.key) != getattr(turn.before, setting.key):
+            return True
+        try:
+            return setting.foresee(seen._replace(info=turn.before)).same
+        except Refusal:
+            return False
+
     def _fail(self, turn, outcome, message):
         """What was intended did not come about: the desired record is as it was, unless a later plan has changed it."""
-        self._table.edit(turn.id, {key: turn.replaced[key] for key in self._own(turn)})
+        drain = turn.edit.get('drain')
+        if drain and drain.returning and outcome in (UNREACHABLE, LOCKED):  # the reconciler goes on with it
+            self._end(turn, failure(turn.id, 'pending', 'Pending: done when the node answers. %s' % message), turn.undo(None))
+            return
+        self._table.edit(turn.id, {key: turn.replaced.get(key) for key in self._own(turn)})
         turn.edit = {}
         self._end(turn, failure(turn.id, outcome, message))
 
@@ -4935,9 +4984,11 @@ class PlanRunner:
             turns = self._turns[turn.id]
             turns.popleft()
             following = turns[0] if turns else self._turns.pop(turn.id) and None
-        tell(turn.id, result)
-        if following:
-            self._start(following)
+        try:
+            tell(turn.id, result)
+        finally:
+            if following:
+                self._guarded(following, self._start)
 
 
 def no_steps():
@@ -5292,9 +5343,10 @@ class Admin:
         self.polls += 1
         try:
             self.polls_failed += error is not None
-            self.take(node_id, answer, error)
+            self.take(node_id, answer, error, watch=False)
         finally:
             self.schedule.finished(node_id, error is None)
+            self.plans.polled(node_id)
             if node_id not in self.table:
                 self.schedule.remove(node_id)
             if self._changed_aliases:
@@ -5302,13 +5354,14 @@ class Admin:
             if error is None and self.table.is_ending(node_id):
                 self.schedule.ask_in(node_id, 0.5)
 
-    def take(self, node_id, answer, error, create=False):
+    def take(self, node_id, answer, error, create=False, watch=True):
         """A node was asked: what came of it goes into the table, and is told.  Poller's thread."""
         if error:
             self._lost(node_id, error)
         else:
             self._answered(node_id, answer, create)
-        self.plans.polled(node_id)
+        if watch:
+            self.plans.polled(node_id)
 
     def _answered(self, node_id, answer, create):
         event = self.table.answered(node_id, answer, create)
@@ -6149,7 +6202,7 @@ class Reconciler(Worker):
         if step is None and node.drift and self._keep and node.view['controllable']:
             step = ReapplyStep()
         if step is not None and self._may_try(node.id):
-            self._admin.plans.begin(self._admin.plans.plan(step, [node.id], SYSTEM), functools.partial(self._tell_end, node))
+            self._admin.plans.begin(self._admin.plans.plan(step, [node.id], SYSTEM), functools.partial(self._tell_end, node, step))
 
     def _may_try(self, node_id):
         """Whether something may be set at this node again now; the pauses grow while that is of no use."""
@@ -6184,9 +6237,9 @@ class Reconciler(Worker):
             if drain.idle:
                 self._change(node, drain._replace(idle=None))  # it was started again, or somebody else gave it CPUs
             return ReapplyStep(('cpus',))
-        self._tries.pop(node.id, None)
         if is_due_to_end(drain):
             return EndStep()
+        self._tries.pop(node.id, None)
         if drain.returning:
             self._change(node, None, 'is back in service')
         elif info.busy == 0 and not drain.idle:
@@ -6203,10 +6256,10 @@ class Reconciler(Worker):
     def _tell(self, node, event):
         self._admin.journal.record(DRAINED, [node.id], '%s %s.' % (node.label, event))
 
-    def _tell_end(self, node, node_id, result):
+    def _tell_end(self, node, step, node_id, result):
         """A plan of the reconciler is over at this node.  Poller's thread."""
-        drain = self._admin.table.desired(node_id).get('drain')
-        if drain and drain.ended and result['outcome'] == 'refused':
+        after = self._admin.table.get(node_id)
+        if isinstance(step, EndStep) and result['outcome'] == 'refused' and after and not (after.info.cpus or after.info.busy):
             self._tell(node, 'is drained, but dispynode does not exit: stop it by hand')
 
     # --- state ---
@@ -6240,6 +6293,9 @@ class Reconciler(Worker):
     def left_drained(self):
         """The ids of nodes that are at 0 CPUs and nothing remembers it when this program has ended."""
         return [] if self.keeps_state else sorted(node.id for node in self._admin.table.managed() if 'drain' in node.desired)
+
+
+NO_FILE = 'It is a directory, a pipe or a device; give the name of a file'
 
 
 class StateFile:
@@ -6278,7 +6334,7 @@ class StateFile:
 
     def write(self, value):
         """Replace what is in it by this JSON.  OSError."""
-        data = json.dumps(value, indent=1).encode('ascii')
+        data = json.dumps(value).encode('ascii')
         self._within(STATE_TIME, functools.partial(self._replace, data))
 
     def close(self):
@@ -6306,26 +6362,42 @@ class StateFile:
         return result
 
     def _read(self):
-        """Its bytes, or None when it is not there.  OSError."""
+        """Its bytes, or None when it is new.  OSError."""
         self._path = os.path.realpath(self.name)  # a symbolic link stays
+        for _ in range(100):
+            try:
+                number, is_new = self._open_locked(os.O_CREAT | os.O_EXCL), True
+            except FileExistsError:
+                number, is_new = self._open_locked(0), False
+            except FileNotFoundError:
+                return None  # no such folder: told when it is written
+            if os.path.samestat(os.fstat(number), os.stat(self._path)):
+                break  # else another dispyadmin has just replaced it
+            os.close(number)
+        self._hold(number)
+        with open(number, 'rb', closefd=False) as file:
+            return None if is_new else file.read(MAX_STATE + 1)
+
+    def _open_locked(self, flags):
+        """A descriptor of the file that holds its lock.  OSError."""
         try:
-            number = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer would hang
-        except FileNotFoundError:
-            return None
+            number = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, 0o600)
+        except IsADirectoryError:
+            raise OSError(errno.EINVAL, NO_FILE)
         try:
             if not stat.S_ISREG(os.fstat(number).st_mode):
-                raise OSError(errno.EINVAL, 'It is a directory, a pipe or a device; give the name of a file')
+                raise OSError(errno.EINVAL, NO_FILE)
             self._lock(number)
-            with open(number, 'rb', closefd=False) as file:
-                data = file.read(MAX_STATE + 1)
         except BaseException:
             os.close(number)
             raise
-        self._hold(number)
-        return data
+        return number
 
     def _replace(self, data):
         folder = os.path.dirname(self._path)
+        if self._held is not None and os.path.exists(self._path):
+            if not os.path.samestat(os.fstat(self._held), os.stat(self._path)):
+                os.close(self._open_locked(0))  # somebody has put another one there: not another dispyadmin's
         number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=folder)  # for its owner alone
         try:
             with open(number, 'wb', closefd=False) as file:
@@ -6400,9 +6472,9 @@ def _read_kept(its):
     desired = {key: _read_setting(key, fields) for key, fields in its['settings'].items()}
     if its['drain'] is not None:
         desired['drain'] = check_drain(Drain(**its['drain']))
-    for field in ('zone', 'ahead'):
+    for field, most in (('zone', 14 * 3600), ('ahead', 100 * 366 * DAY)):
         if its[field] is not None:
-            check_whole(field, its[field], -MAX_TIME, MAX_TIME, '')
+            check_whole(field, its[field], -most, most, 'seconds')
     return {'added': its['added'] is True, 'clock': NodeClock(its['zone'], its['ahead']), 'desired': desired}
 
 
@@ -12284,14 +12356,14 @@ def serve(settings):
     if len(workers) > 2:
         tell('Commands: nodes, scan, secret, quit, help')
     select.select([ended.reader], [], [])
-    left = admin.reconciler.left_drained()
-    if left:
-        tell('Left drained, at 0 CPUs, and remembered by nothing (no --state): %s' % ', '.join(left))
     for worker in workers:
         worker.end()
     deadline = time.monotonic() + END_TIME
     for worker in reversed(workers):
         worker.join(deadline)
+    left = admin.reconciler.left_drained()
+    if left:
+        tell('Left drained, at 0 CPUs, and remembered by nothing (no --state): %s' % ', '.join(left))
     signal.set_wakeup_fd(-1)
     ended.close()
 

@@ -104,6 +104,15 @@ class Meeting(TrustTest):
         self.assertIsNone(admin.node(slow))
         self.assertEqual(admin.node(one)['wanted'], {'cpus': {'cpus': 4}})
 
+    def test_id_that_is_none(self):
+        """It is unknown; the others are set, and it holds nobody up."""
+        admin, one, two = self.fakes(2)
+        for _ in range(2):
+            ids = [one.id, 'bogus', '1.2.3.4:5', two.id]
+            results = admin.post('/api/cpus', {'nodes': ids, 'cpus': 4})['results']
+            self.assertEqual([r['outcome'] for r in results], ['done', 'unknown', 'unknown', 'done'])
+        self.assertEqual((one.managed(), two.managed()), (4, 4))
+
     def test_forget_refuses_a_drained_node(self):
         admin, node = self.fakes(1)
         self.post(admin, 'drain', [node], then='stay')
@@ -159,6 +168,26 @@ class Lost(TrustTest):
             self.assertEqual(result['outcome'], 'unreachable')
         shown = admin.node(node)
         self.assertEqual((shown['wanted'], shown['drain']), (None, None))
+
+    def test_return_whose_reply_is_lost(self):
+        """Not taken back: it is pending, and done with the next answers."""
+        admin, node = self.fakes(1)
+        self.post(admin, 'drain', [node], then='stay')
+        node.ignore = True
+        result, = self.post(admin, 'return', [node])['results']
+        self.assertEqual((result['outcome'], admin.node(node)['drain']['pending']), ('pending', True))
+        node.ignore = False
+        admin.wait_node(node, timeout=30, drain=None)
+        self.assertEqual(node.managed(), 8)
+
+    def test_clients_that_were_not_taken(self):
+        """Fewer than were asked for may be what is left of them; here they are not."""
+        admin, node = self.fakes(1)
+        self.assertTrue(self.post(admin, 'clients', [node], clients=5)['results'][0]['ok'])
+        node.ignore = True
+        result, = self.post(admin, 'clients', [node], clients=10)['results']
+        self.assertFalse(result['ok'])
+        self.assertEqual(admin.node(node)['wanted'], {'serve': {'clients': 5}})
 
     def test_return_is_pending(self):
         admin, node = self.fakes(1)
@@ -236,6 +265,26 @@ class UndoAgain(TrustTest):
         self.post(admin, 'return', [node])
         self.assertEqual(node.managed(), 8)
 
+    def test_set_at_a_drained_node_that_has_returned(self):
+        """It had no CPUs because it was drained: it gets those that it had before."""
+        admin, node = self.fakes(1)
+        self.post(admin, 'drain', [node], then='stay')
+        answer = self.post(admin, 'cpus', [node], cpus=4)
+        self.post(admin, 'return', [node])
+        self.assertEqual(node.managed(), 4)
+        self.undo(admin, answer)
+        self.assertEqual((node.managed(), admin.node(node)['wanted']), (8, None))
+
+    def test_during_a_drain(self):
+        """What the node gets on its return is what it had before the operation that is undone."""
+        admin, node = self.fakes(1)
+        answer = self.post(admin, 'cpus', [node], cpus=4)
+        self.post(admin, 'drain', [node], then='stay')
+        self.undo(admin, answer)
+        self.assertEqual((node.managed(), admin.node(node)['drain']['restore']), (0, 8))
+        self.post(admin, 'return', [node])
+        self.assertEqual(node.managed(), 8)
+
     def test_drain_and_forget(self):
         admin, one, two = self.fakes(2)
         answer = self.post(admin, 'drain', [one, two], then='stay')
@@ -293,6 +342,18 @@ class Written(TrustTest):
         self.assertEqual(result['outcome'], 'refused')
         self.assertIn('--state', result['message'])
         self.assertEqual((node.managed(), admin.node(node)['drain'], node.asked('SET_CPUS')), (8, None, []))
+
+    def test_redo_of_a_drain_that_cannot_be_written(self):
+        folder = self.folder()
+        admin, node = self.fakes(1, '--state', os.path.join(folder, 'state.json'))
+        answer = self.post(admin, 'drain', [node])
+        answer = admin.post('/api/undo', {'operation': answer['operation']})
+        admin.wait_node(node, drain=None)
+        os.rename(folder, folder + '.away')
+        self.addCleanup(os.rename, folder + '.away', folder)
+        result, = admin.post('/api/undo', {'operation': answer['operation']})['results']
+        self.assertEqual(result['outcome'], 'refused')
+        self.assertEqual((node.managed(), admin.node(node)['drain']), (8, None))
 
     def test_second_with_one_file(self):
         state = os.path.join(self.folder(), 'state.json')
