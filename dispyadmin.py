@@ -4959,7 +4959,10 @@ class PlanRunner:
 
     def _succeed(self, turn, node):
         step, own = turn.plan.step, self._own(turn)
+        drain = self._table.desired(turn.id).get('drain')
         settled = {key: turn.taken[key] for key in own if key in turn.taken and turn.edit[key]}
+        if drain and not drain.returning:
+            settled.pop('cpus', None)  # the 0 CPUs of a drain are not what was set
         if 'drain' in own and turn.edit['drain'] and turn.edit['drain'].returning:
             settled['drain'] = None
         self._table.edit(turn.id, settled)
