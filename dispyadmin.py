@@ -6262,6 +6262,8 @@ class Reconciler(Worker):
     def _tell_end(self, node, step, node_id, result):
         """A plan of the reconciler is over at this node.  Poller's thread."""
         after = self._admin.table.get(node_id)
+        if isinstance(step, ReapplyStep) and result['ok'] and after and not set(step.only).intersection(after.drift):
+            self._tries.pop(node_id, None)  # it helped: the next time is not delayed
         if isinstance(step, EndStep) and result['outcome'] == 'refused' and after and not (after.info.cpus or after.info.busy):
             self._tell(node, 'is drained, but dispynode does not exit: stop it by hand')
 

@@ -340,7 +340,7 @@ class State:
 
     def relist(self, number, of, changed):
         del self.undos[of]
-        self.listed = self.added = True
+        self.listed, self.added = True, self.added or not self.listed     # it may have come back by itself
         self.record(number, 'relist', {key: (None, old) for key, old in changed.items()})
         self.want.update(changed)
         return 'done'
