@@ -188,13 +188,13 @@ MAX_UNASKED = 64               # rows of what announces itself but cannot be ask
 MAX_UNASKED_EACH = 4           # ... of them at one address: one host must not take the others' places
 MAX_STATE = 64 * 1024 * 1024   # bytes of a state file: 50,000 nodes have 40 MB
 MAX_EVENTS = 1000              # kept to look at, each with ...
-MAX_EVENT_NODES = 100          # ... so many ids at most: 1000 * 100 * 60 bytes = 6 MB
+MAX_EVENT_NODES = 100          # ... so many ids at most: 1000 * 100 * 100 bytes = 10 MB
 MAX_ALERTS = 100               # events that wait for the program of --on_event, of all of which ...
 MAX_ALERT_IDS = 2 * MAX_NODES  # ... so many nodes are kept, and ...
 MAX_ALERT_NODES = 1000         # ... so many are told to it in one run
 MAX_ALERT_OUTPUT = 4096        # bytes of what it prints that are logged
-MAX_FORGOTTEN = 10000          # ids that administrators forgot: 10000 * 100 bytes = 1 MB
-MAX_CHANGES = 50000            # outcomes at nodes that are kept, to look at and to undo: 50000 * 200 bytes = 10 MB
+MAX_FORGOTTEN = 10000          # ids that administrators forgot: 10000 * 200 bytes = 2 MB
+MAX_CHANGES = 50000            # outcomes at nodes that are kept, to look at and to undo: 50000 * 700 bytes = 35 MB
 # The last hours.  Of each node 240 samples of 6 bytes are kept, 1.4 KB: 14.4 MB for 10,000 nodes.  A sample of the cluster
 # has 56 bytes: 1440 * 56 = 80 KB.
 SAMPLE_INTERVAL = 60           # seconds between two samples of each node
@@ -5911,6 +5911,8 @@ class Reconciler(Worker):
         """A plan of the reconciler is over at this node.  Poller's thread."""
         after = self._admin.table.get(node_id)
         is_idle = after and not after.info.cpus and not after.info.busy
+        if isinstance(step, ReapplyStep) and result['ok'] and after and not set(step.only).intersection(after.drift):
+            self._tries.pop(node_id, None)  # it helped: the next time is not delayed
         if isinstance(step, EndStep) and result['outcome'] == 'refused' and is_idle:
             self._tell(node, 'is drained, but dispynode does not exit: stop it by hand')
 

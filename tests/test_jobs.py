@@ -47,13 +47,13 @@ if __name__ == '__main__':
 
 
 class JobsTest(lab.LabTest):
-    def client(self, host, port, jobs, seconds, *nodes, secret='', namespace=None, **given):
+    def client(self, host, port, jobs, seconds, *nodes, secret='', namespace=None, packages=None, **given):
         """A program that submits jobs and waits for them; in a folder of its own, where it may leave its files.
 
         `scheduler`: through the dispyscheduler of the same host. `until`: addresses; jobs are submitted again until each
         has computed one. `stay`: seconds before it ends, after the last job. `asleep`: jobs take time, but no CPU.
         """
-        packages = environment.node_packages('4.15.2')
+        packages = packages or environment.node_packages('4.15.2')
         library = environment.require(packages)
         folder = self.folder()
         path = os.path.join(folder, 'client.py')

@@ -440,13 +440,10 @@ class Written(TrustTest):
         self.assertEqual(os.listdir(os.path.dirname(state)), ['state.json'])
 
 
-FAKETIME = '/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1'
-
-
 class Clocks(OperationsTest):
     def test_node_with_a_wrong_clock(self):
         """What it answers to "now" tells its clock; its state goes by that, and it is said that the clock is off."""
-        node = self.node('open', env={'LD_PRELOAD': FAKETIME, 'FAKETIME': '+3h'})
+        node = self.node('open', env=lab.fake_time('+3h'))
         admin = self.admin('--secret', 'open')
         admin.wait_node(node, state='ready', notes=[])
         self.post(admin, 'service_time', [node], control='end', time=None)

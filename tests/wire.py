@@ -4,8 +4,11 @@ real one cannot be made to do. Pickle is fine here: every node is one that the t
 """
 
 import hashlib
+import heapq
+import itertools
 import os
 import pickle
+import selectors
 import socket
 import ssl
 import struct
@@ -132,9 +135,11 @@ class FakeNode:
     refuse       answers -1 to every control
 
     `requests` lists what came in as (tag, opened, value): opened is True where the auth code was right.
+    With a `crowd` (of mode normal) it is served by that one's thread.
     """
 
-    def __init__(self, address, port=0, secret='', cpus=4, mode='normal', name='fake', client_secret='', certfile=None):
+    def __init__(self, address, port=0, secret='', cpus=4, mode='normal', name='fake', client_secret='', certfile=None,
+                 crowd=None):
         self.address, self.secret, self.client_secret = address, secret, client_secret
         self.name, self.mode, self.sign = name, mode, new_sign()
         self.protocol = 2                # of pickle, in answers
@@ -157,8 +162,12 @@ class FakeNode:
         self.listener.bind((address, port))
         self.listener.listen(256)
         self.port = self.listener.getsockname()[1]
-        self.thread = threading.Thread(target=self.accept, daemon=True)
-        self.thread.start()
+        self.crowd, self.thread = crowd, None
+        if crowd:
+            crowd.add(self)
+        else:
+            self.thread = threading.Thread(target=self.accept, daemon=True)
+            self.thread.start()
 
     @property
     def id(self):
@@ -167,6 +176,9 @@ class FakeNode:
     def close(self):
         """Stop as a killed program does: refuse connections, say nothing."""
         self.closing = True
+        if self.crowd:
+            self.crowd.remove(self)
+            return
         try:
             self.listener.shutdown(socket.SHUT_RDWR)     # wakes accept()
         except OSError:
@@ -264,3 +276,116 @@ class FakeNode:
             info['serve'] = value['serve']
             return {'serve': value['serve']}
         return -1
+
+
+class Crowd:
+    """One thread that serves many fake nodes: a thread for each connection costs more than all the rest.
+
+    A node may have `pause(tag)`: seconds until it takes a request up. What its answer() raises closes the connection.
+    """
+
+    def __init__(self):
+        self.selector, self.later, self.order = selectors.DefaultSelector(), [], itertools.count()
+        self.parts, self.closing, self.lock = {}, False, threading.Lock()       # the lock guards `later`
+        self.ear, self.mouth = socket.socketpair()
+        self.mouth.setblocking(False)
+        self.selector.register(self.ear, selectors.EVENT_READ, lambda sock: sock.recv(100))
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def add(self, node):
+        node.listener.setblocking(False)
+        self.selector.register(node.listener, selectors.EVENT_READ, lambda sock: self.accept(node, sock))
+
+    def remove(self, node):
+        """Close the node's listener, in the thread that may be using it; wait until that is done."""
+        done = threading.Event()
+
+        def close():
+            try:
+                self.selector.unregister(node.listener)
+                node.listener.close()
+            except (KeyError, ValueError):
+                pass             # closed before
+            done.set()
+        if threading.current_thread() is self.thread:
+            close()
+        else:
+            self.call_in(0, close)
+            done.wait(TIMEOUT)
+
+    def call_in(self, seconds, call, *args):
+        with self.lock:
+            heapq.heappush(self.later, (time.monotonic() + seconds, next(self.order), call, args))
+        self.wake()
+
+    def wake(self):
+        if threading.current_thread() is not self.thread:
+            try:
+                self.mouth.send(b'x')
+            except BlockingIOError:
+                pass             # it has been woken already
+
+    def close(self):
+        self.closing = True
+        self.wake()
+        self.thread.join(TIMEOUT)
+
+    def run(self):
+        while not self.closing:
+            with self.lock:
+                wait = self.later[0][0] - time.monotonic() if self.later else None
+            for key, _ in self.selector.select(wait):
+                key.data(key.fileobj)
+            while True:
+                with self.lock:
+                    if not self.later or self.later[0][0] > time.monotonic():
+                        break
+                    _, _, call, args = heapq.heappop(self.later)
+                call(*args)
+        for key in list(self.selector.get_map().values()):
+            key.fileobj.close()
+        self.selector.close()
+        self.mouth.close()
+
+    def accept(self, node, listener):
+        try:
+            while True:
+                sock, _ = listener.accept()
+                sock.setblocking(False)
+                node.connections += 1
+                self.selector.register(sock, selectors.EVENT_READ, lambda sock: self.read(node, sock))
+        except OSError:          # no more
+            pass
+
+    def read(self, node, sock):
+        """Take what has come of a request; it is taken up when it is whole."""
+        before = self.parts.pop(sock, b'')
+        try:
+            more = sock.recv(65536)
+        except OSError:
+            more = b''
+        data = before + more
+        if more and (len(data) < 44 or len(data) < 44 + struct.unpack('>I', data[40:44])[0]):
+            self.parts[sock] = data
+            return
+        self.selector.unregister(sock)
+        if not more:
+            sock.close()
+            return
+        node.codes.append(data[:40])
+        tag, _, body = data[44:].partition(b':')
+        tag = tag.decode('ascii')
+        self.call_in(getattr(node, 'pause', lambda tag: 0)(tag), self.reply, node, sock, tag, data[:40],
+                     unpickle(body) if body else None)
+
+    @staticmethod
+    def reply(node, sock, tag, auth, value):
+        with sock:
+            if node.closing:     # it was killed meanwhile
+                return
+            try:
+                sock.settimeout(1)
+                send_message(sock, node.answer(tag, auth, value))
+            except (OSError, EOFError):
+                pass
