@@ -679,9 +679,10 @@ class Texts(NetworkTest):
         nodes = [self.bad(name=name) for name in NAMES]
         for node in nodes:
             node.ping(self.info_target())
-        text = lab.wait_for(lambda: terminal.say('nodes', r'nodes: \d+ ready')
-                            if '%d nodes: %d ready' % (len(nodes), len(nodes)) in terminal.say('nodes', 'nodes: ')
-                            else None, what=lambda: 'all nodes: %r' % terminal.text)
+        counted = '%d nodes, %d ready' % (len(nodes), len(nodes))
+        text = lab.wait_for(lambda: terminal.say('nodes', counted)
+                            if counted in terminal.say('nodes', r'\d+ nodes?\b') else None,
+                            what=lambda: 'all nodes: %r' % terminal.text)
         lines = [line for line in text.replace('\r', '').split('\n') if line]
         for line in lines:
             self.assertIsNone(CONTROL.search(line), ascii(line))
