@@ -169,6 +169,18 @@ class Errors(FaultTest):
                 lab.finish(admin)
                 lab.finish(node)
 
+    def test_error_within_an_operation(self):
+        """What was intended and did not come about is not remembered; the next operation has its turn."""
+        node = self.start(lab.Watched, self.address(), self.info_port + 1, 'open', cpus=8)
+        admin = self.broken('PlanRunner._converse')
+        self.assertTrue(admin.add(node)['ok'])
+        self.assertTrue(admin.control('cpus', [node], cpus=3)[node.id]['ok'])
+        result = admin.control('cpus', [node], cpus=2)[node.id]
+        self.assertEqual((result['ok'], 'unexpected' in result['message']), (False, True), result)
+        self.assertEqual((admin.node(node)['wanted'], node.info['cpus']), ({'cpus': {'cpus': 3}}, 3))
+        self.assertTrue(admin.control('cpus', [node], cpus=5)[node.id]['ok'])
+        self.assertEqual(admin.node(node)['wanted'], {'cpus': {'cpus': 5}})
+
     def test_error_of_one_node(self):
         """What cannot be understood of one node's answers is logged once and delays no other."""
         nodes = [self.start(lab.Watched, self.address(), self.info_port + 1, 'open') for _ in range(3)]

@@ -467,6 +467,22 @@ class Clocks(OperationsTest):
         self.assertTrue(result['ok'], result)
         lab.wait_for(lambda: not node.running(), 20, 'dispynode exits')
 
+    def test_end_now_that_ends_nothing(self):
+        """A schedule that has died does nothing at End. What was cleared for it is in the record, and undone."""
+        admin, (node,) = self.cluster(1)
+        for stop in ('00:00', '23:59'):                 # the first one ends the schedule of a node that no client has used
+            self.assertTrue(self.post(admin, 'service_time', [node], control='stop', time=stop)['results'][0]['ok'])
+            time.sleep(2)                               # it looks at its times
+        before = node.info()['service_stop']
+        answer = self.post(admin, 'service_time', [node], control='end', time='now')
+        self.assertFalse(answer['results'][0]['ok'], answer)
+        self.assertTrue(node.running())
+        self.assertIsNone(node.info()['service_stop'])
+        result, = admin.post('/api/undo', {'operation': answer['operation']})['results']
+        self.assertTrue(result['ok'], result)
+        self.assertLess(abs(node.info()['service_stop'] - before), 90)
+        self.assertIsNone(node.info()['service_end'])
+
     def test_start_now_alone(self):
         """dispynode moves Start to tomorrow, and accepts no jobs until then: the preview and the outcome say so."""
         admin, (node,) = self.cluster(1)
