@@ -625,7 +625,7 @@ class Sequence:
             raise Mismatch('a request failed')
         found = [results[i] for i in range(len(operations))]
         for operation, (number, result) in zip(operations, found):
-                self.note(operation, result)
+            self.note(operation, result)
         self.states = self.possible(operations, found)
 
     def has_times(self, operation):
@@ -662,7 +662,8 @@ class Sequence:
         for at, state in enumerate(self.states):
             before = copy.deepcopy(state)
             expected = state.apply(number, *operation)
-            if was_lost and operation[0] == 'return' and when == 'before' and state.has != before.has:   # dispyadmin goes on with it by itself
+            # dispyadmin goes on with it by itself
+            if was_lost and operation[0] == 'return' and when == 'before' and state.has != before.has:
                 expected, made = 'pending', dict(before.drain, returning=True, by=number)
                 state.record(number, 'return', {'drain': (before.drain, made)})
             elif was_lost and (expected == 'refused' or when == 'before' and state.has != before.has):
@@ -762,7 +763,8 @@ class Sequence:
         drain = node['drain']
         unknown = node['max_cpus'] is None and state.drain and (
             state.cpus_on_return() == 'all' or state.cpus_on_return() < 0)
-        check('drain', state.drain and (state.drain['then'], None if unknown else state.on_return(), state.drain['returning']),
+        on_return = state.drain and (None if unknown else state.on_return())
+        check('drain', state.drain and (state.drain['then'], on_return, state.drain['returning']),
               drain and (drain['then'], drain['restore'], drain['pending']))
         if not state.obstacle():
             check('cpus as shown', state.has['cpus'], node['cpus'])
@@ -807,7 +809,7 @@ class World:
 
     def connect(self):
         """Start dispyadmin; its connections are used again."""
-        # With a name, as behind a proxy, it does not look through the kernel's table of connections at each request: thousands
+        # With a name, as behind a proxy, it does not look through the kernel's connections at each request: thousands
         # to nodes have ended here, where the nodes are at the same machine.
         admin = lab.Admin(*self.options, '--http_name', 'model', env={'PYTHONDEVMODE': ''})
         self.connections = queue.LifoQueue()
@@ -935,8 +937,8 @@ class Alone(lab.LabTest):
 
 def report(sequence):
     """What was done, and what went wrong."""
-    return 'seed %d (used %s, zone %s): %s\n  %s' % (sequence.seed, sequence.used, sequence.zone, sequence.failure,
-                                                    '\n  '.join(map(str, sequence.log)))
+    log = '\n  '.join(map(str, sequence.log))
+    return 'seed %d (used %s, zone %s): %s\n  %s' % (sequence.seed, sequence.used, sequence.zone, sequence.failure, log)
 
 
 def run_once(seeds, steps):

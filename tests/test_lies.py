@@ -42,7 +42,8 @@ CONTROLS = [('SET_CPUS', 'cpus'), ('SERVE_CLIENTS', 'serve')] + [('SERVICE_TIME'
 # Replies that are no answer at all: a value to pickle, or bytes as they stand; None closes without an answer.
 REPLIES = [-1, 0, {}, [], None, True, 'no', 1.5, {'cpus': None}, {'busy': 0, 'cpus': 1}, [{}], nested(200), b'', b'\x80',
            b'NAK (invalid request)', b'\x80\x04.', b'\xff' * 39, b'0' * 40, b'Z' * 40, b'x' * 17000,
-           pickle.dumps('x' * 20000, 2), b'\x80\x02}q\x00(X\x04\x00\x00\x00cpus', b'cos\nsystem\n(S"true"\ntR.', 'cut', 'drop']
+           pickle.dumps('x' * 20000, 2), b'\x80\x02}q\x00(X\x04\x00\x00\x00cpus', b'cos\nsystem\n(S"true"\ntR.',
+           'cut', 'drop']
 CLASS_STATES = [b'N', b'}', b'](K\x01e', b'X\x01\x00\x00\x00xK\x01\x86', b'}U\x03cpuNs', b'}K\x01K\x02s']
 
 

@@ -10,7 +10,8 @@ import types
 import unittest
 
 import dispyadmin
-from dispyadmin import Actor, Change, DrainStep, ForgetStep, Journal, Plan, SetClients, SetCpus, SetServiceTime, SetStep, Turn
+from dispyadmin import (Actor, Change, DrainStep, ForgetStep, Journal, Plan, SetClients, SetCpus, SetServiceTime, SetStep,
+                        Turn)
 
 from . import environment
 
@@ -18,7 +19,8 @@ LONG_ID = '[fd77:1::%d:5678:%d:def0:%d]:9701'
 MOST_OF_SETTING = 500            # bytes: a Setting that nothing but an undo keeps
 MOST_OF_PLAN = 2000              # bytes: a plan, its event and its step
 BY = Actor('127.0.0.1', 'root')
-INFO = dispyadmin.NO_INFO._replace(cpus=8, max_cpus=8, busy=0, serve=-1, name='node', service_start=1.7e9, service_stop=1.7e9)
+INFO = dispyadmin.NO_INFO._replace(cpus=8, max_cpus=8, busy=0, serve=-1, name='node', service_start=1.7e9,
+                                   service_stop=1.7e9)
 
 
 def told(constant):
@@ -39,9 +41,10 @@ def ids(count, form='10.%d.%d.%d:9701'):
 def size(*roots):
     """The bytes of these objects and of all that they keep, but classes, functions and modules."""
     found, left, most = 0, list(roots), set()
+    no_data = type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType
     while left:
         each = left.pop()
-        if id(each) not in most and not isinstance(each, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)):
+        if id(each) not in most and not isinstance(each, no_data):
             most.add(id(each))
             found += sys.getsizeof(each)
             left += gc.get_referents(each)
@@ -110,7 +113,8 @@ class Memory(unittest.TestCase):
         """1,000 forgets at once are one event and one plan; one by one they are a thousand small ones."""
         journal = Journal()
         self.run_plan(journal, ForgetStep(), ids(1000))
-        self.assertEqual([(event.count, len(event.nodes)) for event in journal.events()], [(1000, dispyadmin.MAX_EVENT_NODES)])
+        self.assertEqual([(event.count, len(event.nodes)) for event in journal.events()],
+                         [(1000, dispyadmin.MAX_EVENT_NODES)])
         self.assertLess(size(journal), 1000 * told('MAX_CHANGES') / dispyadmin.MAX_CHANGES)
         journal = Journal()
         for node_id in ids(2000):
@@ -129,7 +133,8 @@ class Memory(unittest.TestCase):
         journal = Journal(clock=lambda: 1000.0)   # the same of all nodes within a moment is one
         for node_id in ids(20000):
             journal.record('lost', [node_id], 'It does not answer.')
-        self.assertEqual([(event.count, len(event.nodes)) for event in journal.events()], [(20000, dispyadmin.MAX_EVENT_NODES)])
+        self.assertEqual([(event.count, len(event.nodes)) for event in journal.events()],
+                         [(20000, dispyadmin.MAX_EVENT_NODES)])
         self.assertLess(size(journal), 100 * dispyadmin.MAX_EVENT_NODES + MOST_OF_PLAN)
 
     def test_forgotten(self):

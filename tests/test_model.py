@@ -1,4 +1,4 @@
-"""Random sequences of all that can be done to nodes, and happen to them: see model.py, which runs more and shrinks what fails."""
+"""Random sequences of all that can be done to nodes, and happen to them: model.py runs more and shrinks what fails."""
 
 import unittest
 

@@ -1,4 +1,4 @@
-"""What dispyadmin says that dispynode makes of service times, at real nodes of the newest and of the oldest release: the chapter
+"""What dispyadmin says that dispynode makes of service times, at real nodes of the newest and the oldest release: the part
 Settings in dispyadmin.py states each rule once, and foresees by it."""
 
 import contextlib
@@ -11,7 +11,7 @@ import unittest
 from unittest import mock
 
 import dispyadmin
-from dispyadmin import DAY, DIED, ENDED, IDLE, NodeClock, SetServiceTime, Times
+from dispyadmin import DIED, ENDED, IDLE, NodeClock, SetServiceTime, Times
 
 from . import environment, lab, wire
 from .test_operations import OperationsTest
@@ -139,7 +139,7 @@ class Rules(TimesTest):
         return None if node.accepts() == expected else ('accepts', after, expected)
 
     def test_schedules_that_die_and_programs_that_end(self):
-        """A Stop that has come ends the schedule of a node that no client has used; End does nothing there, and ends others."""
+        """A Stop that has come ends the schedule of a node that no client has used; End does nothing there."""
         for node in self.nodes(True, False):
             with self.subTest(release=node.release, used=node.used):
                 seen = self.seen(node)
@@ -241,7 +241,7 @@ class SummerTime(TimesTest):
         for release in RELEASES:
             for day, hours, _ in self.EVES:
                 with self.subTest(release=release, day=day):
-                    node = TimedNode(self, release, '%d:30' % (24 - hours), self.ZONE, day)         # 00:30 of the next day there
+                    node = TimedNode(self, release, '%d:30' % (24 - hours), self.ZONE, day)  # 00:30 of the next day there
                     answer = node.send(SetServiceTime('stop', '12:00'))
                     self.live_in(self.ZONE)
                     with mock.patch('dispyadmin.time.time', node.now):
