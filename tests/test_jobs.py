@@ -6,7 +6,7 @@ import os
 from . import environment, lab
 
 CLIENT = '''
-import json, sys, time
+import inspect, json, sys, time
 import dispy, dispy.config
 
 def compute(seconds):
@@ -24,7 +24,8 @@ def sleep(seconds):
 if __name__ == '__main__':
     given = json.loads(sys.argv[1])
     dispy.config.DispyPort = given['port']
-    kind, options = dispy.JobCluster, {'host': given['host'], 'ping_interval': given['ping_interval']}
+    is_old = 'host' not in inspect.signature(dispy.JobCluster).parameters       # before 4.12
+    kind, options = dispy.JobCluster, {'ip_addr' if is_old else 'host': given['host'], 'ping_interval': given['ping_interval']}
     if given['scheduler']:
         kind = dispy.SharedJobCluster
         options = {'ip_addr': given['host'], 'scheduler_host': given['host'], 'client_port': 0}

@@ -16,6 +16,7 @@ from dispyadmin import DIED, ENDED, IDLE, NodeClock, SetServiceTime, Times
 from . import environment, lab, wire
 from .test_operations import OperationsTest
 
+PYTHON = min(environment.PYTHONS.keys() - {(2, 7)})
 RELEASES = ('4.15.2', '4.11.0')
 SEQUENCES = 25                   # at each node
 STEP = 20                        # minutes between the times that are set: none comes while the test runs
@@ -31,10 +32,10 @@ class TimedNode:
         hours, minutes = map(int, clock.split(':'))
         at = datetime.datetime(day.year, day.month, day.day, hours, minutes, tzinfo=datetime.timezone.utc).timestamp()
         self.ahead, self.release, self.used = int(at - time.time()), release, used
-        self.packages = environment.node_packages(release)
+        self.packages = environment.node_packages(release, PYTHON)
         port = test.free_ports()
         self.node = test.node('open', info_port=port, packages=self.packages,
-                              env=lab.fake_time('%+d' % self.ahead, zone))
+                              env=lab.fake_time('%+d' % self.ahead, zone, PYTHON))
         self.clock = NodeClock(0, self.ahead)
         if used:
             client = test.client(test.address(), port, 1, 0.1, self.node.address, packages=self.packages)
@@ -85,8 +86,8 @@ def same(one, other):
 
 class TimesTest(OperationsTest):
     def nodes(self, *used):
-        return self.together(*[lambda release=release, used=used: TimedNode(self, release, used=used)
-                               for release in RELEASES for used in used])
+        return self.together(*[lambda release=release, is_used=is_used: TimedNode(self, release, used=is_used)
+                               for release in RELEASES for is_used in used])
 
     def seen(self, node):
         return dispyadmin.Seen('', node.info(), node.clock, time.time(), {})
@@ -205,7 +206,7 @@ class SummerTime(TimesTest):
         before = os.environ.get('TZ')
 
         def restore():
-            os.environ.pop('TZ') if before is None else os.environ.update(TZ=before)
+            os.environ.pop('TZ', None) if before is None else os.environ.update(TZ=before)
             time.tzset()
         self.addCleanup(restore)
 
