@@ -1133,10 +1133,10 @@ class NodeClock(collections.namedtuple('NodeClock', 'zone ahead')):
         return ('%s %s' % (day, self.clock(seconds))).strip()
 
     def today(self, text, ours):
-        """The Unix time that dispynode makes of HH:MM: today's, by its own clock."""
+        """The Unix time that dispynode makes of HH:MM: today's by its own clock, with the seconds of now."""
         now, (hours, minutes) = self.now(ours), text.split(':')
         midnight = now - (now + self.offset(now)) % DAY
-        return midnight + int(hours) * 3600 + int(minutes) * 60
+        return midnight + int(hours) * 3600 + int(minutes) * 60 + now % 60
 
 
 WEEKDAYS = ('Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun')
@@ -1525,7 +1525,7 @@ class SetServiceTime(Setting):
         if clock.zone is None:
             return self.value is not None and not same_time(shown, self.value)
         hours = (0,) if clock.is_own_zone() else (0, -3600, 3600)
-        return not any(same_time(shown, clock.today(self.time, shown) + hour) for hour in hours)
+        return not any(same_time(shown, clock.today(self.time, shown - (clock.ahead or 0)) + hour) for hour in hours)
 
 
 class SetClients(Setting):

@@ -24,8 +24,8 @@ def sleep(seconds):
 if __name__ == '__main__':
     given = json.loads(sys.argv[1])
     dispy.config.DispyPort = given['port']
-    is_old = 'host' not in inspect.signature(dispy.JobCluster).parameters       # before 4.12
-    kind, options = dispy.JobCluster, {'ip_addr' if is_old else 'host': given['host'], 'ping_interval': given['ping_interval']}
+    host = 'host' if 'host' in inspect.signature(dispy.JobCluster).parameters else 'ip_addr'    # that is of old releases
+    kind, options = dispy.JobCluster, {host: given['host'], 'ping_interval': given['ping_interval']}
     if given['scheduler']:
         kind = dispy.SharedJobCluster
         options = {'ip_addr': given['host'], 'scheduler_host': given['host'], 'client_port': 0}
