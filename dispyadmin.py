@@ -4234,13 +4234,13 @@ class Turn:
     def undo(self, after):
         """What gives the node back what it had; `after` is its Info now, or None.  None when nothing was changed."""
         keys = tuple((key, self.replaced.get(key), value) for key, value in self.edit.items())
-        if not self.plan.step.asks_node or not keys:
-            return Undo(keys, ()) if keys else None
+        if not self.plan.step.asks_node:
+            return Undo(keys, ())
         shown = {key for key in self.edit if key != 'drain'} | {
             key for key in TIME_KEYS if after and not same_time(getattr(self.before, key), getattr(after, key))}
         drain = self.replaced.get('drain') or self.edit.get('drain')
         return Undo(keys, tuple((key, drain.had if drain and key == 'cpus' else getattr(self.before, key))
-                                for key in sorted(shown)))
+                                for key in sorted(shown))) if keys else None
 
 
 class PlanRunner:
@@ -4310,11 +4310,11 @@ class PlanRunner:
     @staticmethod
     def _intend(plan, node, ours):
         """(edit, None) of a plan at a NodeSnapshot, or ({} or what is pending, failure)."""
-        step, view, edit, refused = plan.step, node.view, {}, None
+        step, view = plan.step, node.view
         try:
-            edit = step.intend(node.seen(ours), plan.number)
+            edit, refused = step.intend(node.seen(ours), plan.number), None
         except Refusal as error:
-            refused = failure(node.id, 'refused', error)
+            edit, refused = {}, failure(node.id, 'refused', error)
         is_open = view['controllable'] or not step.asks_node
         if is_open or refused and node.state != UNREACHABLE and node.info is not NO_INFO:
             return edit, refused
@@ -4397,13 +4397,12 @@ class PlanRunner:
         elif step.asks_node:
             yield from self._set(turn)
         else:
-            self._watched.pop(turn.id, None)
             step.perform(self._admin, turn.id)
             self._end(turn, success(turn.id, step.describe(None, Seen(turn.id, turn.before, OWN_CLOCK, 0, {}), ())))
 
     def _write_intent(self, turn):
         """Change the desired record as the step says; a failure when nothing is to be sent."""
-        for _ in range(100):
+        while True:
             node = self._table.get(turn.id)
             if node is None:
                 return failure(turn.id, 'unknown', UNKNOWN_NODE)
@@ -4411,7 +4410,6 @@ class PlanRunner:
             if not edit or self._table.edit(turn.id, edit, node.desired):
                 turn.before, turn.edit, turn.replaced = node.info, edit, node.desired
                 return problem
-        return failure(turn.id, 'refused', UNEXPECTED)
 
     def _set(self, turn):
         """The part of a turn that sends, until it is known what came of it."""
@@ -4421,12 +4419,14 @@ class PlanRunner:
             if turn.unsure is None:
                 self._admin.take(turn.id, answer, error)
                 return self._conclude(turn, answer, error)
-            self._schedule.ask_now(turn.id)
             if turn.unsure.ends_now:
                 return (yield from self._watch_end(turn))
-            node = yield self._watch(turn)
+            looked = yield self._talk(turn, self._admin.info_steps(turn.id))  # a poll may be under way that began before
+            self._admin.take(turn.id, *looked)
+            node = self._table.get(turn.id)
             while node and node.state == UNREACHABLE:
                 if turn.tell:  # the plan does not wait for it any longer
+                    self._schedule.ask_now(turn.id)
                     self._end(turn, failure(turn.id, 'unreachable', UNSURE))
                 node = yield self._watch(turn)
             if node is None:
@@ -4440,18 +4440,19 @@ class PlanRunner:
     def _watch_end(self, turn):
         """dispynode was told to exit: it is gone, or it stays, as its schedule may have died.  A failed poll is no proof."""
         deadline = time.monotonic() + END_WAIT
+        self._schedule.ask_now(turn.id)
         while True:
             node = yield self._watch(turn)
             answers = node is not None and node.state != UNREACHABLE
             if node is None or node.is_gone or answers and self._table.known(turn.id).sign != turn.sign:  # started again
                 return self._end(turn, success(turn.id, HAS_ENDED))
-            stays = answers and has_lost_schedule(node.info, node.clock.now(time.time()))
-            if stays or time.monotonic() > deadline:
+            if answers and has_lost_schedule(node.info, node.clock.now(time.time())) or time.monotonic() > deadline:
                 break
             self._schedule.ask_in(turn.id, 0.5)
-        said = turn.unsure.describe(turn.before, node.seen(time.time()))
-        self._end(turn, failure(turn.id, 'refused', STILL_RUNS % said) if answers else
-                  failure(turn.id, 'unreachable', NO_MORE))
+        if answers:
+            said = turn.unsure.describe(turn.before, node.seen(time.time()))
+            return self._end(turn, failure(turn.id, 'refused', STILL_RUNS % said))
+        return self._end(turn, failure(turn.id, 'unreachable', NO_MORE))
 
     @staticmethod
     def _is_taken(turn, seen):
@@ -4469,19 +4470,19 @@ class PlanRunner:
     # --- what is sent ---
 
     def _converse(self, turn):
-        """Conversation: send what is to be sent, and look again.  Returns an Answer, but nothing where turn.unsure is set."""
-        node = self._table.get(turn.id) or NOTHING
-        ask, answer = self._admin.asking(turn.id), Answer(self._table.known(turn.id), node.info)
-        turn.sign = answer.known.sign
-        for _ in range(2):  # the first answer to HH:MM may tell that the node's zone is another one
-            clock = self._table.clock(turn.id)
+        """Conversation: send what is to be sent, and look again.  Returns an Answer; None where turn.unsure is set."""
+        answer = Answer(self._table.known(turn.id), (self._table.get(turn.id) or NOTHING).info)
+        for _ in range(3):  # a node that was started again is told again; the first answer to HH:MM may tell another zone
+            if not answer.known.admin:
+                break
+            turn.sign, clock = answer.known.sign, self._table.clock(turn.id)
             seen = Seen(turn.id, answer.info, clock, time.time(), self._table.desired(turn.id))
             settings, turn.left_out = turn.plan.step.choose(seen, turn.edit)
             for setting in settings:
                 turn.is_last = setting is settings[-1]
-                answer, value = yield from self._send(turn, setting, answer, ask)
-                if not answer.known.admin or answer.known.secret is None:
-                    return answer
+                value = yield from self._send(turn, setting, answer.known.code)
+                if value is NOT_ADMIN:
+                    return answer._replace(known=answer.known._replace(admin=False))
                 if value is REFUSED:
                     turn.left_out = setting.refuse(answer.info)
                 elif value is None or setting.ends_now:
@@ -4490,38 +4491,28 @@ class PlanRunner:
                 else:
                     self._take(turn, setting, value.get(setting.key))
             if settings:
-                answer = yield from self._look_again(turn, answer, ask)
-            if not turn.is_partial or self._table.clock(turn.id) == clock:
-                return answer
+                answer = yield from self._look_again(turn, answer)
+            is_told = answer.known.sign == turn.sign and not (turn.is_partial and self._table.clock(turn.id) != clock)
+            if is_told or any(setting.ends_now for setting in settings):
+                break
         return answer
 
     @staticmethod
-    def _send(turn, setting, answer, ask):
-        """Conversation: send a setting, once.  A node that was started again meanwhile refuses it, and is sent it again.
-        Returns (Answer, what read_control() makes of the reply, or None where that makes no sense)."""
-        for _ in range(2):
-            try:
-                value = read_control((yield Once(frame(answer.known.code, setting.message()))))
-            except WireError:
-                value = None
-            except NodeError as error:
-                turn.unsure = setting if error.is_sent else None
-                raise
-            if value is not REFUSED or setting.ends_now:
-                break
-            again = yield from ask(known=answer.known)
-            if again.known.sign == answer.known.sign or not again.known.admin:
-                return again, value
-            answer = again
-        if value is NOT_ADMIN:
-            answer = answer._replace(known=answer.known._replace(admin=False))
-        return answer, value
+    def _send(turn, setting, code):
+        """Conversation: send a setting, once.  Returns what read_control() makes of the reply; None where that makes no
+        sense."""
+        try:
+            return read_control((yield Once(frame(code, setting.message()))))
+        except WireError:
+            return None
+        except NodeError as error:
+            turn.unsure = setting if error.is_sent else None
+            raise
 
-    @staticmethod
-    def _look_again(turn, answer, ask):
+    def _look_again(self, turn, answer):
         """Conversation: what the node shows now.  Where it is gone after it took something, what it answered counts."""
         try:
-            return (yield from ask(known=answer.known))
+            return (yield from self._admin.asking(turn.id)(known=answer.known))
         except (NodeError, WireError):
             if not turn.taken:
                 raise
@@ -4532,14 +4523,12 @@ class PlanRunner:
         turn.taken.append(setting.of(turn.plan.number, value))
         if setting.key not in TIME_KEYS or None in (value, setting.time):
             return
-        clock = self._table.clock(turn.id)
-        if setting.time == 'now':
-            # dispynode may have moved it by a day
-            ahead = min((value + moved - time.time() for moved in (0, DAY, -DAY)), key=abs)
-            clock = clock._replace(ahead=round(ahead) if abs(ahead) > CLOCK_ERROR else 0)
+        if setting.time == 'now':  # dispynode may have moved it by a day
+            ahead = round(min((value + moved - time.time() for moved in (0, DAY, -DAY)), key=abs))
+            told = {'ahead': ahead if abs(ahead) > CLOCK_ERROR else 0}
         else:
-            clock = clock._replace(zone=zone_of(setting.time, value))
-        self._table.keep(turn.id, clock=clock)
+            told = {'zone': zone_of(setting.time, value)}
+        self._table.keep(turn.id, clock=self._table.clock(turn.id)._replace(**told))
 
     # --- its outcome ---
 
@@ -4565,6 +4554,7 @@ class PlanRunner:
         else:
             self._table.edit(turn.id, {key: turn.replaced.get(key) for key in self._own(turn)})
             turn.edit = {}
+            self._admin.reconciler.wake()  # what was not done must not be on disk for long
         self._end(turn, failure(turn.id, outcome, message))
 
     def _own(self, turn):
@@ -4594,8 +4584,9 @@ class PlanRunner:
         before = getattr(turn.before, key) if key and turn.before else None
         if result['ok']:
             result['before'] = before
-        message = plan.share(result['message'])
-        self._journal.change(plan, Change(turn.id, result['outcome'], before, result.get(key), message, turn.undo(after)))
+        undo = turn.undo(after) if result['ok'] or turn.edit else None
+        change = Change(turn.id, result['outcome'], before, result.get(key), plan.share(result['message']), undo)
+        self._journal.change(plan, change)
         tell, turn.tell = turn.tell, None
         if tell is None:
             return  # its turn was over before
@@ -5742,6 +5733,7 @@ class Reconciler(Worker):
         self._admin = admin
         self._keep = keep            # whether settings are restored without being asked
         self._state_file = state_file
+        self.keeps_state = state_file is not None  # whether what is set outlives this program
         self._saved = None           # numbers of the changes that were saved last
         self._waiting = collections.deque()  # those who wait until what they changed is saved; any thread appends
         self._wakeup = threading.Event()
@@ -5749,26 +5741,20 @@ class Reconciler(Worker):
         self._drifted = {}           # id -> keys of its drift, as it was told
         self._tries = {}             # id -> (monotonic time from which it may be set again, seconds until the time after)
 
-    @property
-    def keeps_state(self):
-        """Whether what is set outlives this program."""
-        return self._state_file is not None
-
     def wake(self):
         self._wakeup.set()
 
     def finish(self):
         self._save()
-        if self._state_file:
+        if self.keeps_state:
             self._state_file.close()
 
     def when_saved(self, then):
         """Call `then(problem)` when what is desired now is on disk; a sentence when it cannot be.  Any thread."""
-        if self._state_file is None:
-            then(None)
-        else:
-            self._waiting.append(then)
-            self.wake()
+        if not self.keeps_state:
+            return then(None)
+        self._waiting.append(then)
+        self.wake()
 
     def turn(self):
         self._wakeup.wait(max(0.0, self._look_at - time.monotonic()))
@@ -5867,7 +5853,7 @@ class Reconciler(Worker):
 
     def restore(self):
         """Take up what was saved.  Before the threads start.  StartError."""
-        if self._state_file is None:
+        if not self.keeps_state:
             return
         nodes, forgotten = self._state_file.open()
         self._admin.forgotten.update((node_id, None) for node_id in forgotten)
@@ -5882,7 +5868,7 @@ class Reconciler(Worker):
         """Write down what has changed since it was written last.  A sentence when that cannot be."""
         admin = self._admin
         changes = admin.table.changes(), admin.forgotten_changes
-        if self._state_file is None or changes == self._saved:
+        if not self.keeps_state or changes == self._saved:
             return None
         try:
             self._state_file.write(state_json(admin.table.managed(), admin.forgotten_ids()))
@@ -5967,10 +5953,13 @@ class StateFile:
 
     def _open_locked(self, flags):
         """A descriptor of the file that holds its lock.  OSError."""
-        if os.path.exists(self._path) and not os.path.isfile(self._path):
-            raise OSError(errno.EINVAL, NO_FILE)
-        number = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, 0o600)
         try:
+            number = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, 0o600)
+        except IsADirectoryError:
+            raise OSError(errno.EINVAL, NO_FILE)
+        try:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise OSError(errno.EINVAL, NO_FILE)
             self._lock(number)
             if not self._is_at_path(number):
                 raise OSError(errno.EBUSY, OTHERS_FILE)  # it has just been replaced
