@@ -4183,31 +4183,27 @@ def failure(node_id, outcome, message):
 
 
 class ResultCollector:
-    """Collects the results of many conversations.  The poller's thread puts, the one that asked waits."""
+    """Collects the results of so many conversations.  The poller's thread puts, the one that asked waits."""
 
     def __init__(self, count):
-        self._missing = count
-        self._results = {}
-        self._changed = threading.Condition()  # guards both
+        self._count = count
+        self._results = {}  # written by the poller's thread, copied whole by the other
+        self._is_over = threading.Event()
 
     def put(self, key, result):
         """One is over; its result is a dict, or None when there is nothing to say of it."""
-        with self._changed:
-            self._missing -= 1
-            self._results[key] = result
-            self._changed.notify()
+        self._results[key] = result
+        if len(self._results) >= self._count:
+            self._is_over.set()
 
     def cancel(self):
         """Wait no longer."""
-        with self._changed:
-            self._missing = 0
-            self._changed.notify()
+        self._is_over.set()
 
     def wait(self, seconds):
         """{key: result}, when all are there or the time is up."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._missing <= 0, seconds)
-            return dict(self._results)
+        self._is_over.wait(seconds if self._count else 0)
+        return dict(self._results)
 
 
 # How long an operation on many nodes may take before it is answered without those that are missing, in seconds.  Each
@@ -4220,23 +4216,20 @@ LATE = 'No outcome yet after %d seconds; look again later.' % OPERATION_TIME
 class Turn:
     """A plan at one of its nodes."""
 
-    __slots__ = ('plan', 'id', 'tell', 'before', 'replaced', 'edit', 'taken', 'sent', 'left_out', 'is_unsure',
-                 'unsent', 'sign', 'deadline')
-
     def __init__(self, plan, node_id, tell):
         self.plan = plan
         self.id = node_id
-        self.tell = tell        # called once, with the id and the result
+        self.tell = tell        # called once, with the id and the result; None from then on
+        self.steps = None       # the generator in which it goes on
         self.before = None      # Info, as the node showed it when its turn came
         self.edit = {}          # how the desired record was changed ...
         self.replaced = {}      # ... and what was there
-        self.taken = {}         # key -> Setting that the node took
-        self.sent = []          # Settings that were sent, and not refused
-        self.left_out = None    # sentence on what was left out, or refused
-        self.is_unsure = False  # whether something was sent and no reply came
-        self.unsent = 0         # less than 0 while more is to be sent
         self.sign = None        # the node's, when it was sent to
-        self.deadline = 0.0     # monotonic time until which dispynode may take to exit
+        self.taken = []         # Settings that the node took, with what it answered
+        self.unsure = None      # Setting of which only the next polls tell whether the node took it
+        self.is_last = True     # whether nothing is to be sent after that
+        self.left_out = None    # sentence on what was left out, or refused
+        self.is_partial = isinstance(plan.step, (UndoStep, ReapplyStep))  # whether some of it may be left out
 
     def undo(self, after):
         """What gives the node back what it had; `after` is its Info now, or None.  None when nothing was changed."""
@@ -4255,16 +4248,16 @@ class PlanRunner:
 
     At each node one plan has its turn after the other.  A turn looks at the node, changes its desired record by what it is
     then, has that written down, sends, and looks again: so nothing comes in between, and what did not come about is taken
-    back as it was.
+    back as it was.  A turn is a generator on the poller's thread, which yields where it waits for something.
     """
 
     def __init__(self, admin):
         self._admin = admin
         self._table, self._journal = admin.table, admin.journal
         self._schedule, self._poller = admin.schedule, admin.poller
-        self._lock = threading.Lock()  # guards what follows
+        # Changed by the poller's thread alone.
         self._turns = {}     # id -> deque of Turns at this node, the first of which goes on
-        self._watched = {}   # id -> Turn whose outcome is seen in the next polls; poller's thread alone
+        self._watched = {}   # id -> Turn that waits for the node's next poll
 
     # --- for those who ask ---
 
@@ -4286,8 +4279,7 @@ class PlanRunner:
 
     def is_busy(self, node_id):
         """Whether a plan has its turn at this node, or waits for it."""
-        with self._lock:
-            return node_id in self._turns
+        return node_id in self._turns
 
     def preview(self, plan):
         """What running this plan would do at each node, and where it would not: nothing is sent."""
@@ -4305,25 +4297,25 @@ class PlanRunner:
         step = plan.step
         if node is None and not step.lists_row:
             return failure(node_id, 'unknown', UNKNOWN_NODE)
-        node = node or new_row(node_id)
+        node = node or Node(*split_id(node_id), now=ours).publish(0, ours)
+        edit, problem = self._intend(plan, node, ours)
+        if problem:
+            return problem
         try:
-            edit, problem = self._intend(plan, node, ours)
-            foresight = None if problem else step.foresee(node.seen(ours, merged(node.desired, edit)), edit)
+            foresight = step.foresee(node.seen(ours, merged(node.desired, edit)), edit)
         except Refusal as error:
-            problem = failure(node_id, 'refused', error)
-        before = getattr(node.info, step.key) if step.key else None
-        return problem or success(node_id, foresight.message, before=before, after=foresight.after, same=foresight.same,
-                                  danger=foresight.danger)
+            return failure(node_id, 'refused', error)
+        return success(node_id, before=getattr(node.info, step.key) if step.key else None, **foresight._asdict())
 
     @staticmethod
     def _intend(plan, node, ours):
         """(edit, None) of a plan at a NodeSnapshot, or ({} or what is pending, failure)."""
         step, view = plan.step, node.view
-        is_open, edit, refused = view['controllable'] or not step.asks_node, {}, None
         try:
-            edit = step.intend(node.seen(ours), plan.number)
+            edit, refused = step.intend(node.seen(ours), plan.number), None
         except Refusal as error:
-            refused = failure(node.id, 'refused', error)
+            edit, refused = {}, failure(node.id, 'refused', error)
+        is_open = view['controllable'] or not step.asks_node
         if is_open or refused and node.state != UNREACHABLE and node.info is not NO_INFO:
             return edit, refused
         if edit.get('drain') and edit['drain'].returning:
@@ -4347,55 +4339,70 @@ class PlanRunner:
         """Let the plan run; `tell(id, result)` is called as each node is done with."""
         for node_id in plan.ids:
             turn = Turn(plan, node_id, tell)
-            with self._lock:
-                turns = self._turns.setdefault(node_id, collections.deque())
-                turns.append(turn)
-                is_first = len(turns) == 1
-            if is_first:
-                self._guarded(turn, self._start)
+            turn.steps = self._steps(turn)
+            self._resume_soon(turn)
 
-    # --- a turn: look, write down, send, look again ---
+    # --- a turn, on the poller's thread ---
 
-    def _start(self, turn):
-        """Begin a turn, on the poller's thread, with a look at the node where it is needed."""
-        node = self._table.get(turn.id)
-        if node is None and turn.plan.step.lists_row:
-            self._admin.list_again(turn.id)
-        looked = functools.partial(self._guarded, turn, self._looked)
-        if node and turn.plan.step.asks_node:
-            talk = self._admin.talk(turn.id, self._admin.info_steps(turn.id), looked)
-            self._poller.submit(talk, 'asked_slow' if node.state == UNREACHABLE else 'asked')
-        else:
-            self._on_poller(looked)
+    def _resume_soon(self, turn, value=None):
+        """Let a turn go on with this value.  Any thread."""
+        nothing = (_ for _ in ())  # a conversation in which nothing is asked
+        self._poller.submit(Talk('', 0, nothing, lambda *_: self._resume(turn, value)))
 
-    def _on_poller(self, call):
-        """Call `call(None, None)` on the poller's thread: a turn is on no other, but for its start."""
-        self._poller.submit(Talk('', 0, no_steps(), call))
-
-    def _guarded(self, turn, then, *args):
+    def _resume(self, turn, value):
         try:
-            then(turn, *args)
+            turn.steps.send(value)
+        except StopIteration:
+            pass
         except Exception as problem:
             self._poller.report(problem)
-            self._watched.pop(turn.id, None)
             self._end(turn, failure(turn.id, 'unreachable', UNEXPECTED))
 
-    def _looked(self, turn, answer, error):
-        """The node has been looked at: change its desired record.  Poller's thread."""
-        if error or answer:
+    def _talk(self, turn, steps, lane='asked'):
+        """Have this conversation with the node; the turn goes on with (result, error)."""
+        talk = self._admin.talk(turn.id, steps, lambda *outcome: self._resume(turn, outcome))
+        self._poller.submit(talk, lane)
+
+    def _watch(self, turn):
+        """The turn goes on with the NodeSnapshot after the node's next poll, or None when there is no such row."""
+        self._watched[turn.id] = turn
+
+    def polled(self, node_id):
+        """A node has been asked: whoever waits for what it shows then goes on."""
+        turn = self._watched.pop(node_id, None)
+        if turn is not None:
+            self._resume(turn, self._table.get(node_id))
+
+    def _steps(self, turn):
+        """A turn from its beginning to its end: look, write down, send, look again."""
+        turns = self._turns.setdefault(turn.id, collections.deque())
+        turns.append(turn)
+        if turns[0] is not turn:
+            yield  # until those before it are over
+        step, node = turn.plan.step, self._table.get(turn.id)
+        if node is None and step.lists_row:
+            self._admin.list_again(turn.id)
+        elif node and step.asks_node:
+            lane = 'asked_slow' if node.state == UNREACHABLE else 'asked'
+            answer, error = yield self._talk(turn, self._admin.info_steps(turn.id), lane)
             self._admin.take(turn.id, answer, error)
-        problem = self._write_intent(turn)
-        if problem and not (turn.edit and problem['outcome'] == 'pending'):
+        problem, unsaved = self._write_intent(turn), None
+        if turn.edit:
+            unsaved = yield self._admin.reconciler.when_saved(functools.partial(self._resume_soon, turn))
+        drain = turn.edit.get('drain')
+        if unsaved and drain and not drain.returning:
+            self._fail(turn, 'refused', unsaved)
+        elif problem:
             self._end(turn, problem)
-        elif turn.edit:
-            self._admin.reconciler.when_saved(lambda unsaved: self._on_poller(
-                lambda *_: self._guarded(turn, self._saved, problem, unsaved)))
+        elif step.asks_node:
+            yield from self._set(turn)
         else:
-            self._saved(turn, problem, None)
+            step.perform(self._admin, turn.id)
+            self._end(turn, success(turn.id, step.describe(None, Seen(turn.id, turn.before, OWN_CLOCK, 0, {}), ())))
 
     def _write_intent(self, turn):
-        """Change the desired record as the step says; a failure when that is the end of it."""
-        for _ in range(100):
+        """Change the desired record as the step says; a failure when nothing is to be sent."""
+        while True:
             node = self._table.get(turn.id)
             if node is None:
                 return failure(turn.id, 'unknown', UNKNOWN_NODE)
@@ -4403,183 +4410,54 @@ class PlanRunner:
             if not edit or self._table.edit(turn.id, edit, node.desired):
                 turn.before, turn.edit, turn.replaced = node.info, edit, node.desired
                 return problem
-        return failure(turn.id, 'refused', UNEXPECTED)
 
-    def _saved(self, turn, problem, unsaved):
-        """What is intended is on disk, or not (sentence)."""
-        step = turn.plan.step
-        drain = turn.edit.get('drain')
-        if unsaved and drain and not drain.returning:
-            self._fail(turn, 'refused', unsaved)
-        elif problem:
-            self._end(turn, problem, undo=turn.undo(None))
-        elif step.asks_node:
-            answered = functools.partial(self._guarded, turn, self._answered)
-            self._poller.submit(self._admin.talk(turn.id, self._converse(turn), answered))
-        else:
-            self._watched.pop(turn.id, None)
-            step.perform(self._admin, turn.id)
-            self._end(turn, success(turn.id, step.describe(None, Seen(turn.id, turn.before, OWN_CLOCK, 0, {}), ())),
-                      undo=turn.undo(None))
+    def _set(self, turn):
+        """The part of a turn that sends, until it is known what came of it."""
+        while True:
+            turn.unsure = None
+            answer, error = yield self._talk(turn, self._converse(turn))
+            if turn.unsure is None:
+                self._admin.take(turn.id, answer, error)
+                return self._conclude(turn, answer, error)
+            if turn.unsure.ends_now:
+                return (yield from self._watch_end(turn))
+            looked = yield self._talk(turn, self._admin.info_steps(turn.id))  # a poll may be under way that began before
+            self._admin.take(turn.id, *looked)
+            node = self._table.get(turn.id)
+            while node and node.state == UNREACHABLE:
+                if turn.tell:  # the plan does not wait for it any longer
+                    self._schedule.ask_now(turn.id)
+                    self._end(turn, failure(turn.id, 'unreachable', UNSURE))
+                node = yield self._watch(turn)
+            if node is None:
+                return self._fail(turn, 'unknown', UNKNOWN_NODE)
+            if not self._is_taken(turn, node.seen(time.time())):
+                return self._fail(turn, *('unreachable', NOT_TAKEN) if error else ('refused', UNCLEAR))
+            turn.taken.append(turn.unsure.of(turn.plan.number, getattr(node.info, turn.unsure.key)))
+            if turn.is_last or turn.tell is None:
+                return self._succeed(turn, node)
 
-    def _converse(self, turn):
-        """Conversation: send what is to be sent, and look again.  Returns an Answer."""
-        node = self._table.get(turn.id) or NOTHING
-        ask, answer = self._admin.asking(turn.id), Answer(self._table.known(turn.id), node.info)
-        turn.sign = answer.known.sign
-        for _ in range(2):  # the first answer to HH:MM may tell that the node's zone is another one
-            clock = self._table.clock(turn.id)
-            seen = Seen(turn.id, answer.info, clock, time.time(), self._table.desired(turn.id))
-            settings, turn.left_out = turn.plan.step.choose(seen, turn.edit)
-            unclear = []
-            for turn.unsent, setting in enumerate(settings, 1 - len(settings)):
-                answer, value = yield from self._send(turn, setting, answer, ask)
-                if isinstance(value, dict):
-                    self._take(turn, setting, value.get(setting.key))
-                    self._learn_clock(turn.id, setting, value)
-                elif not answer.known.admin or answer.known.secret is None:
-                    return answer
-                elif value is REFUSED:
-                    turn.left_out = setting.refuse(answer.info)
-                elif setting.ends_now:
-                    turn.sent.append(setting)
-                else:
-                    unclear.append(setting)
-            if any(setting.ends_now for setting in settings):
-                return answer
-            if settings:
-                answer = yield from self._look_again(turn, answer, ask)
-            for setting in unclear:  # a reply that makes no sense: what the node shows counts
-                if self._is_taken(turn, setting, seen._replace(info=answer.info)):
-                    self._take(turn, setting, getattr(answer.info, setting.key))
-                else:
-                    turn.left_out = UNCLEAR
-            if not isinstance(turn.plan.step, (UndoStep, ReapplyStep)) or self._table.clock(turn.id) == clock:
-                break
-        return answer
-
-    @staticmethod
-    def _take(turn, setting, value):
-        turn.sent.append(setting)
-        turn.taken[setting.key] = setting.of(turn.plan.number, value)
-
-    @staticmethod
-    def _send(turn, setting, answer, ask):
-        """Conversation: send a setting, once.  A node that was started again meanwhile refuses it, and is sent it again."""
-        for _ in range(2):
-            try:
-                value = read_control((yield Once(frame(answer.known.code, setting.message()))))
-            except WireError:
-                value = None  # the next look tells
-            except NodeError as error:
-                if error.is_sent:
-                    turn.is_unsure = True
-                    turn.sent.append(setting)
-                raise
-            if value is not REFUSED or setting.ends_now:
-                break
-            again = yield from ask(known=answer.known)
-            if again.known.sign == answer.known.sign or not again.known.admin:
-                return again, value
-            answer = again
-        if value is NOT_ADMIN:
-            answer = answer._replace(known=answer.known._replace(admin=False))
-        return answer, value
-
-    @staticmethod
-    def _look_again(turn, answer, ask):
-        """Conversation: what the node shows now.  Where it is gone after it took something, what it answered counts."""
-        try:
-            return (yield from ask(known=answer.known))
-        except (NodeError, WireError):
-            if not turn.taken:
-                raise
-            shown = {key: setting.value for key, setting in turn.taken.items()}
-            return answer._replace(info=answer.info._replace(**shown))
-
-    def _learn_clock(self, node_id, setting, value):
-        """What a node answers to a time tells its zone, or its clock."""
-        at = value.get(setting.key)
-        if setting.action != 'service_time' or at is None or setting.time is None:
-            return
-        clock = self._table.clock(node_id)
-        if setting.time == 'now':
-            # dispynode may have moved it by a day
-            ahead = min((at + moved - time.time() for moved in (0, DAY, -DAY)), key=abs)
-            clock = clock._replace(ahead=round(ahead) if abs(ahead) > CLOCK_ERROR else 0)
-        else:
-            clock = clock._replace(zone=zone_of(setting.time, at))
-        self._table.keep(node_id, clock=clock)
-
-    def _answered(self, turn, answer, error):
-        """The conversation is over: the outcome is what the node shows.  Poller's thread."""
-        if any(setting.ends_now for setting in turn.sent) or turn.is_unsure:
-            turn.deadline = time.monotonic() + END_WAIT
-            self._watched[turn.id] = turn
-            self._schedule.ask_now(turn.id)
-            return
-        self._admin.take(turn.id, answer, error)
-        node = self._table.get(turn.id)
-        if error:
-            self._fail(turn, 'unreachable', as_sentence(error))
-        elif node is None:
-            self._end(turn, failure(turn.id, 'unknown', UNKNOWN_NODE))
-        elif not answer.known.admin:
-            self._fail(turn, LOCKED if node.state == LOCKED else 'refused', node.view['reason'] or NO_ADMIN_REASON)
-        elif turn.left_out and (not turn.taken or isinstance(turn.plan.step, (SetStep, EndStep))):
-            self._fail(turn, 'refused', turn.left_out)
-        else:
-            self._succeed(turn, node)
-
-    # --- its outcome ---
-
-    def polled(self, node_id):
-        """A node has been asked: whoever waits for what it shows then goes on.  Poller's thread."""
-        turn = self._watched.get(node_id)
-        if turn is not None:
-            watch = self._watch_end if any(setting.ends_now for setting in turn.sent) else self._watch_reply
-            self._guarded(turn, watch, self._table.get(node_id))
-
-    def _watch_end(self, turn, node):
+    def _watch_end(self, turn):
         """dispynode was told to exit: it is gone, or it stays, as its schedule may have died.  A failed poll is no proof."""
-        answers, is_late = node is not None and node.state != UNREACHABLE, time.monotonic() > turn.deadline
-        is_gone = node is None or node.is_gone or answers and self._table.known(turn.id).sign != turn.sign  # started again
-        if answers and has_lost_schedule(node.info, node.clock.now(time.time())):
-            is_late = True
-        if not is_gone and not is_late:
+        deadline = time.monotonic() + END_WAIT
+        self._schedule.ask_now(turn.id)
+        while True:
+            node = yield self._watch(turn)
+            answers = node is not None and node.state != UNREACHABLE
+            if node is None or node.is_gone or answers and self._table.known(turn.id).sign != turn.sign:  # started again
+                return self._end(turn, success(turn.id, HAS_ENDED))
+            if answers and has_lost_schedule(node.info, node.clock.now(time.time())) or time.monotonic() > deadline:
+                break
             self._schedule.ask_in(turn.id, 0.5)
-            return
-        del self._watched[turn.id]
-        if is_gone:
-            self._end(turn, success(turn.id, HAS_ENDED))
-        elif answers:
-            said = turn.sent[-1].describe(turn.before, node.seen(time.time()))
-            self._end(turn, failure(turn.id, 'refused', STILL_RUNS % said))
-        else:
-            self._end(turn, failure(turn.id, 'unreachable', NO_MORE))
-
-    def _watch_reply(self, turn, node):
-        """A reply was lost: what the node shows now tells whether it took what was sent."""
-        if node is None:
-            del self._watched[turn.id]
-            self._end(turn, failure(turn.id, 'unknown', UNKNOWN_NODE))
-        elif node.state == UNREACHABLE:
-            if turn.tell:  # the plan does not wait for it any longer
-                self._end(turn, failure(turn.id, 'unreachable', UNSURE), undo=turn.undo(None))
-        else:
-            del self._watched[turn.id]
-            if not all(self._is_taken(turn, setting, node.seen(time.time())) for setting in turn.sent):
-                self._fail(turn, 'unreachable', NOT_TAKEN)
-            elif turn.unsent and turn.tell:  # on with what was to be sent after it
-                turn.is_unsure = False
-                self._poller.submit(self._admin.talk(turn.id, self._converse(turn),
-                                                     functools.partial(self._guarded, turn, self._answered)))
-            else:
-                self._succeed(turn, node)
+        if answers:
+            said = turn.unsure.describe(turn.before, node.seen(time.time()))
+            return self._end(turn, failure(turn.id, 'refused', STILL_RUNS % said))
+        return self._end(turn, failure(turn.id, 'unreachable', NO_MORE))
 
     @staticmethod
-    def _is_taken(turn, setting, seen):
-        """Whether the node shows a setting, and did not before, unless nothing was to change."""
+    def _is_taken(turn, seen):
+        """Whether the node shows the setting that was sent last, and did not before, unless nothing was to change."""
+        setting = turn.unsure
         if setting.drift(seen):
             return False
         if getattr(seen.info, setting.key) != getattr(turn.before, setting.key):
@@ -4589,15 +4467,94 @@ class PlanRunner:
         except Refusal:
             return False
 
+    # --- what is sent ---
+
+    def _converse(self, turn):
+        """Conversation: send what is to be sent, and look again.  Returns an Answer; None where turn.unsure is set."""
+        answer = Answer(self._table.known(turn.id), (self._table.get(turn.id) or NOTHING).info)
+        for _ in range(3):  # a node that was started again is told again; the first answer to HH:MM may tell another zone
+            if not answer.known.admin:
+                break
+            turn.sign, clock = answer.known.sign, self._table.clock(turn.id)
+            seen = Seen(turn.id, answer.info, clock, time.time(), self._table.desired(turn.id))
+            settings, turn.left_out = turn.plan.step.choose(seen, turn.edit)
+            for setting in settings:
+                turn.is_last = setting is settings[-1]
+                value = yield from self._send(turn, setting, answer.known.code)
+                if value is NOT_ADMIN:
+                    return answer._replace(known=answer.known._replace(admin=False))
+                if value is REFUSED:
+                    turn.left_out = setting.refuse(answer.info)
+                elif value is None or setting.ends_now:
+                    turn.unsure = setting
+                    return None
+                else:
+                    self._take(turn, setting, value.get(setting.key))
+            if settings:
+                answer = yield from self._look_again(turn, answer)
+            is_told = answer.known.sign == turn.sign and not (turn.is_partial and self._table.clock(turn.id) != clock)
+            if is_told or any(setting.ends_now for setting in settings):
+                break
+        return answer
+
+    @staticmethod
+    def _send(turn, setting, code):
+        """Conversation: send a setting, once.  Returns what read_control() makes of the reply; None where that makes no
+        sense."""
+        try:
+            return read_control((yield Once(frame(code, setting.message()))))
+        except WireError:
+            return None
+        except NodeError as error:
+            turn.unsure = setting if error.is_sent else None
+            raise
+
+    def _look_again(self, turn, answer):
+        """Conversation: what the node shows now.  Where it is gone after it took something, what it answered counts."""
+        try:
+            return (yield from self._admin.asking(turn.id)(known=answer.known))
+        except (NodeError, WireError):
+            if not turn.taken:
+                raise
+            return answer._replace(info=answer.info._replace(**{setting.key: setting.value for setting in turn.taken}))
+
+    def _take(self, turn, setting, value):
+        """The node took a setting, and tells this value, which tells its zone or its clock where it is a time."""
+        turn.taken.append(setting.of(turn.plan.number, value))
+        if setting.key not in TIME_KEYS or None in (value, setting.time):
+            return
+        if setting.time == 'now':  # dispynode may have moved it by a day
+            ahead = round(min((value + moved - time.time() for moved in (0, DAY, -DAY)), key=abs))
+            told = {'ahead': ahead if abs(ahead) > CLOCK_ERROR else 0}
+        else:
+            told = {'zone': zone_of(setting.time, value)}
+        self._table.keep(turn.id, clock=self._table.clock(turn.id)._replace(**told))
+
+    # --- its outcome ---
+
+    def _conclude(self, turn, answer, error):
+        """The node has answered to all, or cannot be asked: the outcome is what it shows."""
+        node = self._table.get(turn.id)
+        if error:
+            self._fail(turn, 'unreachable', as_sentence(error))
+        elif node is None:
+            self._fail(turn, 'unknown', UNKNOWN_NODE)
+        elif not answer.known.admin:
+            self._fail(turn, LOCKED if node.state == LOCKED else 'refused', node.view['reason'] or NO_ADMIN_REASON)
+        elif turn.left_out and not (turn.taken and turn.is_partial):
+            self._fail(turn, 'refused', turn.left_out)
+        else:
+            self._succeed(turn, node)
+
     def _fail(self, turn, outcome, message):
         """What was intended did not come about: the desired record is as it was, unless a later plan has changed it."""
         drain = turn.edit.get('drain')
         if drain and drain.returning and outcome in (UNREACHABLE, LOCKED):  # the reconciler goes on with it
-            message = 'Pending: done when the node answers. %s' % message
-            self._end(turn, failure(turn.id, 'pending', message), turn.undo(None))
-            return
-        self._table.edit(turn.id, {key: turn.replaced.get(key) for key in self._own(turn)})
-        turn.edit = {}
+            outcome, message = 'pending', 'Pending: done when the node answers. %s' % message
+        else:
+            self._table.edit(turn.id, {key: turn.replaced.get(key) for key in self._own(turn)})
+            turn.edit = {}
+            self._admin.reconciler.wake()  # what was not done must not be on disk for long
         self._end(turn, failure(turn.id, outcome, message))
 
     def _own(self, turn):
@@ -4607,7 +4564,8 @@ class PlanRunner:
 
     def _succeed(self, turn, node):
         step, own, drain = turn.plan.step, self._own(turn), self._table.desired(turn.id).get('drain')
-        settled = {key: turn.taken[key] for key in own if key in turn.taken and turn.edit[key]}
+        taken = {setting.key: setting for setting in turn.taken}
+        settled = {key: taken[key] for key in own if key in taken and turn.edit[key]}
         if drain and not drain.returning:
             settled.pop('cpus', None)  # the 0 CPUs of a drain are not what was set
         if 'drain' in own and turn.edit['drain'] and turn.edit['drain'].returning:
@@ -4615,41 +4573,30 @@ class PlanRunner:
         self._table.edit(turn.id, settled)
         turn.edit.update(settled)
         seen = node.seen(time.time(), self._table.desired(turn.id))
-        message = ' '.join(filter(None, (step.describe(turn.before, seen, turn.sent), turn.left_out)))
-        values = {key: getattr(seen.info, key) for key in set(turn.taken) | {step.key} - {None}}
-        self._end(turn, success(turn.id, message, **values), turn.undo(seen.info))
+        message = ' '.join(filter(None, (step.describe(turn.before, seen, turn.taken), turn.left_out)))
+        values = {key: getattr(seen.info, key) for key in set(taken) | {step.key} - {None}}
+        self._end(turn, success(turn.id, message, **values), seen.info)
 
-    def _end(self, turn, result, undo=None):
-        """A node is done with: its change in the journal, and its result; then the next plan has its turn."""
+    def _end(self, turn, result, after=None):
+        """A node, whose Info is `after` where that is known, is done with: its change goes into the journal, its result to
+        the one who waits, and the next plan has its turn."""
         plan, key = turn.plan, turn.plan.step.key
         before = getattr(turn.before, key) if key and turn.before else None
         if result['ok']:
             result['before'] = before
-        message = plan.share(result['message'])
-        self._journal.change(plan, Change(turn.id, result['outcome'], before, result.get(key), message, undo))
+        undo = turn.undo(after) if result['ok'] or turn.edit else None
+        change = Change(turn.id, result['outcome'], before, result.get(key), plan.share(result['message']), undo)
+        self._journal.change(plan, change)
         tell, turn.tell = turn.tell, None
         if tell is None:
             return  # its turn was over before
-        with self._lock:
-            turns = self._turns[turn.id]
-            turns.popleft()
-            following = turns[0] if turns else self._turns.pop(turn.id) and None
-        try:
-            tell(turn.id, result)
-        finally:
-            if following:
-                self._guarded(following, self._start)
-
-
-def no_steps():
-    """Conversation: nothing is asked."""
-    return
-    yield  # makes it a generator
-
-
-def new_row(node_id):
-    """The NodeSnapshot of a node that is not in the table."""
-    return Node(*split_id(node_id), now=time.time()).publish(0, time.time())
+        turns = self._turns[turn.id]
+        turns.popleft()
+        if turns:
+            self._resume_soon(turns[0])
+        else:
+            del self._turns[turn.id]
+        tell(turn.id, result)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -5786,6 +5733,7 @@ class Reconciler(Worker):
         self._admin = admin
         self._keep = keep            # whether settings are restored without being asked
         self._state_file = state_file
+        self.keeps_state = state_file is not None  # whether what is set outlives this program
         self._saved = None           # numbers of the changes that were saved last
         self._waiting = collections.deque()  # those who wait until what they changed is saved; any thread appends
         self._wakeup = threading.Event()
@@ -5793,26 +5741,20 @@ class Reconciler(Worker):
         self._drifted = {}           # id -> keys of its drift, as it was told
         self._tries = {}             # id -> (monotonic time from which it may be set again, seconds until the time after)
 
-    @property
-    def keeps_state(self):
-        """Whether what is set outlives this program."""
-        return self._state_file is not None
-
     def wake(self):
         self._wakeup.set()
 
     def finish(self):
         self._save()
-        if self._state_file:
+        if self.keeps_state:
             self._state_file.close()
 
     def when_saved(self, then):
         """Call `then(problem)` when what is desired now is on disk; a sentence when it cannot be.  Any thread."""
-        if self._state_file is None:
-            then(None)
-        else:
-            self._waiting.append(then)
-            self.wake()
+        if not self.keeps_state:
+            return then(None)
+        self._waiting.append(then)
+        self.wake()
 
     def turn(self):
         self._wakeup.wait(max(0.0, self._look_at - time.monotonic()))
@@ -5834,7 +5776,7 @@ class Reconciler(Worker):
         nodes = {node.id: node for node in self._admin.table.managed()}
         for known in (self._tries, self._drifted):
             for node_id in known.keys() - nodes.keys():
-                del known[node_id]
+                known.pop(node_id, None)
         for node in nodes.values():
             try:
                 self._look(node)
@@ -5843,15 +5785,18 @@ class Reconciler(Worker):
 
     def _look(self, node):
         """One node's turn."""
-        self._tell_drift(node)
+        keys, drain = sorted(node.drift), node.desired.get('drain')
+        if keys and self._drifted.get(node.id) != keys:
+            self._tell(node, 'has changed: %s' % ' '.join(node.drift.values()), DRIFTED)
+        self._drifted[node.id] = keys
+        if not keys and not drain:
+            self._tries.pop(node.id, None)
         if self._admin.plans.is_busy(node.id):
             return
-        step, drain = None, node.desired.get('drain')
-        if drain:
-            step = self._advance(node, drain)
-        if step is None and node.drift and self._keep and node.view['controllable']:
+        step = self._advance(node, drain) if drain else None
+        if step is None and keys and self._keep and node.view['controllable']:
             step = ReapplyStep()
-        if step is not None and self._may_try(node.id):
+        if step and self._may_try(node.id):
             plan = self._admin.plans.plan(step, [node.id], SYSTEM)
             self._admin.plans.begin(plan, functools.partial(self._tell_end, node, step))
 
@@ -5864,22 +5809,11 @@ class Reconciler(Worker):
         self._tries[node_id] = now + pause, min(2 * pause, LONGEST_KEEP_PAUSE)
         return True
 
-    def _tell_drift(self, node):
-        keys = tuple(sorted(node.drift))
-        if keys and self._drifted.get(node.id) != keys:
-            what = ' '.join(node.drift.values())
-            self._admin.journal.record(DRIFTED, [node.id], '%s has changed: %s' % (node.label, what))
-        self._drifted[node.id] = keys
-        if not keys and 'drain' not in node.desired:
-            self._tries.pop(node.id, None)
-
-    # --- drains ---
-
     def _advance(self, node, drain):
         """The Step that a drained node needs now, or None."""
         info, controllable = node.info, node.view['controllable']
         if drain.ended and (node.is_gone or controllable and info.cpus):
-            self._change(node, None, 'dispynode is stopped' if node.is_gone else 'dispynode was stopped, and started again')
+            self._change(node, None, 'dispynode %s.' % ('is stopped' if node.is_gone else 'was stopped, and started again'))
         if drain.ended or not controllable:
             return None
         if not drain.idle or drain.then == END:
@@ -5892,11 +5826,11 @@ class Reconciler(Worker):
             return EndStep()
         self._tries.pop(node.id, None)
         if drain.returning:
-            self._change(node, None, 'is back in service')
+            self._change(node, None, 'is back in service.')
         elif info.busy == 0 and not drain.idle:
-            is_returning = drain.then == RESTORE
-            self._change(node, drain._replace(idle=None if is_returning else time.time(), returning=is_returning),
-                         'is drained: it stays out of service' if drain.then == STAY else None)
+            is_idle = {'returning': True} if drain.then == RESTORE else {'idle': time.time()}
+            self._change(node, drain._replace(**is_idle),
+                         'is drained: it stays out of service.' if drain.then == STAY else None)
         return None
 
     def _change(self, node, drain, event=None):
@@ -5904,23 +5838,22 @@ class Reconciler(Worker):
         if self._admin.table.edit(node.id, {'drain': drain}, node.desired) and event:
             self._tell(node, event)
 
-    def _tell(self, node, event):
-        self._admin.journal.record(DRAINED, [node.id], '%s %s.' % (node.label, event))
+    def _tell(self, node, event, kind=DRAINED):
+        self._admin.journal.record(kind, [node.id], '%s %s' % (node.label, event))
 
     def _tell_end(self, node, step, node_id, result):
         """A plan of the reconciler is over at this node.  Poller's thread."""
-        after = self._admin.table.get(node_id)
-        is_idle = after and not after.info.cpus and not after.info.busy
-        if isinstance(step, ReapplyStep) and result['ok'] and after and not set(step.only).intersection(after.drift):
+        after = self._admin.table.get(node_id) or NOTHING
+        if isinstance(step, ReapplyStep) and result['ok'] and after.drift.keys().isdisjoint(step.only):
             self._tries.pop(node_id, None)  # it helped: the next time is not delayed
-        if isinstance(step, EndStep) and result['outcome'] == 'refused' and is_idle:
-            self._tell(node, 'is drained, but dispynode does not exit: stop it by hand')
+        if isinstance(step, EndStep) and result['outcome'] == 'refused' and not (after.info.cpus or after.info.busy):
+            self._tell(node, 'is drained, but dispynode does not exit: stop it by hand.')
 
     # --- state ---
 
     def restore(self):
         """Take up what was saved.  Before the threads start.  StartError."""
-        if self._state_file is None:
+        if not self.keeps_state:
             return
         nodes, forgotten = self._state_file.open()
         self._admin.forgotten.update((node_id, None) for node_id in forgotten)
@@ -5935,7 +5868,7 @@ class Reconciler(Worker):
         """Write down what has changed since it was written last.  A sentence when that cannot be."""
         admin = self._admin
         changes = admin.table.changes(), admin.forgotten_changes
-        if self._state_file is None or changes == self._saved:
+        if not self.keeps_state or changes == self._saved:
             return None
         try:
             self._state_file.write(state_json(admin.table.managed(), admin.forgotten_ids()))
@@ -5962,15 +5895,15 @@ class StateFile:
 
     def __init__(self, name):
         self.name = name
-        self._path = os.path.abspath(name)
+        self._path = None           # its real one: a symbolic link stays
         self._held = None           # descriptor of the file as it is now, which holds the lock of the kernel
-        self._thread = None         # the last one that reads or writes
+        self._working = threading.Lock()  # held while it is read or written
 
     def open(self):
         """({id: what is kept of a node}, forgotten ids); the file is ours from now on.  One that makes no sense is set
         aside, not overwritten.  StartError."""
         try:
-            data = self._within(STATE_TIME, self._read)
+            data = self._within(self._read)
         except OSError as error:
             raise StartError('--state %s: cannot be read. %s' % (printable(self.name), system_error(error)))
         if data is None:
@@ -5989,45 +5922,34 @@ class StateFile:
 
     def write(self, value):
         """Replace what is in it by this JSON.  OSError."""
-        data = json.dumps(value).encode('ascii')
-        self._within(STATE_TIME, functools.partial(self._replace, data))
+        self._within(functools.partial(self._replace, json.dumps(value).encode('ascii')))
 
     def close(self):
         """Give it up."""
         self._hold(None)
 
-    def _within(self, seconds, call):
-        """What `call()` returns or raises; OSError when it takes longer."""
-        outcome = []
-
-        def work():
-            try:
-                outcome.append((call(), None))
-            except OSError as error:
-                outcome.append((None, error))
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=work, name='state', daemon=True)
-            self._thread.start()
-            self._thread.join(seconds)
-        if not outcome:
-            raise OSError(errno.ETIMEDOUT, 'It does not answer within %g seconds' % seconds)
-        result, error = outcome[0]
-        if error:
-            raise error
-        return result
+    def _within(self, call):
+        """What `call()` returns or raises; OSError when it takes too long."""
+        def work(_):
+            with self._working:
+                return [call()]
+        found = None if self._working.locked() else run_parallel(work, [None], STATE_TIME)[0]
+        if found is None:
+            raise OSError(errno.ETIMEDOUT, 'It does not answer within %g seconds' % STATE_TIME)
+        return found[0]
 
     def _read(self):
         """Its bytes, or None when it is new.  OSError."""
-        self._path = os.path.realpath(self.name)  # a symbolic link stays
+        self._path = os.path.realpath(self.name)
         try:
-            number, is_new = self._open_locked(os.O_CREAT | os.O_EXCL), True
+            self._hold(self._open_locked(os.O_CREAT | os.O_EXCL))
         except FileExistsError:
-            number, is_new = self._open_locked(0), False
+            self._hold(self._open_locked(0))
+            with open(self._held, 'rb', closefd=False) as file:
+                return file.read(MAX_STATE + 1)
         except FileNotFoundError:
-            return None  # no such folder: told when it is written
-        self._hold(number)
-        with open(number, 'rb', closefd=False) as file:
-            return None if is_new else file.read(MAX_STATE + 1)
+            pass  # no such folder: told when it is written
+        return None
 
     def _open_locked(self, flags):
         """A descriptor of the file that holds its lock.  OSError."""
@@ -6039,32 +5961,20 @@ class StateFile:
             if not stat.S_ISREG(os.fstat(number).st_mode):
                 raise OSError(errno.EINVAL, NO_FILE)
             self._lock(number)
-            if not (os.path.exists(self._path) and os.path.samestat(os.fstat(number), os.stat(self._path))):
+            if not self._is_at_path(number):
                 raise OSError(errno.EBUSY, OTHERS_FILE)  # it has just been replaced
         except BaseException:
             os.close(number)
             raise
         return number
 
+    def _is_at_path(self, number):
+        return os.path.exists(self._path) and os.path.samestat(os.fstat(number), os.stat(self._path))
+
     def _replace(self, data):
-        folder = os.path.dirname(self._path)
-        if self._held is not None and os.path.exists(self._path):
-            if not os.path.samestat(os.fstat(self._held), os.stat(self._path)):
-                os.close(self._open_locked(0))  # somebody has put another one there: not another dispyadmin's
-        number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=folder)  # for its owner alone
-        try:
-            with open(number, 'wb', closefd=False) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(number)
-            self._lock(number)
-            os.replace(temporary, self._path)
-        except BaseException:
-            os.close(number)
-            os.unlink(temporary)
-            raise
-        self._hold(number)
-        sync_folder(folder)
+        if self._held is not None and os.path.exists(self._path) and not self._is_at_path(self._held):
+            os.close(self._open_locked(0))  # somebody has put another one there: not another dispyadmin's
+        self._hold(replace_file(self._path, data, self._lock))
 
     def _lock(self, number):
         """Lock this descriptor.  OSError when another dispyadmin has the file."""
@@ -6083,20 +5993,6 @@ class StateFile:
             os.close(before)
 
 
-def sync_folder(folder):
-    """Make what was renamed in a folder last, where the system can."""
-    try:
-        number = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(number)
-    except OSError:
-        pass
-    finally:
-        os.close(number)
-
-
 def state_json(nodes, forgotten):
     """What stands in a state file of these NodeSnapshots."""
     return {'dispyadmin': 2, 'forgotten': forgotten, 'nodes': {
@@ -6108,6 +6004,21 @@ def state_json(nodes, forgotten):
         for node in sorted(nodes, key=lambda node: node.id)}}
 
 
+_stamp = functools.partial(_real, high=MAX_TIME)
+
+# What each field in a state file may be: what its check returns as it is, which is None of those that are not NEEDED.
+KEPT_CHECKS = {
+    'zone': functools.partial(_integer, low=-14 * 3600, high=14 * 3600),
+    'ahead': functools.partial(_integer, low=-100 * 366 * DAY, high=100 * 366 * DAY),
+    'value': functools.partial(_real, low=-1, high=MAX_TIME),
+    'operation': functools.partial(_integer, high=2 ** 53),
+    'then': lambda value: value if value in THENS else None,
+    'returning': lambda value: value if type(value) is bool else None,
+    'since': _stamp, 'idle': _stamp, 'ended': _stamp, 'note': _text, 'by': _text, 'had': _cpus,
+}
+NEEDED = ('operation', 'then', 'returning', 'since', 'by')
+
+
 def parse_state(data):
     """What a state file says, of this version or of 1.0: ({id: what is kept of the node}, forgotten ids).  ValueError,
     KeyError, TypeError, AttributeError, InputError."""
@@ -6116,49 +6027,41 @@ def parse_state(data):
     value = json.loads(data.decode('utf-8'))
     if value['dispyadmin'] not in (1, 2):
         raise ValueError('of another version')
-    read = _read_kept if value['dispyadmin'] == 2 else _read_kept_of_1_0
-    nodes = {check_id(node_id): read(its) for node_id, its in value['nodes'].items()}
+    nodes = {check_id(node_id): _read_kept(its if value['dispyadmin'] == 2 else _of_1_0(its))
+             for node_id, its in value['nodes'].items()}
     return nodes, [check_id(node_id) for node_id in value['forgotten']][-MAX_FORGOTTEN:]
 
 
-def _read_kept(its):
-    desired = {key: _read_setting(key, fields) for key, fields in its['settings'].items()}
-    if its['drain'] is not None:
-        desired['drain'] = check_drain(Drain(**its['drain']))
-    for field, most in (('zone', 14 * 3600), ('ahead', 100 * 366 * DAY)):
-        if its[field] is not None:
-            check_whole(field, its[field], -most, most, 'seconds')
-    return {'added': its['added'] is True, 'clock': NodeClock(its['zone'], its['ahead']), 'desired': desired}
-
-
-def _read_kept_of_1_0(its):
+def _of_1_0(its):
+    """What 1.0.0 wrote of a node, as it is written now."""
     drain = its['drain']
     if drain is not None:
         had = drain.pop('restore')
         if _integer(had, MAX_CPUS + 1) is not None:
             had = None  # 1.0.0 believed any number
         drain = dict(drain, note=None, returning=False, ended=None, operation=0, had=had)
-    return _read_kept(dict(its, ahead=None, settings=its['wanted'], drain=drain))
+    return dict(its, ahead=None, settings=its['wanted'], drain=drain)
+
+
+def _read_kept(its):
+    desired = {key: _read_setting(key, fields) for key, fields in its['settings'].items()}
+    if its['drain'] is not None:
+        desired['drain'] = Drain(**{key: _checked(key, value) for key, value in its['drain'].items()})
+    clock = NodeClock(_checked('zone', its['zone']), _checked('ahead', its['ahead']))
+    return {'added': its['added'] is True, 'clock': clock, 'desired': desired}
 
 
 def _read_setting(key, fields):
     setting = SETTINGS[fields['action']](**fields['asked'])
-    value, operation = fields['value'], fields.get('operation')
-    if setting.key != key or value is not None and _real(value, -1, MAX_TIME) is None:
+    if setting.key != key:
         raise ValueError('the setting %s' % key)
-    return setting.of(None if operation is None else _integer(operation, 0, 2 ** 53), value)
+    return setting.of(KEPT_CHECKS['operation'](fields.get('operation')), _checked('value', fields['value']))
 
 
-def check_drain(drain):
-    """This Drain, which comes from a file, when each field is what it can be; else ValueError."""
-    times = [at for at in (drain.since, drain.idle, drain.ended) if at is not None]
-    good = (drain.then in THENS and drain.since is not None and all(_real(at, 0, MAX_TIME) is not None for at in times) and
-            (drain.had is None or _integer(drain.had, 0, MAX_CPUS) is not None) and drain.by == _text(drain.by) and
-            (drain.note is None or drain.note == _text(drain.note)) and type(drain.returning) is bool and
-            _integer(drain.operation, 0, 2 ** 53) is not None)
-    if not good:
-        raise ValueError('a drain')
-    return drain
+def _checked(key, value):
+    if KEPT_CHECKS[key](value) != value or value is None and key in NEEDED:
+        raise ValueError('the field %s' % key)
+    return value
 
 
 def check_id(node_id):
@@ -11257,23 +11160,34 @@ def save_config(settings):
             with open(name, 'wb') as file:  # a device or a pipe stays what it is
                 file.write(data)
         else:
-            replace_file(os.path.realpath(name), data)
+            os.close(replace_file(os.path.realpath(name), data))
     except OSError as error:
         raise UsageError('--save_config %s: %s' % (name, system_error(error)))
 
 
-def replace_file(path, data):
-    """Make a file of these bytes, for its owner alone; until all of them are written, what was there stays.  OSError."""
-    number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=os.path.dirname(path))  # mode 0600
+def replace_file(path, data, lock=None):
+    """Make a file of these bytes, for its owner alone; until all of them are written, what was there stays.  Returns its
+    open descriptor, which lock() has taken before the file is in its place.  OSError."""
+    folder = os.path.dirname(path)
+    number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=folder)  # mode 0600
     try:
-        with os.fdopen(number, 'wb') as file:
+        with open(number, 'wb', closefd=False) as file:
             file.write(data)
-            file.flush()
-            os.fsync(number)
+        os.fsync(number)
+        if lock:
+            lock(number)
         os.replace(temporary, path)
     except BaseException:
+        os.close(number)
         os.unlink(temporary)
         raise
+    with contextlib.suppress(OSError):  # that its name lasts, too: not every system can tell
+        last = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(last)
+        finally:
+            os.close(last)
+    return number
 
 
 def read_secret(text):
