@@ -4233,14 +4233,15 @@ class Turn:
 
     def undo(self, after):
         """What gives the node back what it had; `after` is its Info now, or None.  None when nothing was changed."""
-        keys = tuple((key, self.replaced.get(key), value) for key, value in self.edit.items())
-        if not self.plan.step.asks_node:
-            return Undo(keys, ())
-        shown = {key for key in self.edit if key != 'drain'} | {
-            key for key in TIME_KEYS if after and not same_time(getattr(self.before, key), getattr(after, key))}
+        keys = dict(self.edit)
+        if self.plan.step.asks_node and after:  # times that were moved or cleared besides
+            keys.update((key, self.edit.get(key, self.replaced.get(key))) for key in TIME_KEYS
+                        if not same_time(getattr(self.before, key), getattr(after, key)))
+        shown = sorted(keys.keys() - {'drain'}) if self.plan.step.asks_node else ()
         drain = self.replaced.get('drain') or self.edit.get('drain')
-        return Undo(keys, tuple((key, drain.had if drain and key == 'cpus' else getattr(self.before, key))
-                                for key in sorted(shown))) if keys else None
+        return Undo(tuple((key, self.replaced.get(key), value) for key, value in keys.items()),
+                    tuple((key, drain.had if drain and key == 'cpus' else getattr(self.before, key)) for key in shown)
+                    ) if keys or not self.plan.step.asks_node else None
 
 
 class PlanRunner:
@@ -4257,7 +4258,7 @@ class PlanRunner:
         self._schedule, self._poller = admin.schedule, admin.poller
         # Changed by the poller's thread alone.
         self._turns = {}     # id -> deque of Turns at this node, the first of which goes on
-        self._watched = {}   # id -> Turn that waits for the node's next poll
+        self._watched = {}   # id -> Turns that wait for the node's next poll
 
     # --- for those who ask ---
 
@@ -4356,6 +4357,8 @@ class PlanRunner:
             pass
         except Exception as problem:
             self._poller.report(problem)
+            if not turn.taken and turn.unsure is None:
+                self._take_back(turn)
             self._end(turn, failure(turn.id, 'unreachable', UNEXPECTED))
 
     def _talk(self, turn, steps, lane='asked'):
@@ -4365,12 +4368,11 @@ class PlanRunner:
 
     def _watch(self, turn):
         """The turn goes on with the NodeSnapshot after the node's next poll, or None when there is no such row."""
-        self._watched[turn.id] = turn
+        self._watched.setdefault(turn.id, []).append(turn)
 
     def polled(self, node_id):
         """A node has been asked: whoever waits for what it shows then goes on."""
-        turn = self._watched.pop(node_id, None)
-        if turn is not None:
+        for turn in self._watched.pop(node_id, ()):
             self._resume(turn, self._table.get(node_id))
 
     def _steps(self, turn):
@@ -4391,7 +4393,7 @@ class PlanRunner:
             unsaved = yield self._admin.reconciler.when_saved(functools.partial(self._resume_soon, turn))
         drain = turn.edit.get('drain')
         if unsaved and drain and not drain.returning:
-            self._fail(turn, 'refused', unsaved)
+            yield from self._fail(turn, 'refused', unsaved)
         elif problem:
             self._end(turn, problem)
         elif step.asks_node:
@@ -4418,7 +4420,7 @@ class PlanRunner:
             answer, error = yield self._talk(turn, self._converse(turn))
             if turn.unsure is None:
                 self._admin.take(turn.id, answer, error)
-                return self._conclude(turn, answer, error)
+                return (yield from self._conclude(turn, answer, error))
             if turn.unsure.ends_now:
                 return (yield from self._watch_end(turn))
             looked = yield self._talk(turn, self._admin.info_steps(turn.id))  # a poll may be under way that began before
@@ -4430,9 +4432,9 @@ class PlanRunner:
                     self._end(turn, failure(turn.id, 'unreachable', UNSURE))
                 node = yield self._watch(turn)
             if node is None:
-                return self._fail(turn, 'unknown', UNKNOWN_NODE)
+                return (yield from self._fail(turn, 'unknown', UNKNOWN_NODE))
             if not self._is_taken(turn, node.seen(time.time())):
-                return self._fail(turn, *('unreachable', NOT_TAKEN) if error else ('refused', UNCLEAR))
+                return (yield from self._fail(turn, *('unreachable', NOT_TAKEN) if error else ('refused', UNCLEAR)))
             turn.taken.append(turn.unsure.of(turn.plan.number, getattr(node.info, turn.unsure.key)))
             if turn.is_last or turn.tell is None:
                 return self._succeed(turn, node)
@@ -4451,7 +4453,7 @@ class PlanRunner:
             self._schedule.ask_in(turn.id, 0.5)
         if answers:
             said = turn.unsure.describe(turn.before, node.seen(time.time()))
-            return self._end(turn, failure(turn.id, 'refused', STILL_RUNS % said))
+            return self._end(turn, failure(turn.id, 'refused', STILL_RUNS % said), node.info)
         return self._end(turn, failure(turn.id, 'unreachable', NO_MORE))
 
     @staticmethod
@@ -4536,26 +4538,31 @@ class PlanRunner:
         """The node has answered to all, or cannot be asked: the outcome is what it shows."""
         node = self._table.get(turn.id)
         if error:
-            self._fail(turn, 'unreachable', as_sentence(error))
+            yield from self._fail(turn, 'unreachable', as_sentence(error))
         elif node is None:
-            self._fail(turn, 'unknown', UNKNOWN_NODE)
+            yield from self._fail(turn, 'unknown', UNKNOWN_NODE)
         elif not answer.known.admin:
-            self._fail(turn, LOCKED if node.state == LOCKED else 'refused', node.view['reason'] or NO_ADMIN_REASON)
+            outcome = LOCKED if node.state == LOCKED else 'refused'
+            yield from self._fail(turn, outcome, node.view['reason'] or NO_ADMIN_REASON)
         elif turn.left_out and not (turn.taken and turn.is_partial):
-            self._fail(turn, 'refused', turn.left_out)
+            yield from self._fail(turn, 'refused', turn.left_out, node.info)
         else:
             self._succeed(turn, node)
 
-    def _fail(self, turn, outcome, message):
-        """What was intended did not come about: the desired record is as it was, unless a later plan has changed it."""
+    def _fail(self, turn, outcome, message, after=None):
+        """What was intended did not come about: the desired record is as it was, on disk as well, before that is said."""
         drain = turn.edit.get('drain')
         if drain and drain.returning and outcome in (UNREACHABLE, LOCKED):  # the reconciler goes on with it
             outcome, message = 'pending', 'Pending: done when the node answers. %s' % message
-        else:
-            self._table.edit(turn.id, {key: turn.replaced.get(key) for key in self._own(turn)})
-            turn.edit = {}
-            self._admin.reconciler.wake()  # what was not done must not be on disk for long
-        self._end(turn, failure(turn.id, outcome, message))
+        elif turn.edit:
+            self._take_back(turn)
+            yield self._admin.reconciler.when_saved(functools.partial(self._resume_soon, turn))
+        self._end(turn, failure(turn.id, outcome, message), after)
+
+    def _take_back(self, turn):
+        """The desired record is as it was before, unless a later plan has changed it."""
+        self._table.edit(turn.id, {key: turn.replaced.get(key) for key in self._own(turn)})
+        turn.edit = {}
 
     def _own(self, turn):
         """The keys of the desired record that are still as this turn has made them."""
@@ -4584,7 +4591,7 @@ class PlanRunner:
         before = getattr(turn.before, key) if key and turn.before else None
         if result['ok']:
             result['before'] = before
-        undo = turn.undo(after) if result['ok'] or turn.edit else None
+        undo = turn.undo(after) if result['ok'] or turn.edit or after else None
         change = Change(turn.id, result['outcome'], before, result.get(key), plan.share(result['message']), undo)
         self._journal.change(plan, change)
         tell, turn.tell = turn.tell, None
@@ -5922,7 +5929,10 @@ class StateFile:
 
     def write(self, value):
         """Replace what is in it by this JSON.  OSError."""
-        self._within(functools.partial(self._replace, json.dumps(value).encode('ascii')))
+        data = json.dumps(value).encode('ascii')
+        if len(data) > MAX_STATE:
+            raise OSError(errno.EFBIG, 'It would have more than %d bytes' % MAX_STATE)  # and not be read again
+        self._within(functools.partial(self._replace, data))
 
     def close(self):
         """Give it up."""
