@@ -6175,15 +6175,16 @@ def check_id(node_id):
 # The text exposition format, version 0.0.4: https://prometheus.io/docs/instrumenting/exposition_formats/
 
 METRICS_KIND = 'text/plain; version=0.0.4; charset=utf-8'
+_writing = threading.Lock()    # held while metrics are written: 10,000 nodes make 10 MB
 
 
 def write_metrics(admin):
     """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None);
     a number alone is the only one."""
-    snapshot = admin.snapshot()
-    return ''.join(write_metric(*metric) for metric in itertools.chain(
-        _node_metrics([published.view for published in snapshot.nodes]), _cluster_metrics(snapshot.totals),
-        _own_metrics(admin), _process_metrics()))
+    with _writing:
+        snapshot = admin.snapshot()
+        return ''.join(write_metric(*metric) for metric in itertools.chain(
+            _node_metrics([node.view for node in snapshot.nodes]), _own_metrics(admin, snapshot.totals)))
 
 
 def write_metric(name, help_, samples):
@@ -6223,18 +6224,19 @@ def _node_metrics(views):
                 (label, field.metric.value(field.of(view))) for label, view in (live if field.metric.live else nodes)]
 
 
-def _cluster_metrics(totals):
-    """Sums of gauges.  There are none of counters, as a node that is started again or forgotten would make them go down."""
-    return [('dispy_nodes', 'Nodes in each state.', by_label('state', {state: totals[state] for state in STATES})),
-            ('dispy_cpus', 'CPUs that dispy may use, of all nodes that answer.', totals['cpus']),
-            ('dispy_busy_cpus', 'CPUs that run a job, of all nodes that answer.', totals['busy']),
-            ('dispy_drifted_nodes', 'Nodes that are not as they were set here.', totals['drifted'])]
-
-
-def _own_metrics(admin):
-    """How dispyadmin itself fares."""
+def _own_metrics(admin, totals):
+    """Of all nodes together, how dispyadmin itself fares, and what the system tells of this process, under the names that
+    are customary.  Counters are not added up: a node that is started again or forgotten would make the sum go down."""
     poller, (waiting, open_), alerts = admin.poller, admin.poller.load(), admin.alerts
+    virtual = resident = files = most = None  # not Linux
+    with contextlib.suppress(OSError, ValueError, AttributeError), open('/proc/self/statm') as file:
+        virtual, resident = [int(word) * resource.getpagesize() for word in file.read().split()[:2]]  # proc(5): pages
+        files, most = len(os.listdir('/proc/self/fd')), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return [
+        ('dispy_nodes', 'Nodes in each state.', by_label('state', {state: totals[state] for state in STATES})),
+        ('dispy_cpus', 'CPUs that dispy may use, of all nodes that answer.', totals['cpus']),
+        ('dispy_busy_cpus', 'CPUs that run a job, of all nodes that answer.', totals['busy']),
+        ('dispy_drifted_nodes', 'Nodes that are not as they were set here.', totals['drifted']),
         ('dispyadmin_build_info', 'Releases of dispyadmin and of its Python; always 1.',
          [(labelled(version=__version__, python=sys.version.split()[0]), 1)]),
         ('dispyadmin_polls_total', 'Polls of nodes that are over.', admin.polls),
@@ -6253,22 +6255,12 @@ def _own_metrics(admin):
         ('dispyadmin_threads', 'Threads of dispyadmin.', threading.active_count()),
         ('dispyadmin_alerts_total', 'Runs of the program of --on_event.', alerts and alerts.runs),
         ('dispyadmin_alerts_failed_total', 'Runs of it that failed.', alerts and alerts.failed),
-        ('process_start_time_seconds', 'Unix time at which dispyadmin was started.', round(admin.started, 3))]
-
-
-def _process_metrics():
-    """What the system tells of this process, under the names that are customary."""
-    try:
-        with open('/proc/self/statm') as file:  # see proc(5): pages
-            virtual, resident = [int(word) * resource.getpagesize() for word in file.read().split()[:2]]
-        files, most = len(os.listdir('/proc/self/fd')), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    except (OSError, ValueError, AttributeError):
-        virtual = resident = files = most = None  # not Linux
-    return [('process_cpu_seconds_total', 'User and system CPU time that was spent.', round(time.process_time(), 3)),
-            ('process_virtual_memory_bytes', 'Virtual memory size.', virtual),
-            ('process_resident_memory_bytes', 'Resident memory size.', resident),
-            ('process_open_fds', 'Open file descriptors.', files),
-            ('process_max_fds', 'Most file descriptors that may be open.', most)]
+        ('process_start_time_seconds', 'Unix time at which dispyadmin was started.', round(admin.started, 3)),
+        ('process_cpu_seconds_total', 'User and system CPU time that was spent.', round(time.process_time(), 3)),
+        ('process_virtual_memory_bytes', 'Virtual memory size.', virtual),
+        ('process_resident_memory_bytes', 'Resident memory size.', resident),
+        ('process_open_fds', 'Open file descriptors.', files),
+        ('process_max_fds', 'Most file descriptors that may be open.', most)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -10182,6 +10174,7 @@ PAGE_JS = r'''/* dispyadmin's page.
 JSON, HTML = 'application/json', 'text/html; charset=utf-8'
 CHANGING = ('POST', 'DELETE')  # methods that change something, and have a body
 HEALTH = '/api/health'         # anybody may ask there
+PAGES = ('/', '/admin.html', '/admin_node.html')
 # In Accept-Encoding, of a browser that can unpack it (RFC 9110, 12.5.3).
 GZIP = re.compile(r'(?i)(?:^|[\s,])(?:x-)?gzip\s*(?:,|\Z|;\s*q=(?:1|0?\.0{0,2}[1-9]))')
 
@@ -10215,19 +10208,15 @@ class WebServer(Worker):
     def __init__(self, admin, settings, places):
         super().__init__()
         self.admin, self.tls, self._places = admin, admin.server_tls, places
-        self.scraping = threading.Lock()      # held while metrics are written: 10,000 nodes make 10 MB
         self._sockets = self._open(settings.http_host, settings.http_port)
         self.port = self._sockets[0].getsockname()[1]
-        addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
-        self.loopback = all(is_loopback(address) for address in addresses)
+        self.loopback = all(is_loopback(peer_address(sock.getsockname())) for sock in self._sockets)
         self.access = Access(settings, self.loopback, self.tls)
-        self._lock = threading.Lock()         # guards _connections
-        self._connections = set()             # RequestHandlers
+        self.connections = set()  # RequestHandlers; to add, to remove and to copy are one step each, so there is no lock
         self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
-        for sock in self._sockets:
-            self._selector.register(sock, selectors.EVENT_READ, sock)
+        for sock in self._sockets + [self._wakeup.reader]:
+            self._selector.register(sock, selectors.EVENT_READ)
 
     @staticmethod
     def _open(host, port):
@@ -10239,7 +10228,8 @@ class WebServer(Worker):
             raise StartError('--http_host %s: %s' % (host, error))
         for address in addresses:
             try:
-                sockets.append(open_socket(socket.SOCK_STREAM, address, sockets[0].getsockname()[1] if sockets else port))
+                sockets.append(open_socket(socket.SOCK_STREAM, address, port))
+                port = sockets[0].getsockname()[1]
             except (OSError, NodeError) as error:  # NodeError: a name stands for a link-local address
                 problems.append(error)
         taken = [problem for problem in problems if getattr(problem, 'errno', None) == errno.EADDRINUSE]
@@ -10257,13 +10247,9 @@ class WebServer(Worker):
         if host in ('0.0.0.0', '::'):
             outside = [s.address for s in self.admin.announcer.sources if family_of(s.address) == family_of(host)]
             host = outside[0] if outside else 'localhost'
-        return '%s://%s:%d/%s' % ('https' if self.tls else 'http', '[%s]' % host if ':' in host else host, self.port,
-                                  '?token=' + self.access.token if self.access.tells_token else '')
-
-    def leave(self, connection):
-        """A connection is over.  Any thread."""
-        with self._lock:
-            self._connections.discard(connection)
+        return '%s://%s:%d/%s' % (
+            'https' if self.tls else 'http', '[%s]' % host if ':' in host else host, self.port,
+            '?token=' + self.access.token if self.access.tells_token else '')
 
     def wake(self):
         self._wakeup.set()
@@ -10272,10 +10258,8 @@ class WebServer(Worker):
 
     def turn(self):
         for key, _ in self._selector.select():
-            if key.data is None:
-                self._wakeup.clear()
-            else:
-                self._accept(key.data)
+            if key.fileobj in self._sockets:
+                self._accept(key.fileobj)
 
     def _accept(self, sock):
         try:
@@ -10287,52 +10271,40 @@ class WebServer(Worker):
             self._drop_idle()  # no descriptors: that gives one back
             self.stopping.wait(0.05)
             return
-        if len(self._connections) >= self._places and not self._drop_idle():  # no other thread adds any
-            connected.close()
-            return
         connection = RequestHandler(self, connected, sender)
-        with self._lock:
-            self._connections.add(connection)
         try:
+            if len(self.connections) >= self._places and not self._drop_idle():  # no other thread adds any
+                raise RuntimeError('all connections are busy')
+            self.connections.add(connection)
             connection.thread.start()
-        except RuntimeError as error:  # no more threads
+        except RuntimeError as error:  # or there are no more threads
             logger.debug('http connection from %s is not served: %s', sender[0], error)
-            self.leave(connection)
+            self.connections.discard(connection)
             connected.close()
 
     def _drop_idle(self):
         """Close the connection that has asked for nothing the longest time, to make room; False when all are busy."""
-        with self._lock:
-            idle = [connection for connection in self._connections if not connection.busy]
-            longest = min(idle, key=lambda connection: connection.asked, default=None)
-            self._connections.discard(longest)
-        if idle:
-            longest.shut()
-        return bool(idle)
+        longest = min(list(self.connections), key=operator.attrgetter('idle_since'), default=None)
+        if not longest or longest.idle_since == math.inf:
+            return False
+        self.connections.discard(longest)
+        longest.shut()
+        return True
 
     def finish(self):
-        for sock in self._sockets:
-            sock.close()
-        with self._lock:
-            connections = list(self._connections)
+        deadline, connections = time.monotonic() + END_TIME / 2, list(self.connections)
+        for part in self._sockets + [self._selector, self._wakeup]:
+            part.close()
         for connection in connections:
             connection.shut()
-        deadline = time.monotonic() + END_TIME / 2
         for connection in connections:
             connection.thread.join(max(0.0, deadline - time.monotonic()))
-        self._selector.close()
-        self._wakeup.close()
 
 
-class _TimedReader(io.RawIOBase):
+class _TimedReader(socket.SocketIO):
     """Reads requests under one deadline for the whole of each, so that a byte a second does not hold a thread."""
 
-    def __init__(self, sock):
-        self._sock = sock
-        self.expires, self.room = 0.0, 0  # monotonic time; bytes that may still come
-
-    def readable(self):
-        return True
+    expires, room = 0.0, 0  # monotonic time; bytes that may still come
 
     def readinto(self, buffer):
         left = self.expires - time.monotonic()
@@ -10341,7 +10313,7 @@ class _TimedReader(io.RawIOBase):
         if left <= 0:
             raise socket.timeout('request took too long')
         self._sock.settimeout(left)
-        size = self._sock.recv_into(buffer)
+        size = super().readinto(buffer)
         self.room -= size
         return size
 
@@ -10364,8 +10336,7 @@ HEADERS = {
 
 
 class RequestHandler(http.server.BaseHTTPRequestHandler):
-    """One connection, served by a thread of its own until either side closes it: reads requests, and sends what its route
-    makes of each."""
+    """One connection, served by a thread of its own until either side closes it."""
 
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
@@ -10376,16 +10347,14 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def __init__(self, server, sock, sender):
         # Not that of the base class, which would serve here and now.
         self.server, self.admin, self.request, self.client_address = server, server.admin, sock, sender
-        self.busy, self.asked = False, time.monotonic()  # whether a request is being served; when the last one came
+        self.idle_since = time.monotonic()  # infinite while a request is served
         self.user = functools.lru_cache(1)(lambda: connection_user(self.connection))  # the kernel is asked once
         self.thread = threading.Thread(target=self._run, name='http-%d' % sender[1], daemon=True)
 
     def shut(self):
         """Make the thread end soon.  Any thread."""
-        try:
+        with contextlib.suppress(OSError):  # it has ended itself
             self.request.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended itself
 
     def _run(self):
         try:
@@ -10401,49 +10370,43 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         except Exception as error:
             self.server.report(error)
         finally:
-            self._linger()
-            self.server.leave(self)
-            self.request.close()
-
-    def _linger(self):
-        """Let the browser read what it was answered: closing with bytes unread would reset the connection at once."""
-        deadline = time.monotonic() + LINGER_TIME
-        try:
-            self.request.shutdown(socket.SHUT_WR)
-            self.request.settimeout(LINGER_TIME / 2)
-            while time.monotonic() < deadline and self.request.recv(1 << 16):
-                pass
-        except (OSError, ValueError):
-            pass  # it is gone
+            self.finish()
 
     def setup(self):
         super().setup()
         self.rfile.close()
-        self._reader = _TimedReader(self.connection)
-        self.rfile = io.BufferedReader(self._reader)
+        self.rfile = io.BufferedReader(_TimedReader(self.connection, 'rb'))
+
+    def finish(self):
+        """Let the browser read what it was answered: closing with bytes unread would reset the connection at once."""
+        deadline = time.monotonic() + LINGER_TIME
+        with contextlib.suppress(OSError, ValueError):  # it is gone
+            self.request.shutdown(socket.SHUT_WR)
+            self.request.settimeout(LINGER_TIME / 2)
+            while time.monotonic() < deadline and self.request.recv(1 << 16):
+                pass
+        self.server.connections.discard(self)
+        self.request.close()
 
     def handle_one_request(self):
         """The first byte may take IDLE_TIME to come; from then on the request has REQUEST_TIME, and MAX_HEAD bytes."""
-        self._is_body_read, self.raw_requestline = False, b''
-        self._reader.expires, self._reader.room = time.monotonic() + IDLE_TIME, MAX_HEAD
+        self._is_body_read, self.raw_requestline, self.idle_since = False, b'', time.monotonic()
+        self.rfile.raw.expires, self.rfile.raw.room = self.idle_since + IDLE_TIME, MAX_HEAD
         try:
             self.rfile.peek(1)
-            self._reader.expires = time.monotonic() + REQUEST_TIME
+            self.rfile.raw.expires = time.monotonic() + REQUEST_TIME
             super().handle_one_request()
         except HttpError as error:
             self.send_error(error.status if self.raw_requestline else 414, str(error))
-        finally:
-            self.busy = False
 
     def serve(self):
         """Answer one request."""
-        self.busy, self.asked = True, time.monotonic()
+        self.idle_since = math.inf
         try:
             reply = self._reply()
-        except HttpError as error:
-            reply = self._failure(error.status, str(error))
-        except (InputError, UnknownNode) as error:
-            reply = self._failure(404 if isinstance(error, UnknownNode) else 400, str(error))
+        except (HttpError, InputError, UnknownNode) as error:
+            status = {InputError: 400, UnknownNode: 404}.get(type(error)) or error.status
+            reply = self._failure(status, str(error))
         except OSError:
             raise  # the browser has gone
         except Exception as error:
@@ -10459,22 +10422,20 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self._read_target()
         if self.place != HEALTH:
             refuse(self.server.access.reasons_to_refuse(self))
-        routes = {route.method: route for route in ROUTES if self.place == '*' or route.fits(self.place)}
-        if 'GET' in routes:
-            routes['HEAD'] = routes['GET']
+        routes = {method: route for route in ROUTES if self.place == '*' or route.fits(self.place)
+                  for method in route.methods}
         self.allowed = ', '.join(sorted({'OPTIONS'}.union(routes)))
         if self.command == 'OPTIONS' and routes:  # no other site is allowed any
             return Reply('', status=204, headers={'Allow': self.allowed})
         refuse([(not routes or self.place == '*', 404, 'There is nothing at this address'),
                 (self.command not in routes, 405, '%s does not go with this address' % printable(self.command)[:20])])
-        made = routes[self.command].answer(self, self._read_body() if self.command in CHANGING else self.query)
-        return made if isinstance(made, Reply) else Reply(encode_json({'results': []} if made is None else made))
+        return routes[self.command].answer(self, self._read_body() if self.command in CHANGING else self.query)
 
     def _read_target(self):
         """Take apart whom the request is for, and where it goes.
 
-        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.  An authority in the first
-        line counts instead of the header (RFC 9112, 3.2.2).
+        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.  An authority in the
+        first line counts instead of the header (RFC 9112, 3.2.2).
         """
         authority, path, query = re.match(r'(?:https?://([^/?]*))?([^?]*)\??(.*)', self.path, re.IGNORECASE).groups()
         hosts = self.headers.get_all('Host', []) if authority is None else [authority]
@@ -10484,32 +10445,29 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def _read_body(self):
         """The JSON object in the request's body (an empty one when DELETE has none)."""
+        kind = self.headers.get('Content-Type', '').partition(';')[0].strip().lower()
         lengths = self.headers.get_all('Content-Length', ['0'] if self.command == 'DELETE' else [])
-        refuse(self._reasons_to_refuse_body(lengths))
-        size = int(lengths[0])
-        self._reader.room += size
+        # strip() alone takes control characters for space, and int() does not.
+        is_number = len(lengths) == 1 and re.match(r'[0-9]{1,12}\Z', lengths[0].strip(' \t'))
+        size = int(lengths[0]) if is_number else 0
+        refuse([(kind != JSON, 415, 'Content-Type: must be application/json'),
+                ('Transfer-Encoding' in self.headers, 411,
+                 'Transfer-Encoding: send the body with Content-Length instead'),
+                (not lengths, 411, 'Content-Length: is missing'),
+                (not is_number, 400, 'Content-Length: must be a number of bytes'),
+                (size > MAX_BODY, 413, 'Content-Length: at most %d bytes are taken' % MAX_BODY)])
+        self.rfile.raw.room += size
         try:
             data = self.rfile.read(size)
         except socket.timeout:
             raise HttpError(408, 'Content-Length: the body did not arrive in time')
-        if len(data) < size:
-            raise HttpError(400, 'Content-Length: the body is shorter')
+        refuse([(len(data) < size, 400, 'Content-Length: the body is shorter')])
         self._is_body_read = True
         return read_json(data) if data or self.command != 'DELETE' else {}
 
-    def _reasons_to_refuse_body(self, lengths):
-        kind = self.headers.get('Content-Type', '').partition(';')[0].strip().lower()
-        yield kind != JSON, 415, 'Content-Type: must be application/json'
-        yield 'Transfer-Encoding' in self.headers, 411, 'Transfer-Encoding: send the body with Content-Length instead'
-        yield not lengths, 411, 'Content-Length: is missing'
-        # strip() alone takes control characters for space, and int() does not.
-        is_number = len(lengths) == 1 and re.match(r'[0-9]{1,12}\Z', lengths[0].strip(' \t'))
-        yield not is_number, 400, 'Content-Length: must be a number of bytes'
-        yield int(lengths[0]) > MAX_BODY, 413, 'Content-Length: at most %d bytes are taken' % MAX_BODY
-
     def by(self):
-        """Who asks (Actor): the address, which a proxy tells where one may be in front; else, on loopback, the user's name
-        where the kernel tells it."""
+        """Who asks (Actor): the address, which a proxy tells where one may be in front; else, on loopback, the user's
+        name where the kernel tells it."""
         address, is_proxied = peer_address(self.client_address), bool(self.server.access.proxy_names)
         told = told_address(self.headers) if is_proxied else None
         user = self.user() if is_loopback(address) and not is_proxied else None
@@ -10537,15 +10495,14 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             body, headers['Content-Encoding'] = gzip.compress(body, 1), 'gzip'  # slower levels make not much less
         if reply.status != 204:  # which has no content
             headers.update({'Content-Type': reply.kind, 'Content-Length': str(len(body))})
-        if not self._is_body_read and ('Content-Length' in self.headers or 'Transfer-Encoding' in self.headers):
-            self.close_connection = True  # what is left of the body would be taken for the next request
-        if self.close_connection:
+        has_body = 'Content-Length' in self.headers or 'Transfer-Encoding' in self.headers
+        if self.close_connection or has_body and not self._is_body_read:  # the next request would be what is left of it
             headers['Connection'] = 'close'
         self.connection.settimeout(REQUEST_TIME)
         self.request_version = self.protocol_version  # else an answer to HTTP/0.9 would have no headers
         self.send_response(reply.status)
         for name, value in headers.items():
-            self.send_header(name, value)
+            self.send_header(name, value)  # which closes the connection where that is told
         self.end_headers()
         if self.command != 'HEAD':
             self.wfile.write(body)
@@ -10581,12 +10538,15 @@ class Access:
         self.token = settings.http_token or secrets.token_urlsafe(24)
         self.tells_token = not settings.http_token and not (self._trusts_kernel and os.geteuid() != overflow_user())
         # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
-        self._cookie = 'dispyadmin-' + hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()[:12]
+        digest = hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()
+        self._cookie = 'dispyadmin-' + digest[:12]
 
     def reasons_to_refuse(self, request):
         """What may stand against a request, as refuse() takes it."""
         # Else a foreign site whose name leads here could read everything.
-        own = self._is_own_name(host_of(request.authority), peer_address(request.connection.getsockname()))
+        host, here = host_of(request.authority), peer_address(request.connection.getsockname())
+        own = (host in self._names or is_address(host) and is_loopback(host)
+               or not self._is_loopback_only and host.partition('%')[0] == here.partition('%')[0])
         yield not own, 421, ('Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin '
                              'with --http_name NAME' % (printable(request.authority)[:80] or 'named'))
         told = request.query.get('token') if request.command in ('GET', 'HEAD') and request.place in PAGES else None
@@ -10600,24 +10560,13 @@ class Access:
         yield request.command in CHANGING and not own, 403, (
             'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
 
-    def _is_own_name(self, name, local_address):
-        """Whether a host names this server; `local_address` is the address that the browser connected to."""
-        if name in self._names:
-            return True
-        try:
-            address = canonical(name)
-        except ValueError:
-            return False
-        return (address in self._names or is_loopback(address)
-                or not self._is_loopback_only and address.partition('%')[0] == local_address.partition('%')[0])
-
     def is_token(self, text):
         """Whether this is the token, in a time that does not tell how much of it is right."""
         return hmac.compare_digest(text.encode('utf-8', 'replace'), self.token.encode('utf-8'))
 
     def _has_token(self, headers):
-        shown = re.findall(r'(?is)\Abearer (.*)', headers.get('Authorization', ''))
-        shown += re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie, headers.get('Cookie', ''))
+        shown = (re.findall(r'(?is)\Abearer (.*)', headers.get('Authorization', ''))
+                 + re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie, headers.get('Cookie', '')))
         return any(self.is_token(text.strip()) for text in shown)
 
     def _trusts(self, request):
@@ -10625,60 +10574,55 @@ class Access:
                 and request.user() in (0, os.geteuid()))
 
     def set_cookie(self, headers):
-        """The header that leaves the token with a browser: for TLS alone where the browser uses it, which a proxy tells."""
-        is_secure = self._has_tls or self.proxy_names and is_told_https(headers)
+        """The header that leaves the token with a browser: for TLS alone where the browser uses it, which a proxy tells
+        (a client that makes that up spoils its own login alone)."""
+        is_secure = self._has_tls or self.proxy_names and told(headers, ['X-Forwarded-Proto'], 'proto').lower() == 'https'
         return '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie, self.token, '; Secure' if is_secure else '')
 
 
 def host_of(authority):
-    """The host of HOST, HOST:PORT or [ADDRESS]:PORT, without a last dot; empty when it is none of them."""
+    """The host of HOST, HOST:PORT or [ADDRESS]:PORT, without a last dot, an address canonical; '' when it is none of
+    them."""
     match = re.match(r'(?:\[([^\[\]]*)\]|([^:/\[\]]*))(?::[0-9]*)?\Z', authority)
-    return (match.group(1) or match.group(2) or '').rstrip('.') if match else ''
+    host = (match.group(1) or match.group(2) or '').rstrip('.') if match else ''
+    return canonical(host) if is_address(host) else host
 
 
-def told_address(headers):
-    """The client's address, as the proxy tells it last in the first of these headers that is there; None when that is none.
-
-    What comes before the last comma the client may have made up.
-    """
-    for name in ('X-Forwarded-For', 'X-Real-IP'):
-        if name in headers:
-            last = headers.get_all(name)[-1].rpartition(',')[2].strip(' \t"')
-            break
-    else:
-        last = told_pair(headers, 'for')
-    try:
-        return canonical(split_host_port(last)[0]).partition('%')[0]
-    except ValueError:
-        return None
-
-
-# The last element of Forwarded: what stands in quotation marks, as a client's Host may, has no commas or semicolons of ours.
+# The last element of Forwarded: what stands in quotation marks, as a client's Host may, has no commas or semicolons of
+# ours.
 _PAIR = r'[a-z]+=(?:"[^"]*"|[^\s",;]*)'
 _LAST_ELEMENT = re.compile(r'(?:.*,)?[ \t]*(%s(?:[ \t]*;[ \t]*%s)*)[ \t]*\Z' % (_PAIR, _PAIR), re.IGNORECASE)
 
 
-def told_pair(headers, name):
-    """A value of the last element in the header Forwarded (RFC 7239); '' when it has none, or several."""
+def told(headers, names, key):
+    """What a proxy tells of its client, last in the first of these headers that is there, else by this key in Forwarded
+    (RFC 7239); '' when it tells nothing, or several things.
+
+    What comes before the last comma the client may have made up.
+    """
+    for name in names:
+        if name in headers:
+            return headers.get_all(name)[-1].rpartition(',')[2].strip(' \t"')
     match = _LAST_ELEMENT.match(headers.get_all('Forwarded', [''])[-1])
     pairs = [pair.partition('=') for pair in re.findall(_PAIR, match.group(1), re.IGNORECASE)] if match else []
-    values = [value.strip('"') for key, _, value in pairs if key.lower() == name]
+    values = [value.strip('"') for name, _, value in pairs if name.lower() == key]
     return values[0] if len(values) == 1 else ''
 
 
-def is_told_https(headers):
-    """Whether the proxy says that the client speaks TLS with it.  Who makes that up spoils his own login alone."""
-    return 'https' in (headers.get_all('X-Forwarded-Proto', [''])[-1].rpartition(',')[2].strip().lower(),
-                       told_pair(headers, 'proto').lower())
+def told_address(headers):
+    """The client's address, as the proxy tells it; None when that is none."""
+    try:
+        address, _ = split_host_port(told(headers, ['X-Forwarded-For', 'X-Real-IP'], 'for'))
+        return canonical(address).partition('%')[0]
+    except ValueError:
+        return None
 
 
 def overflow_user():
     """The id that stands for users of other namespaces, and so for nobody: proc_sys_kernel(5)."""
-    try:
-        with open('/proc/sys/kernel/overflowuid') as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 65534
+    with contextlib.suppress(OSError, ValueError), open('/proc/sys/kernel/overflowuid') as file:
+        return int(file.read())
+    return 65534
 
 
 def connection_user(sock):
@@ -10690,13 +10634,10 @@ def connection_user(sock):
     # a client may speak IPv4 through a socket of either family
     for name, prefix in ('tcp', ''), ('tcp6', '::ffff:' if sock.family == socket.AF_INET else ''):
         wanted = [_proc_address(prefix + address, port) for address, port in (there, here)] + [b'01']  # established
-        try:
-            with open('/proc/self/net/' + name, 'rb') as table:
-                users = [int(fields[7]) for fields in map(bytes.split, table) if fields[1:4] == wanted]
-        except (OSError, ValueError, IndexError):
-            continue
-        if users:
-            return users[0] if users[0] != overflow_user() else None
+        with contextlib.suppress(OSError, ValueError, IndexError), open('/proc/self/net/' + name, 'rb') as table:
+            users = [int(fields[7]) for fields in map(bytes.split, table) if fields[1:4] == wanted]
+            if users:
+                return users[0] if users[0] != overflow_user() else None
     return None
 
 
@@ -10750,31 +10691,32 @@ CHECKS.update(dict.fromkeys(('operation', 'since', 'limit', 'changes'), (
 
 class Route:
     """What a request does: `call(request, ID of the path, field=value)`, with the fields of its query or body, makes a
-    Reply, or what is sent as JSON; None stands for no results.  A field that ends in ? may be left out or null."""
+    Reply, or what is sent as JSON.  A field that ends in ? may be left out or null.  HEAD goes with GET."""
 
     def __init__(self, method, path, call, *fields):
-        self.method, self.path, self._call = method, path, call
+        self.methods, self.path, self._call = {method} | ({'HEAD'} if method == 'GET' else set()), path, call
         self.fits = re.compile(re.escape(path).replace('ID', '(.*)') + r'\Z').match
         self._fields = {field.rstrip('?'): field.endswith('?') for field in fields}
 
     def answer(self, request, given):
-        """Check the fields, and call.  InputError."""
-        for field in given:
-            if field not in self._fields and request.command in CHANGING:
-                raise InputError('%s: there is no such field in this request' % printable(field)[:80])
-        for field, may_lack in self._fields.items():
-            value, (what, is_good) = given.get(field), CHECKS.get(field, (None, None))
-            if field not in given and not may_lack:
-                raise InputError('%s: is missing' % field)
-            if is_good and not is_good(value) and not (value is None and may_lack):
-                raise InputError('%s: must be %s' % (field, what))
+        """Check the fields, and call."""
+        refuse(self._reasons_to_refuse(request, given))
         ids = [urllib.parse.unquote(part) for part in self.fits(request.place).groups()]
-        return self._call(request, *ids, **{field: given.get(field) for field in self._fields})
+        made = self._call(request, *ids, **{field: given.get(field) for field in self._fields})
+        return made if isinstance(made, Reply) else Reply(encode_json(made))
+
+    def _reasons_to_refuse(self, request, given):
+        for field in given if request.command in CHANGING else ():
+            yield field not in self._fields, 400, '%s: there is no such field in this request' % printable(field)[:80]
+        for field, may_lack in self._fields.items():
+            value, (what, is_good) = given.get(field), CHECKS.get(field, ('', lambda value: True))
+            yield field not in given and not may_lack, 400, '%s: is missing' % field
+            yield not (value is None and may_lack or is_good(value)), 400, '%s: must be %s' % (field, what)
 
 
 def get_page(request, token):
-    """The page.  With ?token= it keeps the token in a cookie and leads on to the address without it, whatever its path is to
-    the browser."""
+    """The page.  With ?token= it keeps the token in a cookie and leads on to the address without it, whatever its path is
+    to the browser."""
     if token is None:
         return Reply(PAGE_HTML, HTML)
     rest = urllib.parse.urlencode({field: value for field, value in request.query.items() if field != 'token'})
@@ -10789,12 +10731,6 @@ def get_health(request):
     return Reply(encode_json({'ok': is_well}), status=200 if is_well else 503)
 
 
-def get_metrics(request):
-    """All metrics."""
-    with request.server.scraping:
-        return Reply(write_metrics(request.admin), METRICS_KIND)
-
-
 def get_nodes(request, since):
     """The nodes that have changed after this sequence number, or all."""
     admin, snapshot = request.admin, request.admin.snapshot(None if since is None else int(since))
@@ -10802,12 +10738,6 @@ def get_nodes(request, since):
                         'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
                         'removed': snapshot.removed})
     return Reply('%s,"nodes":[%s]}' % (head[:-1], ','.join(node.json() for node in snapshot.nodes)))
-
-
-def get_node(request, node_id):
-    """What is known of a node, and its last hours."""
-    return Reply('%s,"history":%s}' % (request.admin.node(node_id).json()[:-1],
-                                       encode_json(request.admin.history.node(node_id))))
 
 
 def get_events(request, operation, node, kind, since, limit, changes):
@@ -10833,12 +10763,11 @@ def endpoint_of(host, port):
 
 def poll_nodes(request, interval, now, nodes):
     """Set the poll interval, or poll now."""
-    admin = request.admin
     if (interval is None) == (now is None):
         raise InputError('interval: give either "interval" in seconds or "now": true')
     if interval is not None:
-        return {'poll_interval': admin.set_interval(interval, by=request.by()), 'results': []}
-    return {'poll_interval': admin.schedule.interval, 'results': admin.poll(nodes)}
+        request.admin.set_interval(interval, by=request.by())
+    return {'poll_interval': request.admin.schedule.interval, 'results': request.admin.poll(nodes) if now else []}
 
 
 def run_plan(request, plan, preview=False):
@@ -10853,38 +10782,30 @@ def plan_route(path, make, *fields, needs_nodes=True):
     """The Route of a request that changes its `nodes`, or those of its `group`: `make(by, **fields)` is the Step of its
     Plan, which a `label` finds while it runs.  Where no nodes are needed, those are meant that are not as they were set."""
     def call(request, nodes, group, preview, label, **values):
-        admin = request.admin
-        if nodes is not None and group is not None:
-            raise InputError('group: give either "nodes" or "group"')
-        if nodes is None and group is None and needs_nodes:
-            raise InputError('nodes: is missing')
-        ids = admin.plans.drifted() if nodes is None else nodes
+        plans, by = request.admin.plans, request.by()
+        refuse([(nodes is not None and group is not None, 400, 'group: give either "nodes" or "group"'),
+                (nodes is None and group is None and needs_nodes, 400, 'nodes: is missing')])
         if group is not None:
-            ids = admin.ids_of_group(group)
-        return run_plan(request, admin.plans.plan(make(request.by(), **values), ids, request.by(), label), preview)
+            nodes = request.admin.ids_of_group(group)
+        ids = plans.drifted() if nodes is None else nodes
+        return run_plan(request, plans.plan(make(by, **values), ids, by, label), preview)
     return Route('POST', path, call, 'nodes?', 'group?', 'preview?', 'label?', *fields)
 
 
-def setting(kind):
-    """What makes the Step that sets this kind of Setting."""
-    return lambda by, **values: SetStep(kind(**values))
-
-
-PAGES = ('/', '/admin.html', '/admin_node.html')
-
-# HEAD goes with GET, and OPTIONS with all.  For all but HEALTH, Access says who may ask.
+# For all but HEALTH, Access says who may ask.
 ROUTES = [Route('GET', path, get_page, 'token?') for path in PAGES] + [
     Route('GET', '/page.css', lambda request: Reply(PAGE_CSS, 'text/css; charset=utf-8')),
     Route('GET', '/page.js', lambda request: Reply(PAGE_JS, 'text/javascript; charset=utf-8')),
+    Route('GET', '/metrics', lambda request: Reply(write_metrics(request.admin), METRICS_KIND)),
+    Route('GET', HEALTH, get_health),
     Route('GET', '/api/nodes', get_nodes, 'since?'),
-    Route('GET', '/api/nodes/ID', get_node),
+    Route('GET', '/api/nodes/ID', lambda request, node_id: dict(
+        request.admin.node(node_id).view, history=request.admin.history.node(node_id))),
     Route('GET', '/api/history', lambda request: request.admin.history.cluster()),
     Route('GET', '/api/events', get_events, 'operation?', 'node?', 'kind?', 'since?', 'limit?', 'changes?'),
     Route('GET', '/api/operations', lambda request: {
         'operations': [plan.summary() for plan in request.admin.journal.plans()[:20]]}),
     Route('GET', '/api/about', lambda request: request.admin.about()),
-    Route('GET', HEALTH, get_health),
-    Route('GET', '/metrics', get_metrics),
     Route('POST', '/api/nodes', lambda request, host, port: {
         'results': request.admin.add(*endpoint_of(host, port), by=request.by())}, 'host', 'port?'),
     Route('POST', '/api/diagnose', lambda request, host, port: diagnose(request.admin, *endpoint_of(host, port)),
@@ -10892,14 +10813,14 @@ ROUTES = [Route('GET', path, get_page, 'token?') for path in PAGES] + [
     Route('POST', '/api/secret', lambda request, secret: {
         'results': request.admin.add_secret(secret, by=request.by())}, 'secret'),
     Route('POST', '/api/poll', poll_nodes, 'interval?', 'now?', 'nodes?'),
-    Route('POST', '/api/scan', lambda request: request.admin.scan(request.by())),
+    Route('POST', '/api/scan', lambda request: {'results': request.admin.scan(request.by()) or []}),
     Route('POST', '/api/undo', lambda request, operation, preview, label: run_plan(
         request, request.admin.plans.undo(operation, request.by(), label), preview), 'operation', 'preview?', 'label?'),
     Route('DELETE', '/api/nodes/ID', lambda request, node_id: run_plan(
         request, request.admin.plans.plan(ForgetStep(), [request.admin.node(node_id).id], request.by()))),
-    plan_route('/api/cpus', setting(SetCpus), 'cpus'),
-    plan_route('/api/service_time', setting(SetServiceTime), 'control', 'time'),
-    plan_route('/api/clients', setting(SetClients), 'clients'),
+    plan_route('/api/cpus', lambda by, cpus: SetStep(SetCpus(cpus)), 'cpus'),
+    plan_route('/api/service_time', lambda by, control, time: SetStep(SetServiceTime(control, time)), 'control', 'time'),
+    plan_route('/api/clients', lambda by, clients: SetStep(SetClients(clients)), 'clients'),
     plan_route('/api/drain', lambda by, then, note: DrainStep(by, then, note or None), 'then?', 'note?'),
     plan_route('/api/return', lambda by: ReturnStep()),
     plan_route('/api/cancel_drain', lambda by: ReturnStep()),
