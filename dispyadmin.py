@@ -6179,8 +6179,7 @@ _writing = threading.Lock()    # held while metrics are written: 10,000 nodes ma
 
 
 def write_metrics(admin):
-    """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None);
-    a number alone is the only one."""
+    """All metrics as text."""
     with _writing:
         snapshot = admin.snapshot()
         return ''.join(write_metric(*metric) for metric in itertools.chain(
@@ -6188,7 +6187,7 @@ def write_metrics(admin):
 
 
 def write_metric(name, help_, samples):
-    """HELP, TYPE and the samples; nothing where there are none."""
+    """HELP, TYPE and the samples, [(labels and suffix as text, number or None)] or one number; '' without any."""
     samples = samples if isinstance(samples, list) else [('', samples)]
     lines = ['%s%s %s\n' % (name, labels, '+Inf' if value == math.inf else value)
              for labels, value in samples if value is not None]
@@ -6198,8 +6197,9 @@ def write_metric(name, help_, samples):
 
 def labelled(**labels):
     """{name="value",...} with the values escaped, in the order given."""
-    return '{%s}' % ','.join('%s="%s"' % (name, str(value).replace('\\', r'\\').replace('"', r'\"').replace('\n', r'\n'))
-                             for name, value in labels.items())
+    return '{%s}' % ','.join(
+        '%s="%s"' % (name, str(value).replace('\\', r'\\').replace('"', r'\"').replace('\n', r'\n'))
+        for name, value in labels.items())
 
 
 def by_label(label, numbers):
@@ -6215,22 +6215,24 @@ def _node_metrics(views):
     yield 'dispy_node_up', 'Whether it answered when it was asked last.', [
         (label, int(view['state'] != UNREACHABLE)) for label, view in nodes]
     yield 'dispy_node_state', 'The state of a node: 1 for the one that it is in, 0 for the others.', [
-        ('%s,state="%s"}' % (label[:-1], state), int(view['state'] == state)) for label, view in nodes for state in STATES]
+        ('%s,state="%s"}' % (label[:-1], state), int(view['state'] == state))
+        for label, view in nodes for state in STATES]
     yield 'dispy_node_in_group', 'The groups (--group) that a node is in; always 1.', [
         (labelled(node=view['id'], group=group), 1) for view in views for group in view['groups']]
     for field in FIELDS:
         if field.metric:
+            told = live if field.metric.live else nodes
             yield 'dispy_node_' + field.metric.name, field.metric.help, [
-                (label, field.metric.value(field.of(view))) for label, view in (live if field.metric.live else nodes)]
+                (label, field.metric.value(field.of(view))) for label, view in told]
 
 
 def _own_metrics(admin, totals):
-    """Of all nodes together, how dispyadmin itself fares, and what the system tells of this process, under the names that
-    are customary.  Counters are not added up: a node that is started again or forgotten would make the sum go down."""
+    """Sums over nodes, but not of counters: they would go down with a node that is forgotten.  Then how dispyadmin
+    itself fares, and what the system tells of its process, under the customary names."""
     poller, (waiting, open_), alerts = admin.poller, admin.poller.load(), admin.alerts
-    virtual = resident = files = most = None  # not Linux
+    virtual = resident = files = most = None  # where there is no proc(5)
     with contextlib.suppress(OSError, ValueError, AttributeError), open('/proc/self/statm') as file:
-        virtual, resident = [int(word) * resource.getpagesize() for word in file.read().split()[:2]]  # proc(5): pages
+        virtual, resident = [int(pages) * resource.getpagesize() for pages in file.read().split()[:2]]
         files, most = len(os.listdir('/proc/self/fd')), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return [
         ('dispy_nodes', 'Nodes in each state.', by_label('state', {state: totals[state] for state in STATES})),
@@ -6241,12 +6243,14 @@ def _own_metrics(admin, totals):
          [(labelled(version=__version__, python=sys.version.split()[0]), 1)]),
         ('dispyadmin_polls_total', 'Polls of nodes that are over.', admin.polls),
         ('dispyadmin_polls_failed_total', 'Polls that were not answered.', admin.polls_failed),
-        ('dispyadmin_exchange_duration_seconds', 'How long answered exchanges with nodes took, from connect to answer.',
+        ('dispyadmin_exchange_duration_seconds', 'How long answered exchanges took, from connect to answer.',
          [('_sum', round(poller.answered_seconds, 6)), ('_count', poller.answered)]),
         ('dispyadmin_exchanges_failed_total', 'Exchanges with nodes that were not answered.', poller.failed),
-        ('dispyadmin_open_exchanges', 'Exchanges with nodes that wait for an answer now.', by_label('kind', open_)),
+        ('dispyadmin_open_exchanges', 'Exchanges with nodes that wait for an answer now.',
+         by_label('kind', open_)),
         ('dispyadmin_max_open_exchanges', 'How many there may be at one time.', poller.places),
-        ('dispyadmin_waiting_conversations', 'Conversations with nodes that wait for a place.', by_label('lane', waiting)),
+        ('dispyadmin_waiting_conversations', 'Conversations with nodes that wait for a place.',
+         by_label('lane', waiting)),
         ('dispyadmin_poll_interval_seconds', 'Seconds between two polls of a node.', admin.schedule.interval),
         ('dispyadmin_info_port_held', 'Whether announcements to all are heard at this port now.',
          by_label('port', {port.port: int(port.state == 'held') for port in admin.listener.info_ports})),
@@ -10192,7 +10196,7 @@ class HttpError(Error):
 
 
 def refuse(reasons):
-    """HttpError for the first reason (whether it holds, status, sentence) that holds; later ones are not looked at."""
+    """HttpError for the first reason, (whether it holds, status, sentence), that holds; more are not looked at."""
     for holds, status, sentence in reasons:
         if holds:
             raise HttpError(status, sentence)
@@ -10212,7 +10216,7 @@ class WebServer(Worker):
         self.port = self._sockets[0].getsockname()[1]
         self.loopback = all(is_loopback(peer_address(sock.getsockname())) for sock in self._sockets)
         self.access = Access(settings, self.loopback, self.tls)
-        self.connections = set()  # RequestHandlers; to add, to remove and to copy are one step each, so there is no lock
+        self.connections = set()  # RequestHandlers.  No lock: adding, removing and copying are one step each
         self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()
         for sock in self._sockets + [self._wakeup.reader]:
@@ -10245,8 +10249,8 @@ class WebServer(Worker):
     def url(self, host):
         """The address of the page as a user types it, with the token when it has to be told."""
         if host in ('0.0.0.0', '::'):
-            outside = [s.address for s in self.admin.announcer.sources if family_of(s.address) == family_of(host)]
-            host = outside[0] if outside else 'localhost'
+            own = [source.address for source in self.admin.announcer.sources]
+            host = next((address for address in own if family_of(address) == family_of(host)), 'localhost')
         return '%s://%s:%d/%s' % (
             'https' if self.tls else 'http', '[%s]' % host if ':' in host else host, self.port,
             '?token=' + self.access.token if self.access.tells_token else '')
@@ -10283,7 +10287,7 @@ class WebServer(Worker):
             connected.close()
 
     def _drop_idle(self):
-        """Close the connection that has asked for nothing the longest time, to make room; False when all are busy."""
+        """Close the connection that has asked for nothing the longest, to make room; False when all are busy."""
         longest = min(list(self.connections), key=operator.attrgetter('idle_since'), default=None)
         if not longest or longest.idle_since == math.inf:
             return False
@@ -10302,14 +10306,13 @@ class WebServer(Worker):
 
 
 class _TimedReader(socket.SocketIO):
-    """Reads requests under one deadline for the whole of each, so that a byte a second does not hold a thread."""
+    """Reads requests under one deadline for each, so that a byte a second does not hold a thread."""
 
     expires, room = 0.0, 0  # monotonic time; bytes that may still come
 
     def readinto(self, buffer):
         left = self.expires - time.monotonic()
-        if self.room <= 0:
-            raise HttpError(431, 'The headers of the request have more than %d bytes' % MAX_HEAD)
+        refuse([(self.room <= 0, 431, 'The headers of the request have more than %d bytes' % MAX_HEAD)])
         if left <= 0:
             raise socket.timeout('request took too long')
         self._sock.settimeout(left)
@@ -10323,9 +10326,10 @@ PAGE_LOADER = re.search('<script>(.*?)</script>', PAGE_HTML, re.DOTALL).group(1)
 
 # Nothing but this server's own files may be loaded or framed, and nothing is kept by caches.
 HEADERS = {
-    'Content-Security-Policy': "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
-                               "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-                               % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii'),
+    'Content-Security-Policy':
+        "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+        % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii'),
     'X-Content-Type-Options': 'nosniff',
     'X-Frame-Options': 'DENY',
     'Referrer-Policy': 'no-referrer',
@@ -10358,11 +10362,6 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def _run(self):
         try:
-            self.request.settimeout(REQUEST_TIME)
-            if self.server.tls:
-                self.request.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
-                self.request = self.server.tls.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
-                self.request.do_handshake()
             self.setup()
             self.handle()
         except (OSError, ValueError) as error:
@@ -10373,12 +10372,18 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
             self.finish()
 
     def setup(self):
+        self.request.settimeout(REQUEST_TIME)
+        if self.server.tls:
+            self.request.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
+            self.request = self.server.tls.wrap_socket(
+                self.request, server_side=True, do_handshake_on_connect=False)
+            self.request.do_handshake()
         super().setup()
         self.rfile.close()
         self.rfile = io.BufferedReader(_TimedReader(self.connection, 'rb'))
 
     def finish(self):
-        """Let the browser read what it was answered: closing with bytes unread would reset the connection at once."""
+        """Let the browser read its answer: closing with bytes unread would reset the connection at once."""
         deadline = time.monotonic() + LINGER_TIME
         with contextlib.suppress(OSError, ValueError):  # it is gone
             self.request.shutdown(socket.SHUT_WR)
@@ -10389,7 +10394,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self.request.close()
 
     def handle_one_request(self):
-        """The first byte may take IDLE_TIME to come; from then on the request has REQUEST_TIME, and MAX_HEAD bytes."""
+        """The first byte may take IDLE_TIME to come; from then on it has REQUEST_TIME, and MAX_HEAD bytes."""
         self._is_body_read, self.raw_requestline, self.idle_since = False, b'', time.monotonic()
         self.rfile.raw.expires, self.rfile.raw.room = self.idle_since + IDLE_TIME, MAX_HEAD
         try:
@@ -10405,8 +10410,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         try:
             reply = self._reply()
         except (HttpError, InputError, UnknownNode) as error:
-            status = {InputError: 400, UnknownNode: 404}.get(type(error)) or error.status
-            reply = self._failure(status, str(error))
+            reply = self._failure({InputError: 400, UnknownNode: 404}.get(type(error)) or error.status, str(error))
         except OSError:
             raise  # the browser has gone
         except Exception as error:
@@ -10428,16 +10432,16 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         if self.command == 'OPTIONS' and routes:  # no other site is allowed any
             return Reply('', status=204, headers={'Allow': self.allowed})
         refuse([(not routes or self.place == '*', 404, 'There is nothing at this address'),
-                (self.command not in routes, 405, '%s does not go with this address' % printable(self.command)[:20])])
+                (self.command not in routes, 405, '%s does not go with this address' % self.command)])
         return routes[self.command].answer(self, self._read_body() if self.command in CHANGING else self.query)
 
     def _read_target(self):
         """Take apart whom the request is for, and where it goes.
 
-        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.  An authority in the
-        first line counts instead of the header (RFC 9112, 3.2.2).
+        A proxy may send a whole URL, whose host counts instead of the header's (RFC 9112, 3.2.2), and, for a path
+        without its last slash, one slash too many.
         """
-        authority, path, query = re.match(r'(?:https?://([^/?]*))?([^?]*)\??(.*)', self.path, re.IGNORECASE).groups()
+        authority, path, query = re.match(r'(?i)(?:https?://([^/?]*))?([^?]*)\??(.*)', self.path).groups()
         hosts = self.headers.get_all('Host', []) if authority is None else [authority]
         self.authority = hosts[0].strip().lower() if len(hosts) == 1 else ''
         self.place = re.sub('^/+', '/', path) or '/'
@@ -10466,21 +10470,24 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         return read_json(data) if data or self.command != 'DELETE' else {}
 
     def by(self):
-        """Who asks (Actor): the address, which a proxy tells where one may be in front; else, on loopback, the user's
-        name where the kernel tells it."""
-        address, is_proxied = peer_address(self.client_address), bool(self.server.access.proxy_names)
-        told = told_address(self.headers) if is_proxied else None
-        user = self.user() if is_loopback(address) and not is_proxied else None
-        return Actor(told or address, None if user is None else user_name(user), told and address)
+        """Who asks (Actor): a proxy's client where one may be in front, else the user where the kernel tells."""
+        address, user, via = peer_address(self.client_address), None, None
+        if self.server.access.proxy_names:
+            with contextlib.suppress(ValueError):  # it tells no address
+                client, _ = split_host_port(told_by_proxy(self.headers, ['X-Forwarded-For', 'X-Real-IP'], 'for'))
+                address, via = canonical(client).partition('%')[0], address
+        elif is_loopback(address) and self.user() is not None:
+            user = user_name(self.user())
+        return Actor(address, user, via)
 
     # --- answers ---
 
     def _failure(self, status, sentence):
         """The Reply that tells an error: a page to who opens one without the token, else JSON."""
-        headers = {401: {'WWW-Authenticate': 'Bearer realm="dispyadmin"'}, 405: {'Allow': self.allowed}}.get(status, {})
+        headers = {401: {'WWW-Authenticate': 'Bearer realm="dispyadmin"'}, 405: {'Allow': self.allowed}}
         if status == 401 and self.command in ('GET', 'HEAD') and self.place in PAGES:
-            return Reply(DENIED_HTML + sentence, HTML, status, headers)
-        return Reply(encode_json({'error': sentence}), JSON, status, headers)
+            return Reply(DENIED_HTML + sentence, HTML, status, headers[status])
+        return Reply(encode_json({'error': sentence}), JSON, status, headers.get(status, {}))
 
     def send_error(self, code, message=None, explain=None):
         """What the standard library finds wrong with a request is told like all else."""
@@ -10488,7 +10495,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self._send(self._failure(code, printable(message or 'request cannot be read')[:200]))
 
     def _send(self, reply):
-        """The one place from which answers go.  Nothing secret is in them, so packing them tells nothing by their length."""
+        """The one sender.  Nothing secret is in answers, so packing tells nothing by their length."""
         body, headers = reply.body.encode('utf-8', 'replace'), dict(HEADERS, **reply.headers)
         # Below 1400 bytes, one packet takes it as it is.
         if len(body) > 1400 and GZIP.search(self.headers.get('Accept-Encoding', '')):
@@ -10496,7 +10503,7 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         if reply.status != 204:  # which has no content
             headers.update({'Content-Type': reply.kind, 'Content-Length': str(len(body))})
         has_body = 'Content-Length' in self.headers or 'Transfer-Encoding' in self.headers
-        if self.close_connection or has_body and not self._is_body_read:  # the next request would be what is left of it
+        if self.close_connection or has_body and not self._is_body_read:  # else its rest would be the next request
             headers['Connection'] = 'close'
         self.connection.settimeout(REQUEST_TIME)
         self.request_version = self.protocol_version  # else an answer to HTTP/0.9 would have no headers
@@ -10517,16 +10524,17 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
 PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto', 'X-Real-IP', 'Via')
 
-NEEDS_TOKEN = ('A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
-               'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as '
-               '--http_token; without that, the page is for the user who runs dispyadmin and for root alone.')
+NEEDS_TOKEN = (
+    'A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send the '
+    'header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as --http_token; without '
+    'that, the page is for the user who runs dispyadmin and for root alone.')
 
 
 class Access:
     """Who may ask: whoever has the token, and on loopback, where the kernel tells it, our own user and root.
 
-    With a name for a proxy (--http_name), each connection may be the proxy's, whoever is behind it: the kernel's word does
-    not count then, and the proxy's headers do.
+    With a name for a proxy (--http_name), each connection may be the proxy's: its headers count then, whoever the
+    kernel says connects.
     """
 
     def __init__(self, settings, is_loopback_only, has_tls):
@@ -10536,10 +10544,10 @@ class Access:
         self._trusts_kernel = (is_loopback_only and not self.proxy_names and os.path.exists('/proc/self/net/tcp')
                                and hasattr(os, 'geteuid'))
         self.token = settings.http_token or secrets.token_urlsafe(24)
-        self.tells_token = not settings.http_token and not (self._trusts_kernel and os.geteuid() != overflow_user())
+        self.tells_token = not (settings.http_token or self._trusts_kernel and os.geteuid() != overflow_user())
         # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
-        digest = hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()
-        self._cookie = 'dispyadmin-' + digest[:12]
+        digest = hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8'))
+        self._cookie = 'dispyadmin-' + digest.hexdigest()[:12]
 
     def reasons_to_refuse(self, request):
         """What may stand against a request, as refuse() takes it."""
@@ -10547,17 +10555,19 @@ class Access:
         host, here = host_of(request.authority), peer_address(request.connection.getsockname())
         own = (host in self._names or is_address(host) and is_loopback(host)
                or not self._is_loopback_only and host.partition('%')[0] == here.partition('%')[0])
-        yield not own, 421, ('Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin '
-                             'with --http_name NAME' % (printable(request.authority)[:80] or 'named'))
-        told = request.query.get('token') if request.command in ('GET', 'HEAD') and request.place in PAGES else None
-        yield told and not self.is_token(told), 401, (
+        yield not own, 421, (
+            'Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin with '
+            '--http_name NAME' % (printable(request.authority)[:80] or 'named'))
+        is_login = request.command in ('GET', 'HEAD') and request.place in PAGES
+        shown = is_login and request.query.get('token')
+        yield shown and not self.is_token(shown), 401, (
             'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
-        yield not (told or self._has_token(request.headers) or self._trusts(request)), 401, NEEDS_TOKEN
+        yield not (shown or self._has_token(request.headers) or self._trusts(request)), 401, NEEDS_TOKEN
         # A browser says from which page a request comes: it must be our own, or a proxy's that leads here.
         origin = request.headers.get('Origin', 'http://' + request.authority)
         scheme, _, authority = origin.lower().partition('://')
-        own = scheme in ('http', 'https') and (authority == request.authority or host_of(authority) in self.proxy_names)
-        yield request.command in CHANGING and not own, 403, (
+        own = authority == request.authority or host_of(authority) in self.proxy_names
+        yield request.command in CHANGING and not (own and scheme in ('http', 'https')), 403, (
             'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
 
     def is_token(self, text):
@@ -10574,48 +10584,35 @@ class Access:
                 and request.user() in (0, os.geteuid()))
 
     def set_cookie(self, headers):
-        """The header that leaves the token with a browser: for TLS alone where the browser uses it, which a proxy tells
-        (a client that makes that up spoils its own login alone)."""
-        is_secure = self._has_tls or self.proxy_names and told(headers, ['X-Forwarded-Proto'], 'proto').lower() == 'https'
-        return '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie, self.token, '; Secure' if is_secure else '')
+        """The header that leaves the token with a browser: for TLS alone where the browser uses it.  That a proxy
+        tells: a client that makes it up spoils its own login alone."""
+        scheme = told_by_proxy(headers, ['X-Forwarded-Proto'], 'proto') if self.proxy_names else ''
+        secure = '; Secure' if self._has_tls or scheme.lower() == 'https' else ''
+        return '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie, self.token, secure)
 
 
 def host_of(authority):
-    """The host of HOST, HOST:PORT or [ADDRESS]:PORT, without a last dot, an address canonical; '' when it is none of
-    them."""
+    """The host of HOST, HOST:PORT or [ADDRESS]:PORT, without a last dot, or its canonical address; else ''."""
     match = re.match(r'(?:\[([^\[\]]*)\]|([^:/\[\]]*))(?::[0-9]*)?\Z', authority)
     host = (match.group(1) or match.group(2) or '').rstrip('.') if match else ''
     return canonical(host) if is_address(host) else host
 
 
-# The last element of Forwarded: what stands in quotation marks, as a client's Host may, has no commas or semicolons of
-# ours.
+# The last element of Forwarded.  What stands in quotation marks, as a client's Host may, is one value.
 _PAIR = r'[a-z]+=(?:"[^"]*"|[^\s",;]*)'
 _LAST_ELEMENT = re.compile(r'(?:.*,)?[ \t]*(%s(?:[ \t]*;[ \t]*%s)*)[ \t]*\Z' % (_PAIR, _PAIR), re.IGNORECASE)
 
 
-def told(headers, names, key):
-    """What a proxy tells of its client, last in the first of these headers that is there, else by this key in Forwarded
-    (RFC 7239); '' when it tells nothing, or several things.
-
-    What comes before the last comma the client may have made up.
-    """
+def told_by_proxy(headers, names, key):
+    """What a proxy tells of its client: the last element of the first of these headers that is there, else this key
+    of Forwarded (RFC 7239); '' for nothing, or several.  Elements before the last the client may have made up."""
     for name in names:
         if name in headers:
             return headers.get_all(name)[-1].rpartition(',')[2].strip(' \t"')
     match = _LAST_ELEMENT.match(headers.get_all('Forwarded', [''])[-1])
-    pairs = [pair.partition('=') for pair in re.findall(_PAIR, match.group(1), re.IGNORECASE)] if match else []
+    pairs = [pair.partition('=') for pair in re.findall('(?i)' + _PAIR, match.group(1))] if match else []
     values = [value.strip('"') for name, _, value in pairs if name.lower() == key]
     return values[0] if len(values) == 1 else ''
-
-
-def told_address(headers):
-    """The client's address, as the proxy tells it; None when that is none."""
-    try:
-        address, _ = split_host_port(told(headers, ['X-Forwarded-For', 'X-Real-IP'], 'for'))
-        return canonical(address).partition('%')[0]
-    except ValueError:
-        return None
 
 
 def overflow_user():
@@ -10633,7 +10630,7 @@ def connection_user(sock):
     there, here = sock.getpeername()[:2], sock.getsockname()[:2]
     # a client may speak IPv4 through a socket of either family
     for name, prefix in ('tcp', ''), ('tcp6', '::ffff:' if sock.family == socket.AF_INET else ''):
-        wanted = [_proc_address(prefix + address, port) for address, port in (there, here)] + [b'01']  # established
+        wanted = [_proc_address(prefix + address, port) for address, port in (there, here)] + [b'01']  # connected
         with contextlib.suppress(OSError, ValueError, IndexError), open('/proc/self/net/' + name, 'rb') as table:
             users = [int(fields[7]) for fields in map(bytes.split, table) if fields[1:4] == wanted]
             if users:
@@ -10643,8 +10640,7 @@ def connection_user(sock):
 
 def _proc_address(address, port):
     """An address as /proc/net/tcp writes it: words of 32 bits in the machine's own byte order, in hex."""
-    packed = socket.inet_pton(family_of(address), address.partition('%')[0])
-    words = struct.unpack('=%dI' % (len(packed) // 4), packed)
+    words = memoryview(socket.inet_pton(family_of(address), address.partition('%')[0])).cast('I')
     return ('%s:%04X' % (''.join('%08X' % word for word in words), port)).encode('ascii')
 
 
@@ -10659,14 +10655,13 @@ def user_name(user):
 # --- routes ---
 
 def read_json(data):
-    """A JSON object from the browser.  InputError with a sentence for anything else."""
+    """A JSON object from the browser; anything else is refused."""
     try:
         # Longer numbers are more than any field may be; int() would take seconds for a million digits.
         value = json.loads(data.decode('utf-8'), parse_int=lambda text: int(text) if len(text) <= 20 else math.inf)
     except (ValueError, RecursionError):
         raise InputError('body: must be JSON in UTF-8')
-    if not isinstance(value, dict):
-        raise InputError('body: must be a JSON object')
+    refuse([(not isinstance(value, dict), 400, 'body: must be a JSON object')])
     return value
 
 
@@ -10675,7 +10670,7 @@ CHECKS = {
     'host': ('a host name or an IP address', lambda host: isinstance(host, str)),
     'port': ('a whole number from 1 to 65535', lambda port: type(port) is int and 0 < port < 65536),
     'nodes': ('a list of 1 to %d node ids' % MAX_BODY_NODES, lambda ids: (
-        isinstance(ids, list) and 0 < len(ids) <= MAX_BODY_NODES and all(isinstance(node_id, str) for node_id in ids))),
+        isinstance(ids, list) and 0 < len(ids) <= MAX_BODY_NODES and all(isinstance(each, str) for each in ids))),
     'preview': ('true or false', lambda flag: type(flag) is bool),
     'label': ('1 to 64 printable characters', lambda label: (
         isinstance(label, str) and re.match(r'[\x21-\x7e]{1,64}\Z', label))),
@@ -10683,14 +10678,13 @@ CHECKS = {
         isinstance(note, str) and len(note) <= MAX_TEXT and note.isprintable())),
     'then': ('"restore", "end" or "stay"', lambda then: then in THENS),
     'now': ('true', lambda now: now is True),
+    **dict.fromkeys(['operation', 'since', 'limit', 'changes'], (  # in an address, all is text
+        'a whole number', lambda number: re.match(r'[0-9]{1,16}\Z', str(number)))),
 }
-# In an address, all is text.
-CHECKS.update(dict.fromkeys(('operation', 'since', 'limit', 'changes'), (
-    'a whole number', lambda number: re.match(r'[0-9]{1,16}\Z', str(number)))))
 
 
 class Route:
-    """What a request does: `call(request, ID of the path, field=value)`, with the fields of its query or body, makes a
+    """What a request does: `call(request, ID of the path, field=value)`, with the fields of query or body, makes a
     Reply, or what is sent as JSON.  A field that ends in ? may be left out or null.  HEAD goes with GET."""
 
     def __init__(self, method, path, call, *fields):
@@ -10707,7 +10701,8 @@ class Route:
 
     def _reasons_to_refuse(self, request, given):
         for field in given if request.command in CHANGING else ():
-            yield field not in self._fields, 400, '%s: there is no such field in this request' % printable(field)[:80]
+            name = printable(field)[:80]
+            yield field not in self._fields, 400, '%s: there is no such field in this request' % name
         for field, may_lack in self._fields.items():
             value, (what, is_good) = given.get(field), CHECKS.get(field, ('', lambda value: True))
             yield field not in given and not may_lack, 400, '%s: is missing' % field
@@ -10715,8 +10710,7 @@ class Route:
 
 
 def get_page(request, token):
-    """The page.  With ?token= it keeps the token in a cookie and leads on to the address without it, whatever its path is
-    to the browser."""
+    """The page.  With ?token= the token goes into a cookie, and the browser to the same address without it."""
     if token is None:
         return Reply(PAGE_HTML, HTML)
     rest = urllib.parse.urlencode({field: value for field, value in request.query.items() if field != 'token'})
@@ -10733,16 +10727,15 @@ def get_health(request):
 
 def get_nodes(request, since):
     """The nodes that have changed after this sequence number, or all."""
-    admin, snapshot = request.admin, request.admin.snapshot(None if since is None else int(since))
-    head = encode_json({'sequence': snapshot.sequence, 'time': time.time(), 'poll_interval': admin.schedule.interval,
-                        'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
-                        'removed': snapshot.removed})
+    admin, snapshot = request.admin, request.admin.snapshot(since and int(since))
+    head = encode_json({'sequence': snapshot.sequence, 'time': time.time(),
+                        'poll_interval': admin.schedule.interval, 'totals': snapshot.totals,
+                        'groups': admin.table.group_totals(), 'full': snapshot.full, 'removed': snapshot.removed})
     return Reply('%s,"nodes":[%s]}' % (head[:-1], ','.join(node.json() for node in snapshot.nodes)))
 
 
 def get_events(request, operation, node, kind, since, limit, changes):
-    """The newest so many (limit), of a node, of a kind, since a Unix time, each with so many changes; or that of one
-    operation, whole."""
+    """The newest, at most so many (limit), each with so many changes; those of one operation whole."""
     events = [event for event in request.admin.journal.events() if event.time >= int(since or 0) and
               (operation is None or event.plan and event.plan.number == int(operation)) and
               node in (None,) + event.nodes and kind in (None, event.kind)]
@@ -10756,15 +10749,14 @@ def endpoint_of(host, port):
         host, port_too = split_host_port(host)
     except ValueError as error:
         raise InputError('host: %s' % error)
-    if port is not None and port_too not in (None, port):
-        raise InputError('port: %d, but the host says %d' % (port, port_too))
+    refuse([(port and port_too and port != port_too, 400, 'port: %s, but the host says %s' % (port, port_too))])
     return host, port or port_too
 
 
 def poll_nodes(request, interval, now, nodes):
     """Set the poll interval, or poll now."""
-    if (interval is None) == (now is None):
-        raise InputError('interval: give either "interval" in seconds or "now": true')
+    refuse([((interval is None) == (now is None), 400,
+             'interval: give either "interval" in seconds or "now": true')])
     if interval is not None:
         request.admin.set_interval(interval, by=request.by())
     return {'poll_interval': request.admin.schedule.interval, 'results': request.admin.poll(nodes) if now else []}
@@ -10779,8 +10771,8 @@ def run_plan(request, plan, preview=False):
 
 
 def plan_route(path, make, *fields, needs_nodes=True):
-    """The Route of a request that changes its `nodes`, or those of its `group`: `make(by, **fields)` is the Step of its
-    Plan, which a `label` finds while it runs.  Where no nodes are needed, those are meant that are not as they were set."""
+    """The Route of a request that changes its `nodes`, or those of its `group`: `make(by, **fields)` is the Step of
+    its Plan, which `label` finds while it runs.  Where no nodes are needed, those are meant that have drifted."""
     def call(request, nodes, group, preview, label, **values):
         plans, by = request.admin.plans, request.by()
         refuse([(nodes is not None and group is not None, 400, 'group: give either "nodes" or "group"'),
@@ -10815,11 +10807,13 @@ ROUTES = [Route('GET', path, get_page, 'token?') for path in PAGES] + [
     Route('POST', '/api/poll', poll_nodes, 'interval?', 'now?', 'nodes?'),
     Route('POST', '/api/scan', lambda request: {'results': request.admin.scan(request.by()) or []}),
     Route('POST', '/api/undo', lambda request, operation, preview, label: run_plan(
-        request, request.admin.plans.undo(operation, request.by(), label), preview), 'operation', 'preview?', 'label?'),
+        request, request.admin.plans.undo(operation, request.by(), label), preview),
+          'operation', 'preview?', 'label?'),
     Route('DELETE', '/api/nodes/ID', lambda request, node_id: run_plan(
         request, request.admin.plans.plan(ForgetStep(), [request.admin.node(node_id).id], request.by()))),
     plan_route('/api/cpus', lambda by, cpus: SetStep(SetCpus(cpus)), 'cpus'),
-    plan_route('/api/service_time', lambda by, control, time: SetStep(SetServiceTime(control, time)), 'control', 'time'),
+    plan_route('/api/service_time', lambda by, control, time: SetStep(SetServiceTime(control, time)),
+               'control', 'time'),
     plan_route('/api/clients', lambda by, clients: SetStep(SetClients(clients)), 'clients'),
     plan_route('/api/drain', lambda by, then, note: DrainStep(by, then, note or None), 'then?', 'note?'),
     plan_route('/api/return', lambda by: ReturnStep()),
