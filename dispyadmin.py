@@ -10384,11 +10384,11 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def finish(self):
         """Let the browser read its answer: closing with bytes unread would reset the connection at once."""
-        deadline = time.monotonic() + LINGER_TIME
+        self.idle_since = time.monotonic()
         with contextlib.suppress(OSError, ValueError):  # it is gone
             self.request.shutdown(socket.SHUT_WR)
             self.request.settimeout(LINGER_TIME / 2)
-            while time.monotonic() < deadline and self.request.recv(1 << 16):
+            while time.monotonic() < self.idle_since + LINGER_TIME and self.request.recv(1 << 16):
                 pass
         self.server.connections.discard(self)
         self.request.close()
@@ -10525,9 +10525,9 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto', 'X-Real-IP', 'Via')
 
 NEEDS_TOKEN = (
-    'A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send the '
-    'header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as --http_token; without '
-    'that, the page is for the user who runs dispyadmin and for root alone.')
+    'A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
+    'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as --http_token; '
+    'without that, the page is for the user who runs dispyadmin and for root alone.')
 
 
 class Access:
@@ -10604,8 +10604,8 @@ _LAST_ELEMENT = re.compile(r'(?:.*,)?[ \t]*(%s(?:[ \t]*;[ \t]*%s)*)[ \t]*\Z' % (
 
 
 def told_by_proxy(headers, names, key):
-    """What a proxy tells of its client: the last element of the first of these headers that is there, else this key
-    of Forwarded (RFC 7239); '' for nothing, or several.  Elements before the last the client may have made up."""
+    """What a proxy tells of its client: the last element of the first of these headers that is there, else this
+    key of Forwarded (RFC 7239); '' for nothing, or several.  Earlier elements the client may have made up."""
     for name in names:
         if name in headers:
             return headers.get_all(name)[-1].rpartition(',')[2].strip(' \t"')
@@ -10701,8 +10701,8 @@ class Route:
 
     def _reasons_to_refuse(self, request, given):
         for field in given if request.command in CHANGING else ():
-            name = printable(field)[:80]
-            yield field not in self._fields, 400, '%s: there is no such field in this request' % name
+            yield field not in self._fields, 400, (
+                '%s: there is no such field in this request' % printable(field)[:80])
         for field, may_lack in self._fields.items():
             value, (what, is_good) = given.get(field), CHECKS.get(field, ('', lambda value: True))
             yield field not in given and not may_lack, 400, '%s: is missing' % field
@@ -10771,8 +10771,8 @@ def run_plan(request, plan, preview=False):
 
 
 def plan_route(path, make, *fields, needs_nodes=True):
-    """The Route of a request that changes its `nodes`, or those of its `group`: `make(by, **fields)` is the Step of
-    its Plan, which `label` finds while it runs.  Where no nodes are needed, those are meant that have drifted."""
+    """The Route of a request that changes `nodes`, or those of `group`: `make(by, **fields)` is the Step of its
+    Plan, which `label` finds while it runs.  Where no nodes are needed, those are meant that have drifted."""
     def call(request, nodes, group, preview, label, **values):
         plans, by = request.admin.plans, request.by()
         refuse([(nodes is not None and group is not None, 400, 'group: give either "nodes" or "group"'),
