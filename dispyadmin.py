@@ -6221,9 +6221,9 @@ def _node_metrics(views):
         (labelled(node=view['id'], group=group), 1) for view in views for group in view['groups']]
     for field in FIELDS:
         if field.metric:
-            told = live if field.metric.live else nodes
             yield 'dispy_node_' + field.metric.name, field.metric.help, [
-                (label, field.metric.value(field.of(view))) for label, view in told]
+                (label, field.metric.value(field.of(view)))
+                for label, view in (live if field.metric.live else nodes)]
 
 
 def _own_metrics(admin, totals):
@@ -10410,7 +10410,8 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         try:
             reply = self._reply()
         except (HttpError, InputError, UnknownNode) as error:
-            reply = self._failure({InputError: 400, UnknownNode: 404}.get(type(error)) or error.status, str(error))
+            status = 404 if isinstance(error, UnknownNode) else getattr(error, 'status', 400)
+            reply = self._failure(status, str(error))
         except OSError:
             raise  # the browser has gone
         except Exception as error:
@@ -10526,8 +10527,8 @@ PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarde
 
 NEEDS_TOKEN = (
     'A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
-    'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as --http_token; '
-    'without that, the page is for the user who runs dispyadmin and for root alone.')
+    'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as '
+    '--http_token; without that, the page is for the user who runs dispyadmin and for root alone.')
 
 
 class Access:
@@ -10546,8 +10547,7 @@ class Access:
         self.token = settings.http_token or secrets.token_urlsafe(24)
         self.tells_token = not (settings.http_token or self._trusts_kernel and os.geteuid() != overflow_user())
         # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
-        digest = hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8'))
-        self._cookie = 'dispyadmin-' + digest.hexdigest()[:12]
+        self._cookie = 'dispyadmin-%.12s' % hashlib.sha256(b'dispyadmin cookie ' + self.token.encode()).hexdigest()
 
     def reasons_to_refuse(self, request):
         """What may stand against a request, as refuse() takes it."""
@@ -10558,11 +10558,13 @@ class Access:
         yield not own, 421, (
             'Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin with '
             '--http_name NAME' % (printable(request.authority)[:80] or 'named'))
-        is_login = request.command in ('GET', 'HEAD') and request.place in PAGES
-        shown = is_login and request.query.get('token')
-        yield shown and not self.is_token(shown), 401, (
+        is_login = request.command in ('GET', 'HEAD') and request.place in PAGES and 'token' in request.query
+        yield is_login and not self.is_token(request.query['token']), 401, (
             'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
-        yield not (shown or self._has_token(request.headers) or self._trusts(request)), 401, NEEDS_TOKEN
+        shown = (re.findall(r'(?is)\Abearer (.*)', request.headers.get('Authorization', ''))
+                 + re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie, request.headers.get('Cookie', '')))
+        has_token = is_login or any(self.is_token(text.strip()) for text in shown)
+        yield not (has_token or self._trusts(request)), 401, NEEDS_TOKEN
         # A browser says from which page a request comes: it must be our own, or a proxy's that leads here.
         origin = request.headers.get('Origin', 'http://' + request.authority)
         scheme, _, authority = origin.lower().partition('://')
@@ -10573,11 +10575,6 @@ class Access:
     def is_token(self, text):
         """Whether this is the token, in a time that does not tell how much of it is right."""
         return hmac.compare_digest(text.encode('utf-8', 'replace'), self.token.encode('utf-8'))
-
-    def _has_token(self, headers):
-        shown = (re.findall(r'(?is)\Abearer (.*)', headers.get('Authorization', ''))
-                 + re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie, headers.get('Cookie', '')))
-        return any(self.is_token(text.strip()) for text in shown)
 
     def _trusts(self, request):
         return (self._trusts_kernel and not any(name in request.headers for name in PROXY_HEADERS)
