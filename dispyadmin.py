@@ -6088,19 +6088,19 @@ def check_id(node_id):
 # The text exposition format, version 0.0.4: https://prometheus.io/docs/instrumenting/exposition_formats/
 
 METRICS_KIND = 'text/plain; version=0.0.4; charset=utf-8'
+_writing = threading.Lock()    # held while metrics are written: 10,000 nodes make 10 MB
 
 
 def write_metrics(admin):
-    """All metrics as text.  Each is made as (name, help, samples); a sample is (labels and suffix as text, number or None);
-    a number alone is the only one."""
-    snapshot = admin.snapshot()
-    return ''.join(write_metric(*metric) for metric in itertools.chain(
-        _node_metrics([published.view for published in snapshot.nodes]), _cluster_metrics(snapshot.totals),
-        _own_metrics(admin), _process_metrics()))
+    """All metrics as text."""
+    with _writing:
+        snapshot = admin.snapshot()
+        return ''.join(write_metric(*metric) for metric in itertools.chain(
+            _node_metrics([node.view for node in snapshot.nodes]), _own_metrics(admin, snapshot.totals)))
 
 
 def write_metric(name, help_, samples):
-    """HELP, TYPE and the samples; nothing where there are none."""
+    """HELP, TYPE and the samples, [(labels and suffix as text, number or None)] or one number; '' without any."""
     samples = samples if isinstance(samples, list) else [('', samples)]
     lines = ['%s%s %s\n' % (name, labels, '+Inf' if value == math.inf else value)
              for labels, value in samples if value is not None]
@@ -6110,8 +6110,9 @@ def write_metric(name, help_, samples):
 
 def labelled(**labels):
     """{name="value",...} with the values escaped, in the order given."""
-    return '{%s}' % ','.join('%s="%s"' % (name, str(value).replace('\\', r'\\').replace('"', r'\"').replace('\n', r'\n'))
-                             for name, value in labels.items())
+    return '{%s}' % ','.join(
+        '%s="%s"' % (name, str(value).replace('\\', r'\\').replace('"', r'\"').replace('\n', r'\n'))
+        for name, value in labels.items())
 
 
 def by_label(label, numbers):
@@ -6127,37 +6128,42 @@ def _node_metrics(views):
     yield 'dispy_node_up', 'Whether it answered when it was asked last.', [
         (label, int(view['state'] != UNREACHABLE)) for label, view in nodes]
     yield 'dispy_node_state', 'The state of a node: 1 for the one that it is in, 0 for the others.', [
-        ('%s,state="%s"}' % (label[:-1], state), int(view['state'] == state)) for label, view in nodes for state in STATES]
+        ('%s,state="%s"}' % (label[:-1], state), int(view['state'] == state))
+        for label, view in nodes for state in STATES]
     yield 'dispy_node_in_group', 'The groups (--group) that a node is in; always 1.', [
         (labelled(node=view['id'], group=group), 1) for view in views for group in view['groups']]
     for field in FIELDS:
         if field.metric:
             yield 'dispy_node_' + field.metric.name, field.metric.help, [
-                (label, field.metric.value(field.of(view))) for label, view in (live if field.metric.live else nodes)]
+                (label, field.metric.value(field.of(view)))
+                for label, view in (live if field.metric.live else nodes)]
 
 
-def _cluster_metrics(totals):
-    """Sums of gauges.  There are none of counters, as a node that is started again or forgotten would make them go down."""
-    return [('dispy_nodes', 'Nodes in each state.', by_label('state', {state: totals[state] for state in STATES})),
-            ('dispy_cpus', 'CPUs that dispy may use, of all nodes that answer.', totals['cpus']),
-            ('dispy_busy_cpus', 'CPUs that run a job, of all nodes that answer.', totals['busy']),
-            ('dispy_drifted_nodes', 'Nodes that are not as they were set here.', totals['drifted'])]
-
-
-def _own_metrics(admin):
-    """How dispyadmin itself fares."""
+def _own_metrics(admin, totals):
+    """Sums over nodes, but not of counters: they would go down with a node that is forgotten.  Then how dispyadmin
+    itself fares, and what the system tells of its process, under the customary names."""
     poller, (waiting, open_), alerts = admin.poller, admin.poller.load(), admin.alerts
+    virtual = resident = files = most = None  # where there is no proc(5)
+    with contextlib.suppress(OSError, ValueError, AttributeError), open('/proc/self/statm') as file:
+        virtual, resident = [int(pages) * resource.getpagesize() for pages in file.read().split()[:2]]
+        files, most = len(os.listdir('/proc/self/fd')), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return [
+        ('dispy_nodes', 'Nodes in each state.', by_label('state', {state: totals[state] for state in STATES})),
+        ('dispy_cpus', 'CPUs that dispy may use, of all nodes that answer.', totals['cpus']),
+        ('dispy_busy_cpus', 'CPUs that run a job, of all nodes that answer.', totals['busy']),
+        ('dispy_drifted_nodes', 'Nodes that are not as they were set here.', totals['drifted']),
         ('dispyadmin_build_info', 'Releases of dispyadmin and of its Python; always 1.',
          [(labelled(version=__version__, python=sys.version.split()[0]), 1)]),
         ('dispyadmin_polls_total', 'Polls of nodes that are over.', admin.polls),
         ('dispyadmin_polls_failed_total', 'Polls that were not answered.', admin.polls_failed),
-        ('dispyadmin_exchange_duration_seconds', 'How long answered exchanges with nodes took, from connect to answer.',
+        ('dispyadmin_exchange_duration_seconds', 'How long answered exchanges took, from connect to answer.',
          [('_sum', round(poller.answered_seconds, 6)), ('_count', poller.answered)]),
         ('dispyadmin_exchanges_failed_total', 'Exchanges with nodes that were not answered.', poller.failed),
-        ('dispyadmin_open_exchanges', 'Exchanges with nodes that wait for an answer now.', by_label('kind', open_)),
+        ('dispyadmin_open_exchanges', 'Exchanges with nodes that wait for an answer now.',
+         by_label('kind', open_)),
         ('dispyadmin_max_open_exchanges', 'How many there may be at one time.', poller.places),
-        ('dispyadmin_waiting_conversations', 'Conversations with nodes that wait for a place.', by_label('lane', waiting)),
+        ('dispyadmin_waiting_conversations', 'Conversations with nodes that wait for a place.',
+         by_label('lane', waiting)),
         ('dispyadmin_poll_interval_seconds', 'Seconds between two polls of a node.', admin.schedule.interval),
         ('dispyadmin_info_port_held', 'Whether announcements to all are heard at this port now.',
          by_label('port', {port.port: int(port.state == 'held') for port in admin.listener.info_ports})),
@@ -6166,22 +6172,12 @@ def _own_metrics(admin):
         ('dispyadmin_threads', 'Threads of dispyadmin.', threading.active_count()),
         ('dispyadmin_alerts_total', 'Runs of the program of --on_event.', alerts and alerts.runs),
         ('dispyadmin_alerts_failed_total', 'Runs of it that failed.', alerts and alerts.failed),
-        ('process_start_time_seconds', 'Unix time at which dispyadmin was started.', round(admin.started, 3))]
-
-
-def _process_metrics():
-    """What the system tells of this process, under the names that are customary."""
-    try:
-        with open('/proc/self/statm') as file:  # see proc(5): pages
-            virtual, resident = [int(word) * resource.getpagesize() for word in file.read().split()[:2]]
-        files, most = len(os.listdir('/proc/self/fd')), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    except (OSError, ValueError, AttributeError):
-        virtual = resident = files = most = None  # not Linux
-    return [('process_cpu_seconds_total', 'User and system CPU time that was spent.', round(time.process_time(), 3)),
-            ('process_virtual_memory_bytes', 'Virtual memory size.', virtual),
-            ('process_resident_memory_bytes', 'Resident memory size.', resident),
-            ('process_open_fds', 'Open file descriptors.', files),
-            ('process_max_fds', 'Most file descriptors that may be open.', most)]
+        ('process_start_time_seconds', 'Unix time at which dispyadmin was started.', round(admin.started, 3)),
+        ('process_cpu_seconds_total', 'User and system CPU time that was spent.', round(time.process_time(), 3)),
+        ('process_virtual_memory_bytes', 'Virtual memory size.', virtual),
+        ('process_resident_memory_bytes', 'Resident memory size.', resident),
+        ('process_open_fds', 'Open file descriptors.', files),
+        ('process_max_fds', 'Most file descriptors that may be open.', most)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -10095,6 +10091,7 @@ PAGE_JS = r'''/* dispyadmin's page.
 JSON, HTML = 'application/json', 'text/html; charset=utf-8'
 CHANGING = ('POST', 'DELETE')  # methods that change something, and have a body
 HEALTH = '/api/health'         # anybody may ask there
+PAGES = ('/', '/admin.html', '/admin_node.html')
 # In Accept-Encoding, of a browser that can unpack it (RFC 9110, 12.5.3).
 GZIP = re.compile(r'(?i)(?:^|[\s,])(?:x-)?gzip\s*(?:,|\Z|;\s*q=(?:1|0?\.0{0,2}[1-9]))')
 
@@ -10112,7 +10109,7 @@ class HttpError(Error):
 
 
 def refuse(reasons):
-    """HttpError for the first reason (whether it holds, status, sentence) that holds; later ones are not looked at."""
+    """HttpError for the first reason, (whether it holds, status, sentence), that holds; more are not looked at."""
     for holds, status, sentence in reasons:
         if holds:
             raise HttpError(status, sentence)
@@ -10128,19 +10125,15 @@ class WebServer(Worker):
     def __init__(self, admin, settings, places):
         super().__init__()
         self.admin, self.tls, self._places = admin, admin.server_tls, places
-        self.scraping = threading.Lock()      # held while metrics are written: 10,000 nodes make 10 MB
         self._sockets = self._open(settings.http_host, settings.http_port)
         self.port = self._sockets[0].getsockname()[1]
-        addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
-        self.loopback = all(is_loopback(address) for address in addresses)
+        self.loopback = all(is_loopback(peer_address(sock.getsockname())) for sock in self._sockets)
         self.access = Access(settings, self.loopback, self.tls)
-        self._lock = threading.Lock()         # guards _connections
-        self._connections = set()             # RequestHandlers
+        self.connections = set()  # RequestHandlers.  No lock: adding, removing and copying are one step each
         self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
-        for sock in self._sockets:
-            self._selector.register(sock, selectors.EVENT_READ, sock)
+        for sock in self._sockets + [self._wakeup.reader]:
+            self._selector.register(sock, selectors.EVENT_READ)
 
     @staticmethod
     def _open(host, port):
@@ -10152,7 +10145,8 @@ class WebServer(Worker):
             raise StartError('--http_host %s: %s' % (host, error))
         for address in addresses:
             try:
-                sockets.append(open_socket(socket.SOCK_STREAM, address, sockets[0].getsockname()[1] if sockets else port))
+                sockets.append(open_socket(socket.SOCK_STREAM, address, port))
+                port = sockets[0].getsockname()[1]
             except (OSError, NodeError) as error:  # NodeError: a name stands for a link-local address
                 problems.append(error)
         taken = [problem for problem in problems if getattr(problem, 'errno', None) == errno.EADDRINUSE]
@@ -10168,15 +10162,11 @@ class WebServer(Worker):
     def url(self, host):
         """The address of the page as a user types it, with the token when it has to be told."""
         if host in ('0.0.0.0', '::'):
-            outside = [s.address for s in self.admin.announcer.sources if family_of(s.address) == family_of(host)]
-            host = outside[0] if outside else 'localhost'
-        return '%s://%s:%d/%s' % ('https' if self.tls else 'http', '[%s]' % host if ':' in host else host, self.port,
-                                  '?token=' + self.access.token if self.access.tells_token else '')
-
-    def leave(self, connection):
-        """A connection is over.  Any thread."""
-        with self._lock:
-            self._connections.discard(connection)
+            own = [source.address for source in self.admin.announcer.sources]
+            host = next((address for address in own if family_of(address) == family_of(host)), 'localhost')
+        return '%s://%s:%d/%s' % (
+            'https' if self.tls else 'http', '[%s]' % host if ':' in host else host, self.port,
+            '?token=' + self.access.token if self.access.tells_token else '')
 
     def wake(self):
         self._wakeup.set()
@@ -10185,10 +10175,8 @@ class WebServer(Worker):
 
     def turn(self):
         for key, _ in self._selector.select():
-            if key.data is None:
-                self._wakeup.clear()
-            else:
-                self._accept(key.data)
+            if key.fileobj in self._sockets:
+                self._accept(key.fileobj)
 
     def _accept(self, sock):
         try:
@@ -10200,61 +10188,48 @@ class WebServer(Worker):
             self._drop_idle()  # no descriptors: that gives one back
             self.stopping.wait(0.05)
             return
-        if len(self._connections) >= self._places and not self._drop_idle():  # no other thread adds any
-            connected.close()
-            return
         connection = RequestHandler(self, connected, sender)
-        with self._lock:
-            self._connections.add(connection)
         try:
+            if len(self.connections) >= self._places and not self._drop_idle():  # no other thread adds any
+                raise RuntimeError('all connections are busy')
+            self.connections.add(connection)
             connection.thread.start()
-        except RuntimeError as error:  # no more threads
+        except RuntimeError as error:  # or there are no more threads
             logger.debug('http connection from %s is not served: %s', sender[0], error)
-            self.leave(connection)
+            self.connections.discard(connection)
             connected.close()
 
     def _drop_idle(self):
-        """Close the connection that has asked for nothing the longest time, to make room; False when all are busy."""
-        with self._lock:
-            idle = [connection for connection in self._connections if not connection.busy]
-            longest = min(idle, key=lambda connection: connection.asked, default=None)
-            self._connections.discard(longest)
-        if idle:
-            longest.shut()
-        return bool(idle)
+        """Close the connection that has asked for nothing the longest, to make room; False when all are busy."""
+        longest = min(list(self.connections), key=operator.attrgetter('idle_since'), default=None)
+        if not longest or longest.idle_since == math.inf:
+            return False
+        self.connections.discard(longest)
+        longest.shut()
+        return True
 
     def finish(self):
-        for sock in self._sockets:
-            sock.close()
-        with self._lock:
-            connections = list(self._connections)
+        deadline, connections = time.monotonic() + END_TIME / 2, list(self.connections)
+        for part in self._sockets + [self._selector, self._wakeup]:
+            part.close()
         for connection in connections:
             connection.shut()
-        deadline = time.monotonic() + END_TIME / 2
         for connection in connections:
             connection.thread.join(max(0.0, deadline - time.monotonic()))
-        self._selector.close()
-        self._wakeup.close()
 
 
-class _TimedReader(io.RawIOBase):
-    """Reads requests under one deadline for the whole of each, so that a byte a second does not hold a thread."""
+class _TimedReader(socket.SocketIO):
+    """Reads requests under one deadline for each, so that a byte a second does not hold a thread."""
 
-    def __init__(self, sock):
-        self._sock = sock
-        self.expires, self.room = 0.0, 0  # monotonic time; bytes that may still come
-
-    def readable(self):
-        return True
+    expires, room = 0.0, 0  # monotonic time; bytes that may still come
 
     def readinto(self, buffer):
         left = self.expires - time.monotonic()
-        if self.room <= 0:
-            raise HttpError(431, 'The headers of the request have more than %d bytes' % MAX_HEAD)
+        refuse([(self.room <= 0, 431, 'The headers of the request have more than %d bytes' % MAX_HEAD)])
         if left <= 0:
             raise socket.timeout('request took too long')
         self._sock.settimeout(left)
-        size = self._sock.recv_into(buffer)
+        size = super().readinto(buffer)
         self.room -= size
         return size
 
@@ -10264,9 +10239,10 @@ PAGE_LOADER = re.search('<script>(.*?)</script>', PAGE_HTML, re.DOTALL).group(1)
 
 # Nothing but this server's own files may be loaded or framed, and nothing is kept by caches.
 HEADERS = {
-    'Content-Security-Policy': "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
-                               "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-                               % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii'),
+    'Content-Security-Policy':
+        "default-src 'none'; script-src 'self' 'sha256-%s'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+        % base64.b64encode(hashlib.sha256(PAGE_LOADER).digest()).decode('ascii'),
     'X-Content-Type-Options': 'nosniff',
     'X-Frame-Options': 'DENY',
     'Referrer-Policy': 'no-referrer',
@@ -10277,8 +10253,7 @@ HEADERS = {
 
 
 class RequestHandler(http.server.BaseHTTPRequestHandler):
-    """One connection, served by a thread of its own until either side closes it: reads requests, and sends what its route
-    makes of each."""
+    """One connection, served by a thread of its own until either side closes it."""
 
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
@@ -10289,24 +10264,17 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
     def __init__(self, server, sock, sender):
         # Not that of the base class, which would serve here and now.
         self.server, self.admin, self.request, self.client_address = server, server.admin, sock, sender
-        self.busy, self.asked = False, time.monotonic()  # whether a request is being served; when the last one came
+        self.idle_since = time.monotonic()  # infinite while a request is served
         self.user = functools.lru_cache(1)(lambda: connection_user(self.connection))  # the kernel is asked once
         self.thread = threading.Thread(target=self._run, name='http-%d' % sender[1], daemon=True)
 
     def shut(self):
         """Make the thread end soon.  Any thread."""
-        try:
+        with contextlib.suppress(OSError):  # it has ended itself
             self.request.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended itself
 
     def _run(self):
         try:
-            self.request.settimeout(REQUEST_TIME)
-            if self.server.tls:
-                self.request.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
-                self.request = self.server.tls.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
-                self.request.do_handshake()
             self.setup()
             self.handle()
         except (OSError, ValueError) as error:
@@ -10314,49 +10282,49 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         except Exception as error:
             self.server.report(error)
         finally:
-            self._linger()
-            self.server.leave(self)
-            self.request.close()
-
-    def _linger(self):
-        """Let the browser read what it was answered: closing with bytes unread would reset the connection at once."""
-        deadline = time.monotonic() + LINGER_TIME
-        try:
-            self.request.shutdown(socket.SHUT_WR)
-            self.request.settimeout(LINGER_TIME / 2)
-            while time.monotonic() < deadline and self.request.recv(1 << 16):
-                pass
-        except (OSError, ValueError):
-            pass  # it is gone
+            self.finish()
 
     def setup(self):
+        self.request.settimeout(REQUEST_TIME)
+        if self.server.tls:
+            self.request.getpeername()  # OSError when it is gone already: wrapping it then would leave it open
+            self.request = self.server.tls.wrap_socket(
+                self.request, server_side=True, do_handshake_on_connect=False)
+            self.request.do_handshake()
         super().setup()
         self.rfile.close()
-        self._reader = _TimedReader(self.connection)
-        self.rfile = io.BufferedReader(self._reader)
+        self.rfile = io.BufferedReader(_TimedReader(self.connection, 'rb'))
+
+    def finish(self):
+        """Let the browser read its answer: closing with bytes unread would reset the connection at once."""
+        self.idle_since = time.monotonic()
+        with contextlib.suppress(OSError, ValueError):  # it is gone
+            self.request.shutdown(socket.SHUT_WR)
+            self.request.settimeout(LINGER_TIME / 2)
+            while time.monotonic() < self.idle_since + LINGER_TIME and self.request.recv(1 << 16):
+                pass
+        self.server.connections.discard(self)
+        self.request.close()
 
     def handle_one_request(self):
-        """The first byte may take IDLE_TIME to come; from then on the request has REQUEST_TIME, and MAX_HEAD bytes."""
-        self._is_body_read, self.raw_requestline = False, b''
-        self._reader.expires, self._reader.room = time.monotonic() + IDLE_TIME, MAX_HEAD
+        """The first byte may take IDLE_TIME to come; from then on it has REQUEST_TIME, and MAX_HEAD bytes."""
+        self._is_body_read, self.raw_requestline, self.idle_since = False, b'', time.monotonic()
+        self.rfile.raw.expires, self.rfile.raw.room = self.idle_since + IDLE_TIME, MAX_HEAD
         try:
             self.rfile.peek(1)
-            self._reader.expires = time.monotonic() + REQUEST_TIME
+            self.rfile.raw.expires = time.monotonic() + REQUEST_TIME
             super().handle_one_request()
         except HttpError as error:
             self.send_error(error.status if self.raw_requestline else 414, str(error))
-        finally:
-            self.busy = False
 
     def serve(self):
         """Answer one request."""
-        self.busy, self.asked = True, time.monotonic()
+        self.idle_since = math.inf
         try:
             reply = self._reply()
-        except HttpError as error:
-            reply = self._failure(error.status, str(error))
-        except (InputError, UnknownNode) as error:
-            reply = self._failure(404 if isinstance(error, UnknownNode) else 400, str(error))
+        except (HttpError, InputError, UnknownNode) as error:
+            status = 404 if isinstance(error, UnknownNode) else getattr(error, 'status', 400)
+            reply = self._failure(status, str(error))
         except OSError:
             raise  # the browser has gone
         except Exception as error:
@@ -10372,24 +10340,22 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self._read_target()
         if self.place != HEALTH:
             refuse(self.server.access.reasons_to_refuse(self))
-        routes = {route.method: route for route in ROUTES if self.place == '*' or route.fits(self.place)}
-        if 'GET' in routes:
-            routes['HEAD'] = routes['GET']
+        routes = {method: route for route in ROUTES if self.place == '*' or route.fits(self.place)
+                  for method in route.methods}
         self.allowed = ', '.join(sorted({'OPTIONS'}.union(routes)))
         if self.command == 'OPTIONS' and routes:  # no other site is allowed any
             return Reply('', status=204, headers={'Allow': self.allowed})
         refuse([(not routes or self.place == '*', 404, 'There is nothing at this address'),
-                (self.command not in routes, 405, '%s does not go with this address' % printable(self.command)[:20])])
-        made = routes[self.command].answer(self, self._read_body() if self.command in CHANGING else self.query)
-        return made if isinstance(made, Reply) else Reply(encode_json({'results': []} if made is None else made))
+                (self.command not in routes, 405, '%s does not go with this address' % self.command)])
+        return routes[self.command].answer(self, self._read_body() if self.command in CHANGING else self.query)
 
     def _read_target(self):
         """Take apart whom the request is for, and where it goes.
 
-        A proxy may send a whole URL, and, for a path without its last slash, one slash too many.  An authority in the first
-        line counts instead of the header (RFC 9112, 3.2.2).
+        A proxy may send a whole URL, whose host counts instead of the header's (RFC 9112, 3.2.2), and, for a path
+        without its last slash, one slash too many.
         """
-        authority, path, query = re.match(r'(?:https?://([^/?]*))?([^?]*)\??(.*)', self.path, re.IGNORECASE).groups()
+        authority, path, query = re.match(r'(?i)(?:https?://([^/?]*))?([^?]*)\??(.*)', self.path).groups()
         hosts = self.headers.get_all('Host', []) if authority is None else [authority]
         self.authority = hosts[0].strip().lower() if len(hosts) == 1 else ''
         self.place = re.sub('^/+', '/', path) or '/'
@@ -10397,45 +10363,45 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
     def _read_body(self):
         """The JSON object in the request's body (an empty one when DELETE has none)."""
+        kind = self.headers.get('Content-Type', '').partition(';')[0].strip().lower()
         lengths = self.headers.get_all('Content-Length', ['0'] if self.command == 'DELETE' else [])
-        refuse(self._reasons_to_refuse_body(lengths))
-        size = int(lengths[0])
-        self._reader.room += size
+        # strip() alone takes control characters for space, and int() does not.
+        is_number = len(lengths) == 1 and re.match(r'[0-9]{1,12}\Z', lengths[0].strip(' \t'))
+        size = int(lengths[0]) if is_number else 0
+        refuse([(kind != JSON, 415, 'Content-Type: must be application/json'),
+                ('Transfer-Encoding' in self.headers, 411,
+                 'Transfer-Encoding: send the body with Content-Length instead'),
+                (not lengths, 411, 'Content-Length: is missing'),
+                (not is_number, 400, 'Content-Length: must be a number of bytes'),
+                (size > MAX_BODY, 413, 'Content-Length: at most %d bytes are taken' % MAX_BODY)])
+        self.rfile.raw.room += size
         try:
             data = self.rfile.read(size)
         except socket.timeout:
             raise HttpError(408, 'Content-Length: the body did not arrive in time')
-        if len(data) < size:
-            raise HttpError(400, 'Content-Length: the body is shorter')
+        refuse([(len(data) < size, 400, 'Content-Length: the body is shorter')])
         self._is_body_read = True
         return read_json(data) if data or self.command != 'DELETE' else {}
 
-    def _reasons_to_refuse_body(self, lengths):
-        kind = self.headers.get('Content-Type', '').partition(';')[0].strip().lower()
-        yield kind != JSON, 415, 'Content-Type: must be application/json'
-        yield 'Transfer-Encoding' in self.headers, 411, 'Transfer-Encoding: send the body with Content-Length instead'
-        yield not lengths, 411, 'Content-Length: is missing'
-        # strip() alone takes control characters for space, and int() does not.
-        is_number = len(lengths) == 1 and re.match(r'[0-9]{1,12}\Z', lengths[0].strip(' \t'))
-        yield not is_number, 400, 'Content-Length: must be a number of bytes'
-        yield int(lengths[0]) > MAX_BODY, 413, 'Content-Length: at most %d bytes are taken' % MAX_BODY
-
     def by(self):
-        """Who asks (Actor): the address, which a proxy tells where one may be in front; else, on loopback, the user's name
-        where the kernel tells it."""
-        address, is_proxied = peer_address(self.client_address), bool(self.server.access.proxy_names)
-        told = told_address(self.headers) if is_proxied else None
-        user = self.user() if is_loopback(address) and not is_proxied else None
-        return Actor(told or address, None if user is None else user_name(user), told and address)
+        """Who asks (Actor): a proxy's client where one may be in front, else the user where the kernel tells."""
+        address, user, via = peer_address(self.client_address), None, None
+        if self.server.access.proxy_names:
+            with contextlib.suppress(ValueError):  # it tells no address
+                client, _ = split_host_port(told_by_proxy(self.headers, ['X-Forwarded-For', 'X-Real-IP'], 'for'))
+                address, via = canonical(client).partition('%')[0], address
+        elif is_loopback(address) and self.user() is not None:
+            user = user_name(self.user())
+        return Actor(address, user, via)
 
     # --- answers ---
 
     def _failure(self, status, sentence):
         """The Reply that tells an error: a page to who opens one without the token, else JSON."""
-        headers = {401: {'WWW-Authenticate': 'Bearer realm="dispyadmin"'}, 405: {'Allow': self.allowed}}.get(status, {})
+        headers = {401: {'WWW-Authenticate': 'Bearer realm="dispyadmin"'}, 405: {'Allow': self.allowed}}
         if status == 401 and self.command in ('GET', 'HEAD') and self.place in PAGES:
-            return Reply(DENIED_HTML + sentence, HTML, status, headers)
-        return Reply(encode_json({'error': sentence}), JSON, status, headers)
+            return Reply(DENIED_HTML + sentence, HTML, status, headers[status])
+        return Reply(encode_json({'error': sentence}), JSON, status, headers.get(status, {}))
 
     def send_error(self, code, message=None, explain=None):
         """What the standard library finds wrong with a request is told like all else."""
@@ -10443,22 +10409,21 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
         self._send(self._failure(code, printable(message or 'request cannot be read')[:200]))
 
     def _send(self, reply):
-        """The one place from which answers go.  Nothing secret is in them, so packing them tells nothing by their length."""
+        """The one sender.  Nothing secret is in answers, so packing tells nothing by their length."""
         body, headers = reply.body.encode('utf-8', 'replace'), dict(HEADERS, **reply.headers)
         # Below 1400 bytes, one packet takes it as it is.
         if len(body) > 1400 and GZIP.search(self.headers.get('Accept-Encoding', '')):
             body, headers['Content-Encoding'] = gzip.compress(body, 1), 'gzip'  # slower levels make not much less
         if reply.status != 204:  # which has no content
             headers.update({'Content-Type': reply.kind, 'Content-Length': str(len(body))})
-        if not self._is_body_read and ('Content-Length' in self.headers or 'Transfer-Encoding' in self.headers):
-            self.close_connection = True  # what is left of the body would be taken for the next request
-        if self.close_connection:
+        has_body = 'Content-Length' in self.headers or 'Transfer-Encoding' in self.headers
+        if self.close_connection or has_body and not self._is_body_read:  # else its rest would be the next request
             headers['Connection'] = 'close'
         self.connection.settimeout(REQUEST_TIME)
         self.request_version = self.protocol_version  # else an answer to HTTP/0.9 would have no headers
         self.send_response(reply.status)
         for name, value in headers.items():
-            self.send_header(name, value)
+            self.send_header(name, value)  # which closes the connection where that is told
         self.end_headers()
         if self.command != 'HEAD':
             self.wfile.write(body)
@@ -10473,16 +10438,17 @@ class RequestHandler(http.server.BaseHTTPRequestHandler):
 
 PROXY_HEADERS = ('Forwarded', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto', 'X-Real-IP', 'Via')
 
-NEEDS_TOKEN = ('A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
-               'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as '
-               '--http_token; without that, the page is for the user who runs dispyadmin and for root alone.')
+NEEDS_TOKEN = (
+    'A token is needed: open the link that dispyadmin printed when it started (it ends in ?token=...), or send '
+    'the header "Authorization: Bearer TOKEN". If it printed none, the token is in the file given as '
+    '--http_token; without that, the page is for the user who runs dispyadmin and for root alone.')
 
 
 class Access:
     """Who may ask: whoever has the token, and on loopback, where the kernel tells it, our own user and root.
 
-    With a name for a proxy (--http_name), each connection may be the proxy's, whoever is behind it: the kernel's word does
-    not count then, and the proxy's headers do.
+    With a name for a proxy (--http_name), each connection may be the proxy's: its headers count then, whoever the
+    kernel says connects.
     """
 
     def __init__(self, settings, is_loopback_only, has_tls):
@@ -10492,106 +10458,78 @@ class Access:
         self._trusts_kernel = (is_loopback_only and not self.proxy_names and os.path.exists('/proc/self/net/tcp')
                                and hasattr(os, 'geteuid'))
         self.token = settings.http_token or secrets.token_urlsafe(24)
-        self.tells_token = not settings.http_token and not (self._trusts_kernel and os.geteuid() != overflow_user())
+        self.tells_token = not (settings.http_token or self._trusts_kernel and os.geteuid() != overflow_user())
         # Of the token, as cookies do not tell ports apart: two of us, each behind a tunnel, may be one localhost.
-        self._cookie = 'dispyadmin-' + hashlib.sha256(b'dispyadmin cookie ' + self.token.encode('utf-8')).hexdigest()[:12]
+        self._cookie = 'dispyadmin-%.12s' % hashlib.sha256(b'dispyadmin cookie ' + self.token.encode()).hexdigest()
 
     def reasons_to_refuse(self, request):
         """What may stand against a request, as refuse() takes it."""
         # Else a foreign site whose name leads here could read everything.
-        own = self._is_own_name(host_of(request.authority), peer_address(request.connection.getsockname()))
-        yield not own, 421, ('Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin '
-                             'with --http_name NAME' % (printable(request.authority)[:80] or 'named'))
-        told = request.query.get('token') if request.command in ('GET', 'HEAD') and request.place in PAGES else None
-        yield told and not self.is_token(told), 401, (
+        host, here = host_of(request.authority), peer_address(request.connection.getsockname())
+        own = (host in self._names or is_address(host) and is_loopback(host)
+               or not self._is_loopback_only and host.partition('%')[0] == here.partition('%')[0])
+        yield not own, 421, (
+            'Host: this server is not %s; if a proxy or a name of your own leads here, start dispyadmin with '
+            '--http_name NAME' % (printable(request.authority)[:80] or 'named'))
+        is_login = request.command in ('GET', 'HEAD') and request.place in PAGES and 'token' in request.query
+        yield is_login and not self.is_token(request.query['token']), 401, (
             'token: this is not the token of the dispyadmin that runs now. ' + NEEDS_TOKEN)
-        yield not (told or self._has_token(request.headers) or self._trusts(request)), 401, NEEDS_TOKEN
+        shown = (re.findall(r'(?is)\Abearer (.*)', request.headers.get('Authorization', ''))
+                 + re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie, request.headers.get('Cookie', '')))
+        has_token = is_login or any(self.is_token(text.strip()) for text in shown)
+        yield not (has_token or self._trusts(request)), 401, NEEDS_TOKEN
         # A browser says from which page a request comes: it must be our own, or a proxy's that leads here.
         origin = request.headers.get('Origin', 'http://' + request.authority)
         scheme, _, authority = origin.lower().partition('://')
-        own = scheme in ('http', 'https') and (authority == request.authority or host_of(authority) in self.proxy_names)
-        yield request.command in CHANGING and not own, 403, (
+        own = authority == request.authority or host_of(authority) in self.proxy_names
+        yield request.command in CHANGING and not (own and scheme in ('http', 'https')), 403, (
             'Origin: requests from pages of %s are not allowed' % (printable(origin)[:80] or 'nowhere'))
-
-    def _is_own_name(self, name, local_address):
-        """Whether a host names this server; `local_address` is the address that the browser connected to."""
-        if name in self._names:
-            return True
-        try:
-            address = canonical(name)
-        except ValueError:
-            return False
-        return (address in self._names or is_loopback(address)
-                or not self._is_loopback_only and address.partition('%')[0] == local_address.partition('%')[0])
 
     def is_token(self, text):
         """Whether this is the token, in a time that does not tell how much of it is right."""
         return hmac.compare_digest(text.encode('utf-8', 'replace'), self.token.encode('utf-8'))
-
-    def _has_token(self, headers):
-        shown = re.findall(r'(?is)\Abearer (.*)', headers.get('Authorization', ''))
-        shown += re.findall(r'(?:^|;\s*)%s=([^;]*)' % self._cookie, headers.get('Cookie', ''))
-        return any(self.is_token(text.strip()) for text in shown)
 
     def _trusts(self, request):
         return (self._trusts_kernel and not any(name in request.headers for name in PROXY_HEADERS)
                 and request.user() in (0, os.geteuid()))
 
     def set_cookie(self, headers):
-        """The header that leaves the token with a browser: for TLS alone where the browser uses it, which a proxy tells."""
-        is_secure = self._has_tls or self.proxy_names and is_told_https(headers)
-        return '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie, self.token, '; Secure' if is_secure else '')
+        """The header that leaves the token with a browser: for TLS alone where the browser uses it.  That a proxy
+        tells: a client that makes it up spoils its own login alone."""
+        scheme = told_by_proxy(headers, ['X-Forwarded-Proto'], 'proto') if self.proxy_names else ''
+        secure = '; Secure' if self._has_tls or scheme.lower() == 'https' else ''
+        return '%s=%s; HttpOnly; SameSite=Strict%s' % (self._cookie, self.token, secure)
 
 
 def host_of(authority):
-    """The host of HOST, HOST:PORT or [ADDRESS]:PORT, without a last dot; empty when it is none of them."""
+    """The host of HOST, HOST:PORT or [ADDRESS]:PORT, without a last dot, or its canonical address; else ''."""
     match = re.match(r'(?:\[([^\[\]]*)\]|([^:/\[\]]*))(?::[0-9]*)?\Z', authority)
-    return (match.group(1) or match.group(2) or '').rstrip('.') if match else ''
+    host = (match.group(1) or match.group(2) or '').rstrip('.') if match else ''
+    return canonical(host) if is_address(host) else host
 
 
-def told_address(headers):
-    """The client's address, as the proxy tells it last in the first of these headers that is there; None when that is none.
-
-    What comes before the last comma the client may have made up.
-    """
-    for name in ('X-Forwarded-For', 'X-Real-IP'):
-        if name in headers:
-            last = headers.get_all(name)[-1].rpartition(',')[2].strip(' \t"')
-            break
-    else:
-        last = told_pair(headers, 'for')
-    try:
-        return canonical(split_host_port(last)[0]).partition('%')[0]
-    except ValueError:
-        return None
-
-
-# The last element of Forwarded: what stands in quotation marks, as a client's Host may, has no commas or semicolons of ours.
+# The last element of Forwarded.  What stands in quotation marks, as a client's Host may, is one value.
 _PAIR = r'[a-z]+=(?:"[^"]*"|[^\s",;]*)'
 _LAST_ELEMENT = re.compile(r'(?:.*,)?[ \t]*(%s(?:[ \t]*;[ \t]*%s)*)[ \t]*\Z' % (_PAIR, _PAIR), re.IGNORECASE)
 
 
-def told_pair(headers, name):
-    """A value of the last element in the header Forwarded (RFC 7239); '' when it has none, or several."""
+def told_by_proxy(headers, names, key):
+    """What a proxy tells of its client: the last element of the first of these headers that is there, else this
+    key of Forwarded (RFC 7239); '' for nothing, or several.  Earlier elements the client may have made up."""
+    for name in names:
+        if name in headers:
+            return headers.get_all(name)[-1].rpartition(',')[2].strip(' \t"')
     match = _LAST_ELEMENT.match(headers.get_all('Forwarded', [''])[-1])
-    pairs = [pair.partition('=') for pair in re.findall(_PAIR, match.group(1), re.IGNORECASE)] if match else []
-    values = [value.strip('"') for key, _, value in pairs if key.lower() == name]
+    pairs = [pair.partition('=') for pair in re.findall('(?i)' + _PAIR, match.group(1))] if match else []
+    values = [value.strip('"') for name, _, value in pairs if name.lower() == key]
     return values[0] if len(values) == 1 else ''
-
-
-def is_told_https(headers):
-    """Whether the proxy says that the client speaks TLS with it.  Who makes that up spoils his own login alone."""
-    return 'https' in (headers.get_all('X-Forwarded-Proto', [''])[-1].rpartition(',')[2].strip().lower(),
-                       told_pair(headers, 'proto').lower())
 
 
 def overflow_user():
     """The id that stands for users of other namespaces, and so for nobody: proc_sys_kernel(5)."""
-    try:
-        with open('/proc/sys/kernel/overflowuid') as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 65534
+    with contextlib.suppress(OSError, ValueError), open('/proc/sys/kernel/overflowuid') as file:
+        return int(file.read())
+    return 65534
 
 
 def connection_user(sock):
@@ -10602,21 +10540,17 @@ def connection_user(sock):
     there, here = sock.getpeername()[:2], sock.getsockname()[:2]
     # a client may speak IPv4 through a socket of either family
     for name, prefix in ('tcp', ''), ('tcp6', '::ffff:' if sock.family == socket.AF_INET else ''):
-        wanted = [_proc_address(prefix + address, port) for address, port in (there, here)] + [b'01']  # established
-        try:
-            with open('/proc/self/net/' + name, 'rb') as table:
-                users = [int(fields[7]) for fields in map(bytes.split, table) if fields[1:4] == wanted]
-        except (OSError, ValueError, IndexError):
-            continue
-        if users:
-            return users[0] if users[0] != overflow_user() else None
+        wanted = [_proc_address(prefix + address, port) for address, port in (there, here)] + [b'01']  # connected
+        with contextlib.suppress(OSError, ValueError, IndexError), open('/proc/self/net/' + name, 'rb') as table:
+            users = [int(fields[7]) for fields in map(bytes.split, table) if fields[1:4] == wanted]
+            if users:
+                return users[0] if users[0] != overflow_user() else None
     return None
 
 
 def _proc_address(address, port):
     """An address as /proc/net/tcp writes it: words of 32 bits in the machine's own byte order, in hex."""
-    packed = socket.inet_pton(family_of(address), address.partition('%')[0])
-    words = struct.unpack('=%dI' % (len(packed) // 4), packed)
+    words = memoryview(socket.inet_pton(family_of(address), address.partition('%')[0])).cast('I')
     return ('%s:%04X' % (''.join('%08X' % word for word in words), port)).encode('ascii')
 
 
@@ -10631,14 +10565,13 @@ def user_name(user):
 # --- routes ---
 
 def read_json(data):
-    """A JSON object from the browser.  InputError with a sentence for anything else."""
+    """A JSON object from the browser; anything else is refused."""
     try:
         # Longer numbers are more than any field may be; int() would take seconds for a million digits.
         value = json.loads(data.decode('utf-8'), parse_int=lambda text: int(text) if len(text) <= 20 else math.inf)
     except (ValueError, RecursionError):
         raise InputError('body: must be JSON in UTF-8')
-    if not isinstance(value, dict):
-        raise InputError('body: must be a JSON object')
+    refuse([(not isinstance(value, dict), 400, 'body: must be a JSON object')])
     return value
 
 
@@ -10647,7 +10580,7 @@ CHECKS = {
     'host': ('a host name or an IP address', lambda host: isinstance(host, str)),
     'port': ('a whole number from 1 to 65535', lambda port: type(port) is int and 0 < port < 65536),
     'nodes': ('a list of 1 to %d node ids' % MAX_BODY_NODES, lambda ids: (
-        isinstance(ids, list) and 0 < len(ids) <= MAX_BODY_NODES and all(isinstance(node_id, str) for node_id in ids))),
+        isinstance(ids, list) and 0 < len(ids) <= MAX_BODY_NODES and all(isinstance(each, str) for each in ids))),
     'preview': ('true or false', lambda flag: type(flag) is bool),
     'label': ('1 to 64 printable characters', lambda label: (
         isinstance(label, str) and re.match(r'[\x21-\x7e]{1,64}\Z', label))),
@@ -10655,39 +10588,39 @@ CHECKS = {
         isinstance(note, str) and len(note) <= MAX_TEXT and note.isprintable())),
     'then': ('"restore", "end" or "stay"', lambda then: then in THENS),
     'now': ('true', lambda now: now is True),
+    **dict.fromkeys(['operation', 'since', 'limit', 'changes'], (  # in an address, all is text
+        'a whole number', lambda number: re.match(r'[0-9]{1,16}\Z', str(number)))),
 }
-# In an address, all is text.
-CHECKS.update(dict.fromkeys(('operation', 'since', 'limit', 'changes'), (
-    'a whole number', lambda number: re.match(r'[0-9]{1,16}\Z', str(number)))))
 
 
 class Route:
-    """What a request does: `call(request, ID of the path, field=value)`, with the fields of its query or body, makes a
-    Reply, or what is sent as JSON; None stands for no results.  A field that ends in ? may be left out or null."""
+    """What a request does: `call(request, ID of the path, field=value)`, with the fields of query or body, makes a
+    Reply, or what is sent as JSON.  A field that ends in ? may be left out or null.  HEAD goes with GET."""
 
     def __init__(self, method, path, call, *fields):
-        self.method, self.path, self._call = method, path, call
+        self.methods, self.path, self._call = {method} | ({'HEAD'} if method == 'GET' else set()), path, call
         self.fits = re.compile(re.escape(path).replace('ID', '(.*)') + r'\Z').match
         self._fields = {field.rstrip('?'): field.endswith('?') for field in fields}
 
     def answer(self, request, given):
-        """Check the fields, and call.  InputError."""
-        for field in given:
-            if field not in self._fields and request.command in CHANGING:
-                raise InputError('%s: there is no such field in this request' % printable(field)[:80])
-        for field, may_lack in self._fields.items():
-            value, (what, is_good) = given.get(field), CHECKS.get(field, (None, None))
-            if field not in given and not may_lack:
-                raise InputError('%s: is missing' % field)
-            if is_good and not is_good(value) and not (value is None and may_lack):
-                raise InputError('%s: must be %s' % (field, what))
+        """Check the fields, and call."""
+        refuse(self._reasons_to_refuse(request, given))
         ids = [urllib.parse.unquote(part) for part in self.fits(request.place).groups()]
-        return self._call(request, *ids, **{field: given.get(field) for field in self._fields})
+        made = self._call(request, *ids, **{field: given.get(field) for field in self._fields})
+        return made if isinstance(made, Reply) else Reply(encode_json(made))
+
+    def _reasons_to_refuse(self, request, given):
+        for field in given if request.command in CHANGING else ():
+            yield field not in self._fields, 400, (
+                '%s: there is no such field in this request' % printable(field)[:80])
+        for field, may_lack in self._fields.items():
+            value, (what, is_good) = given.get(field), CHECKS.get(field, ('', lambda value: True))
+            yield field not in given and not may_lack, 400, '%s: is missing' % field
+            yield not (value is None and may_lack or is_good(value)), 400, '%s: must be %s' % (field, what)
 
 
 def get_page(request, token):
-    """The page.  With ?token= it keeps the token in a cookie and leads on to the address without it, whatever its path is to
-    the browser."""
+    """The page.  With ?token= the token goes into a cookie, and the browser to the same address without it."""
     if token is None:
         return Reply(PAGE_HTML, HTML)
     rest = urllib.parse.urlencode({field: value for field, value in request.query.items() if field != 'token'})
@@ -10702,30 +10635,17 @@ def get_health(request):
     return Reply(encode_json({'ok': is_well}), status=200 if is_well else 503)
 
 
-def get_metrics(request):
-    """All metrics."""
-    with request.server.scraping:
-        return Reply(write_metrics(request.admin), METRICS_KIND)
-
-
 def get_nodes(request, since):
     """The nodes that have changed after this sequence number, or all."""
-    admin, snapshot = request.admin, request.admin.snapshot(None if since is None else int(since))
-    head = encode_json({'sequence': snapshot.sequence, 'time': time.time(), 'poll_interval': admin.schedule.interval,
-                        'totals': snapshot.totals, 'groups': admin.table.group_totals(), 'full': snapshot.full,
-                        'removed': snapshot.removed})
+    admin, snapshot = request.admin, request.admin.snapshot(since and int(since))
+    head = encode_json({'sequence': snapshot.sequence, 'time': time.time(),
+                        'poll_interval': admin.schedule.interval, 'totals': snapshot.totals,
+                        'groups': admin.table.group_totals(), 'full': snapshot.full, 'removed': snapshot.removed})
     return Reply('%s,"nodes":[%s]}' % (head[:-1], ','.join(node.json() for node in snapshot.nodes)))
 
 
-def get_node(request, node_id):
-    """What is known of a node, and its last hours."""
-    return Reply('%s,"history":%s}' % (request.admin.node(node_id).json()[:-1],
-                                       encode_json(request.admin.history.node(node_id))))
-
-
 def get_events(request, operation, node, kind, since, limit, changes):
-    """The newest so many (limit), of a node, of a kind, since a Unix time, each with so many changes; or that of one
-    operation, whole."""
+    """The newest, at most so many (limit), each with so many changes; those of one operation whole."""
     events = [event for event in request.admin.journal.events() if event.time >= int(since or 0) and
               (operation is None or event.plan and event.plan.number == int(operation)) and
               node in (None,) + event.nodes and kind in (None, event.kind)]
@@ -10739,19 +10659,17 @@ def endpoint_of(host, port):
         host, port_too = split_host_port(host)
     except ValueError as error:
         raise InputError('host: %s' % error)
-    if port is not None and port_too not in (None, port):
-        raise InputError('port: %d, but the host says %d' % (port, port_too))
+    refuse([(port and port_too and port != port_too, 400, 'port: %s, but the host says %s' % (port, port_too))])
     return host, port or port_too
 
 
 def poll_nodes(request, interval, now, nodes):
     """Set the poll interval, or poll now."""
-    admin = request.admin
-    if (interval is None) == (now is None):
-        raise InputError('interval: give either "interval" in seconds or "now": true')
+    refuse([((interval is None) == (now is None), 400,
+             'interval: give either "interval" in seconds or "now": true')])
     if interval is not None:
-        return {'poll_interval': admin.set_interval(interval, by=request.by()), 'results': []}
-    return {'poll_interval': admin.schedule.interval, 'results': admin.poll(nodes)}
+        request.admin.set_interval(interval, by=request.by())
+    return {'poll_interval': request.admin.schedule.interval, 'results': request.admin.poll(nodes) if now else []}
 
 
 def run_plan(request, plan, preview=False):
@@ -10763,41 +10681,33 @@ def run_plan(request, plan, preview=False):
 
 
 def plan_route(path, make, *fields, needs_nodes=True):
-    """The Route of a request that changes its `nodes`, or those of its `group`: `make(by, **fields)` is the Step of its
-    Plan, which a `label` finds while it runs.  Where no nodes are needed, those are meant that are not as they were set."""
+    """The Route of a request that changes `nodes`, or those of `group`: `make(by, **fields)` is the Step of its
+    Plan, which `label` finds while it runs.  Where no nodes are needed, those are meant that have drifted."""
     def call(request, nodes, group, preview, label, **values):
-        admin = request.admin
-        if nodes is not None and group is not None:
-            raise InputError('group: give either "nodes" or "group"')
-        if nodes is None and group is None and needs_nodes:
-            raise InputError('nodes: is missing')
-        ids = admin.plans.drifted() if nodes is None else nodes
+        plans, by = request.admin.plans, request.by()
+        refuse([(nodes is not None and group is not None, 400, 'group: give either "nodes" or "group"'),
+                (nodes is None and group is None and needs_nodes, 400, 'nodes: is missing')])
         if group is not None:
-            ids = admin.ids_of_group(group)
-        return run_plan(request, admin.plans.plan(make(request.by(), **values), ids, request.by(), label), preview)
+            nodes = request.admin.ids_of_group(group)
+        ids = plans.drifted() if nodes is None else nodes
+        return run_plan(request, plans.plan(make(by, **values), ids, by, label), preview)
     return Route('POST', path, call, 'nodes?', 'group?', 'preview?', 'label?', *fields)
 
 
-def setting(kind):
-    """What makes the Step that sets this kind of Setting."""
-    return lambda by, **values: SetStep(kind(**values))
-
-
-PAGES = ('/', '/admin.html', '/admin_node.html')
-
-# HEAD goes with GET, and OPTIONS with all.  For all but HEALTH, Access says who may ask.
+# For all but HEALTH, Access says who may ask.
 ROUTES = [Route('GET', path, get_page, 'token?') for path in PAGES] + [
     Route('GET', '/page.css', lambda request: Reply(PAGE_CSS, 'text/css; charset=utf-8')),
     Route('GET', '/page.js', lambda request: Reply(PAGE_JS, 'text/javascript; charset=utf-8')),
+    Route('GET', '/metrics', lambda request: Reply(write_metrics(request.admin), METRICS_KIND)),
+    Route('GET', HEALTH, get_health),
     Route('GET', '/api/nodes', get_nodes, 'since?'),
-    Route('GET', '/api/nodes/ID', get_node),
+    Route('GET', '/api/nodes/ID', lambda request, node_id: dict(
+        request.admin.node(node_id).view, history=request.admin.history.node(node_id))),
     Route('GET', '/api/history', lambda request: request.admin.history.cluster()),
     Route('GET', '/api/events', get_events, 'operation?', 'node?', 'kind?', 'since?', 'limit?', 'changes?'),
     Route('GET', '/api/operations', lambda request: {
         'operations': [plan.summary() for plan in request.admin.journal.plans()[:20]]}),
     Route('GET', '/api/about', lambda request: request.admin.about()),
-    Route('GET', HEALTH, get_health),
-    Route('GET', '/metrics', get_metrics),
     Route('POST', '/api/nodes', lambda request, host, port: {
         'results': request.admin.add(*endpoint_of(host, port), by=request.by())}, 'host', 'port?'),
     Route('POST', '/api/diagnose', lambda request, host, port: diagnose(request.admin, *endpoint_of(host, port)),
@@ -10805,14 +10715,16 @@ ROUTES = [Route('GET', path, get_page, 'token?') for path in PAGES] + [
     Route('POST', '/api/secret', lambda request, secret: {
         'results': request.admin.add_secret(secret, by=request.by())}, 'secret'),
     Route('POST', '/api/poll', poll_nodes, 'interval?', 'now?', 'nodes?'),
-    Route('POST', '/api/scan', lambda request: request.admin.scan(request.by())),
+    Route('POST', '/api/scan', lambda request: {'results': request.admin.scan(request.by()) or []}),
     Route('POST', '/api/undo', lambda request, operation, preview, label: run_plan(
-        request, request.admin.plans.undo(operation, request.by(), label), preview), 'operation', 'preview?', 'label?'),
+        request, request.admin.plans.undo(operation, request.by(), label), preview),
+          'operation', 'preview?', 'label?'),
     Route('DELETE', '/api/nodes/ID', lambda request, node_id: run_plan(
         request, request.admin.plans.plan(ForgetStep(), [request.admin.node(node_id).id], request.by()))),
-    plan_route('/api/cpus', setting(SetCpus), 'cpus'),
-    plan_route('/api/service_time', setting(SetServiceTime), 'control', 'time'),
-    plan_route('/api/clients', setting(SetClients), 'clients'),
+    plan_route('/api/cpus', lambda by, cpus: SetStep(SetCpus(cpus)), 'cpus'),
+    plan_route('/api/service_time', lambda by, control, time: SetStep(SetServiceTime(control, time)),
+               'control', 'time'),
+    plan_route('/api/clients', lambda by, clients: SetStep(SetClients(clients)), 'clients'),
     plan_route('/api/drain', lambda by, then, note: DrainStep(by, then, note or None), 'then?', 'note?'),
     plan_route('/api/return', lambda by: ReturnStep()),
     plan_route('/api/cancel_drain', lambda by: ReturnStep()),
