@@ -3340,23 +3340,22 @@ GAP = b'\xff'  # each byte of a sample that is missing: unpacked, it is what sta
 NODE_FIELDS, NODE_SAMPLE = ('busy', 'cpu', 'memory', 'state'), struct.Struct('<HBeB')
 MOST_BUSY, MOST_MEMORY = 0xFFFE, 65504.0
 
-# All nodes together.
+# All nodes together: CPU is the mean, memory the sum over the nodes that tell.
 CLUSTER_FIELDS, CLUSTER_SAMPLE = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory'), struct.Struct('<5q2d')
 SHOWN_AS = {'memory': lambda gib: int(gib * GIB), 'state': STATES.__getitem__}
 
 
 def sample_node(node):
     """NODE_FIELDS of a NodeSnapshot, None where nothing is known: what a node told before it was lost is as old as that."""
-    number = STATES.index(node.state)
-    if node.state not in (READY, STOPPED):
-        return None, None, None, number
-    busy, (cpu, memory) = node.info.busy, (node.info.avail_info or (None, None))[:2]
+    busy = cpu = memory = None
+    if node.state in (READY, STOPPED):
+        busy, (cpu, memory) = node.info.busy, (node.info.avail_info or (None, None))[:2]
     return (busy and min(busy, MOST_BUSY), cpu if cpu is None else int(cpu + 0.5),
-            memory and min(memory / GIB, MOST_MEMORY), number)
+            memory and min(memory / GIB, MOST_MEMORY), STATES.index(node.state))
 
 
 def sample_cluster(snapshot):
-    """CLUSTER_FIELDS of a Snapshot: CPU is the mean, memory the sum over the nodes that tell."""
+    """CLUSTER_FIELDS of a Snapshot."""
     told = [node.info.avail_info for node in snapshot.nodes if node.state in (READY, STOPPED) and node.info.avail_info]
     cpus, memory = ([available[i] for available in told if available[i] is not None] for i in (0, 1))
     return [snapshot.totals[field] for field in CLUSTER_FIELDS[:5]] + [
@@ -3369,52 +3368,44 @@ def steady_time():
 
 
 class Timeline:
-    """Of each key the last `length` samples, one for each slot of `interval` seconds; where the program stood still, there
-    are gaps.  Times are those of steady_time().  Any thread."""
+    """Of each key the last `length` samples, one for each slot of `interval` seconds of steady_time(), with gaps where the
+    program stood still.  One thread puts, any reads or forgets."""
 
-    def __init__(self, interval, length, record):
+    def __init__(self, interval, length, fields, record):
         self.interval = interval
+        self.fields = fields
         self._length = length
         self._record = record  # struct.Struct of a sample
         self._unknown = record.unpack(GAP * record.size)
-        self._lock = threading.Lock()  # guards those below
-        self._end = 0          # number of the slot behind the last
-        self._kept = {}        # key -> bytes of its samples, the oldest first
+        # Number of the slot behind the last, and {key: bytes of its samples, the oldest first}: replaced whole.
+        self._kept = 0, {}
 
-    def is_due(self, now):
-        """Whether nothing was put in the present slot yet."""
-        return now // self.interval >= self._end
+    def put(self, now, sample):
+        """Put sample(), {key: values, None where not known}, in the present slot if it is free; forget other keys."""
+        slot, (end, kept) = int(now // self.interval), self._kept
+        if slot < end:
+            return
+        gaps = GAP * self._record.size * min(slot - end, self._length)
+        self._kept = slot + 1, {key: self._append(kept.get(key), gaps, values) for key, values in sample().items()}
 
-    def put(self, now, samples):
-        """Put {key: values, None where not known} in the present slot, which is_due(); other keys are forgotten."""
-        slot = int(now // self.interval)
-        with self._lock:
-            gaps = GAP * self._record.size * min(slot - self._end, self._length)
-            for key in self._kept.keys() - samples.keys():
-                del self._kept[key]
-            for key, values in samples.items():
-                before = self._kept[key] + gaps if key in self._kept else b''
-                record = self._record.pack(*[none if value is None else value
-                                             for value, none in zip(values, self._unknown)])
-                self._kept[key] = (before + record)[-self._length * self._record.size:]
-            self._end = slot + 1
+    def _append(self, before, gaps, values):
+        record = self._record.pack(*[none if value is None else value for value, none in zip(values, self._unknown)])
+        return ((before + gaps if before else b'') + record)[-self._length * self._record.size:]
 
     def forget(self, key):
         """If this key comes back, its samples begin anew."""
-        with self._lock:
-            self._kept.pop(key, None)
+        self._kept[1].pop(key, None)
 
     def read(self, key):
         """(number of the first slot, the values of each sample, None where not known)."""
-        with self._lock:
-            data, end = self._kept.get(key, b''), self._end
+        end, kept = self._kept
         rows = [[None if value == none or value != value else value for value, none in zip(row, self._unknown)]
-                for row in self._record.iter_unpack(data)]
+                for row in self._record.iter_unpack(kept.get(key, b''))]
         return end - len(rows), rows
 
 
 class History(Worker):
-    """Keeps the last hours in memory: a sample of the table now and then, and what readers may have of them."""
+    """Keeps the last hours in memory: samples the table now and then, and shows what it has as the HTTP interface does."""
 
     name = 'history'
 
@@ -3423,10 +3414,9 @@ class History(Worker):
         self._table = table
         self._clock = clock    # dates what is shown: when it is set right, what was seen before is dated right, too
         self._steady = steady
-        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_SAMPLE)
-        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, NODE_SAMPLE)
-
-    # --- its thread ---
+        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_FIELDS, CLUSTER_SAMPLE)
+        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, NODE_FIELDS, NODE_SAMPLE)
+        self.forget = self._nodes.forget
 
     def turn(self):
         if not self.stopping.wait(CLUSTER_INTERVAL - self._steady() % CLUSTER_INTERVAL):
@@ -3435,34 +3425,26 @@ class History(Worker):
     def sample(self):
         """Take the samples that are due."""
         now = self._steady()
-        if self._cluster.is_due(now):
-            self._cluster.put(now, {'': sample_cluster(self._table.snapshot())})
-        if self._nodes.is_due(now):
-            self._nodes.put(now, {node_id: sample_node(node) for node_id, node in self._table.published().items()})
-
-    # --- any thread ---
-
-    def forget(self, node_id):
-        """The node is not in the table any more: if it comes back, its history begins anew."""
-        self._nodes.forget(node_id)
+        self._cluster.put(now, lambda: {'': sample_cluster(self._table.snapshot())})
+        self._nodes.put(now, lambda: {key: sample_node(node) for key, node in self._table.published().items()})
 
     def cluster(self):
-        """The history of all nodes together, as the HTTP interface shows it."""
-        return self._shown(self._cluster, '', CLUSTER_FIELDS)
+        """The history of all nodes together."""
+        return self._shown(self._cluster, '')
 
     def node(self, node_id):
-        """The history of a node, as the HTTP interface shows it; empty when there is no sample of it yet."""
-        return self._shown(self._nodes, node_id, NODE_FIELDS)
+        """The history of a node; empty when there is no sample of it yet."""
+        return self._shown(self._nodes, node_id)
 
-    def _shown(self, timeline, key, fields):
-        """A column of values for each of these fields, and when they were seen."""
+    def _shown(self, timeline, key):
+        """A column of values for each field, and when they were seen."""
         first, rows = timeline.read(key)
         now = self._clock()
         since = round(first * timeline.interval + now - self._steady(), 3) if rows else None
         shown = collections.OrderedDict(time=now, interval=timeline.interval, since=since)
-        for field, column in zip(fields, zip(*rows) if rows else itertools.repeat(())):
-            show = SHOWN_AS.get(field)
-            shown[field] = [show(value) if show and value is not None else value for value in column]
+        for number, field in enumerate(timeline.fields):
+            show = SHOWN_AS.get(field, lambda value: value)
+            shown[field] = [None if row[number] is None else show(row[number]) for row in rows]
         return shown
 
 
