@@ -506,7 +506,7 @@ class State(OperationsTest):
     def test_nothing_set_is_dropped_for_another_address(self):
         """--node with a name: what was set at an address that is silent now stays when another one answers."""
         first, second = '127.0.0.2:9701', '127.0.0.3:9701'
-        admin = mock.Mock(table=NodeTable(), node_ports=[9701])
+        admin = mock.Mock(table=NodeTable(), node_ports=[9701], forgotten={})
         admin.add_row = admin.table.add
         admin.add.return_value = [{'id': first, 'ok': False}, {'id': second, 'ok': True}]
         with mock.patch('dispyadmin.resolve', return_value=['127.0.0.2', '127.0.0.3']):
@@ -515,7 +515,7 @@ class State(OperationsTest):
                 with self.subTest(kept):
                     admin.table.add('127.0.0.2', 9701)
                     admin.table.keep(first, **kept)
-                    self.assertTrue(dispyadmin.Seeker([], admin)._look('head', None))
+                    self.assertTrue(dispyadmin.Seeker([], admin)._seek(('head', None)))
                     self.assertEqual(admin.table.get(first) is not None, shown)
 
     def test_damaged_file_is_set_aside(self):
