@@ -3339,7 +3339,8 @@ NODE_FIELDS, NODE_SAMPLE = ('busy', 'cpu', 'memory', 'state'), struct.Struct('<H
 MOST_BUSY, MOST_MEMORY = 0xFFFE, 65504.0
 
 # All nodes together: CPU is the mean, memory the sum over the nodes that tell.
-CLUSTER_FIELDS, CLUSTER_SAMPLE = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory'), struct.Struct('<5q2d')
+CLUSTER_FIELDS = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory')
+CLUSTER_SAMPLE = struct.Struct('<5q2d')
 SHOWN_AS = {'memory': lambda gib: int(gib * GIB), 'state': STATES.__getitem__}
 
 
@@ -4634,9 +4635,9 @@ def new_row(node_id):
 # ---------------------------------------------------------------------------------------------------------------------
 
 class Admin:
-    """What connects the parts, and starts and stops their threads: the page, the console and scripts ask it.  No HTTP.
+    """What connects the parts, and starts and stops their threads.  It knows no HTTP.
 
-    Operations wait for their outcome and return results: dicts with `id`, `ok`, `message` and the values now in force.
+    Operations wait for their outcome and return results: dicts with `id`, `ok`, `message` and values now in force.
     They raise InputError for values that cannot be, before any node is asked.
     """
 
@@ -4653,13 +4654,14 @@ class Admin:
         self.table = NodeTable(groups=settings.groups)
         self.schedule = Schedule(settings.poll_interval)
         self.journal = Journal()
-        self._hosts = own_addresses(settings.hosts)
+        self._hosts = hosts = own_addresses(settings.hosts)
         reply_port = 0 if settings.reply_port is None and settings.http_port == REPLY_PORT else settings.reply_port
-        self.listener = Listener(self._hosts, settings.info_port, reply_port, max(16, min(512, files // 8)), self.server_tls,
-                                 self._heard)
-        self.poller = Poller(max(16, min(1024, files // 2)), self.client_tls, self._due_talks, self.schedule.next_look)
+        self.listener = Listener(hosts, settings.info_port, reply_port, max(16, min(512, files // 8)),
+                                 self.server_tls, self._heard)
+        self.poller = Poller(max(16, min(1024, files // 2)), self.client_tls, self._due_talks,
+                             self.schedule.next_look)
         self.schedule.earlier = self.poller.wake
-        self.announcer = Announcer(self.sign, self._hosts, self.node_ports, settings.ping_interval,
+        self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
         self.seeker = Seeker(settings.nodes, self)
         self.plans = PlanRunner(self)
@@ -4673,11 +4675,11 @@ class Admin:
         self._doubted = set()          # ids of rows one of whose other addresses has announced another sign
         self._unasked = set()          # ids that announce themselves and cannot be asked; poller's thread alone
         # Any thread changes these, each time by what takes effect as a whole.
-        self.forgotten = collections.OrderedDict()  # ids that administrators forgot; only what is seen again comes back
+        self.forgotten = collections.OrderedDict()  # ids that administrators forgot, until they are seen again
         self._meeting = set()          # ids of new addresses that are being asked or wait for it
         self._met = collections.Counter()  # how many there were at each address, of each id, in the present minute
         self._minute = 0.0             # monotonic time at which that began
-        self._lock = threading.Lock()  # guards _secrets while it grows: `tried` of nodes counts how many did not open them
+        self._lock = threading.Lock()  # guards _secrets while it grows: Known.tried counts those at its beginning
         self._secrets = ['', settings.secret] if settings.secret else ['']
 
     def start(self):
@@ -4744,27 +4746,24 @@ class Admin:
     def set_interval(self, seconds, by=SYSTEM):
         """Poll each node every so many seconds."""
         if type(seconds) not in (int, float) or not LEAST_PAGE_INTERVAL <= seconds <= MOST_INTERVAL:
-            raise InputError('interval: must be a number of seconds from %d to %d' % (LEAST_PAGE_INTERVAL, MOST_INTERVAL))
+            raise InputError('interval: must be a number of seconds from %d to %d'
+                             % (LEAST_PAGE_INTERVAL, MOST_INTERVAL))
         self.schedule.interval = seconds
-        self.journal.act(by, 'poll_interval', 'Set the poll interval to %g seconds' % seconds, asked={'interval': seconds})
+        title = 'Set the poll interval to %g seconds' % seconds
+        self.journal.act(by, 'poll_interval', title, asked={'interval': seconds})
         return seconds
 
     def poll(self, ids=None):
         """Ask these nodes (or all) right away, and say what each is now."""
         ids = list(collections.OrderedDict.fromkeys(self.table.ids() if ids is None else ids))
-        results, found = [], self.ask_all([node_id for node_id in ids if node_id in self.table])
-        for node_id in ids:
-            node, error = self.table.get(node_id), found.get(node_id, LATE)
-            if not node:
-                results.append(failure(node_id, 'unknown', UNKNOWN_NODE))
-            elif error:
-                results.append(failure(node_id, 'unreachable', error))
-            else:
-                results.append(success(node_id, 'Answers; it is %s.' % node.state))
-        return results
+        errors = self.ask_all(self.table.snapshots(ids))
+        nodes = self.table.snapshots(errors)
+        return [failure(node_id, 'unknown', UNKNOWN_NODE) if node_id not in nodes else
+                failure(node_id, 'unreachable', errors[node_id]) if errors[node_id] else
+                success(node_id, 'Answers; it is %s.' % nodes[node_id].state) for node_id in ids]
 
     def add(self, host, port=None, by=None):
-        """Ask this host whether there are dispynodes at this port, or at the usual ones, and list those that answer."""
+        """Ask this host for dispynodes at this port, or at the usual ones, and list those that answer."""
         ports = [port] if port else self.node_ports
         try:
             ids = [format_id(address, number) for address in resolve(host) for number in ports]
@@ -4776,8 +4775,8 @@ class Admin:
         if by:
             for result in good:
                 self.list_again(result['id'])
-            self.journal.act(by, 'add', 'Add %s' % (format_id(host, port) if port else host), [r['id'] for r in good],
-                             {'host': host, 'port': port})
+            title = 'Add %s' % (format_id(host, port) if port else host)
+            self.journal.act(by, 'add', title, [result['id'] for result in good], {'host': host, 'port': port})
         return good or results[:1]
 
     def _added(self, node_id, error):
@@ -4823,9 +4822,7 @@ class Admin:
         """Try a secret, from now on, on nodes that none has opened.  One result for each node that it opens."""
         if not isinstance(secret, str) or not secret:
             raise InputError('secret: must be a text that is not empty')
-        try:
-            secret.encode('utf-8')
-        except UnicodeEncodeError:
+        if re.search('[\ud800-\udfff]', secret):
             raise InputError('secret: has characters that UTF-8 does not have')
         with self._lock:
             if secret not in self._secrets:
@@ -4834,8 +4831,8 @@ class Admin:
                 self._secrets.append(secret)
         locked = self.table.ids(LOCKED)
         self.ask_all(locked)
-        opened = [success(node.id, node.view['reason'] or 'Unlocked.') for node in self.table.snapshots(locked).values()
-                  if node.state in (READY, STOPPED)]
+        opened = [success(node.id, node.view['reason'] or 'Unlocked.')
+                  for node in self.table.snapshots(locked).values() if node.state in (READY, STOPPED)]
         self.journal.act(by, 'secret', 'Add an admin secret', [result['id'] for result in opened])
         return opened
 
@@ -4849,10 +4846,7 @@ class Admin:
         return dict(dict.fromkeys(ids, LATE), **self.wait(collector))
 
     def ask(self, node_id, tell, create=False, lane=None):
-        """Ask an address what it is, take that into the table, and call tell(error or None) on the poller's thread.
-
-        With `create`, what answers gets a row.
-        """
+        """Ask an address what it is, take() that, and call tell(error or None) on the poller's thread."""
         def done(answer, error):
             problem = UNEXPECTED
             try:
@@ -4860,16 +4854,16 @@ class Admin:
                 problem = error
             finally:
                 tell(problem)
-        state = (self.table.get(node_id) or NOTHING).state
-        self.poller.submit(self.talk(node_id, None, done), lane or ('asked_slow' if state == UNREACHABLE else 'asked'))
+        is_lost = (self.table.get(node_id) or NOTHING).state == UNREACHABLE
+        self.poller.submit(self.talk(node_id, None, done), lane or ('asked_slow' if is_lost else 'asked'))
 
     def wait(self, collector, seconds=OPERATION_TIME):
         """What has come into this collector in so many seconds, or until everything ends."""
         return collector.wait(seconds, self.poller.stopping)
 
     def find_client_secret(self, node_id):
-        """Ask an address, for a diagnosis: (Answer, its client secret if that is known, None), or (None, None, error)."""
-        collector, late = ResultCollector(1), NodeError('It did not answer all questions within %d seconds.' % SECRET_TIME)
+        """For a diagnosis: (Answer, client secret of the node if that is known, None), or (None, None, error)."""
+        collector = ResultCollector(1)
 
         def done(outcome, error):
             answer, secret = outcome or (None, None)
@@ -4880,6 +4874,7 @@ class Admin:
         steps = find_client_secret(self._request, self.table.known(node_id), self._secrets,
                                    functools.partial(self.table.may_send, node_id))
         self.poller.submit(self.talk(node_id, steps, done))
+        late = NodeError('It did not answer all questions within %d seconds.' % SECRET_TIME)
         return self.wait(collector, SECRET_TIME).get(node_id, (None, None, late))
 
     def info_steps(self, node_id, known=None):
@@ -4911,7 +4906,10 @@ class Admin:
         self.take(node_id, answer, error)
 
     def take(self, node_id, answer, error, create=False):
-        """A node was asked: what came of it goes into the table and the schedule, and is told."""
+        """A node was asked: what came of it goes into the table and the schedule, and is told.
+
+        With `create`, an address that answers gets a row.
+        """
         try:
             if error:
                 event = self.table.failed(node_id, as_sentence(error), isinstance(error, RefusedError))
@@ -4935,9 +4933,9 @@ class Admin:
             self.plans.polled(node_id)
 
     def _tell(self, event, node_id):
-        node = self.table.get(node_id)
+        node, row = self.table.get(node_id), self.table.row(node_id)
         if event == ALIAS:
-            logger.info('%s shows the sign of %s: taken as another address of that node', node_id, self.table.row(node_id))
+            logger.info('%s shows the sign of %s: taken as another address of that node', node_id, row)
         elif node:
             what = 'is lost: %s' % node.view['reason'] if event == LOST else HAPPENED[event] + '.'
             logger.log(logging.WARNING if event == LOST else logging.INFO, '%s %s', node_id, what)
@@ -4965,13 +4963,13 @@ class Admin:
     def _speaker(self, address, claimed):
         """The address that an announcement speaks for: where it came from, whatever it says.
 
-        But what comes from this machine may name another address of it: the kernel chooses where a connection comes from.
+        But this machine may name another of its addresses: the kernel chooses from which one a connection comes.
         """
-        try:
+        with contextlib.suppress(ValueError):
             claimed = canonical(claimed or address)
-        except ValueError:
-            return address
-        return claimed if claimed != address and self.is_own(address) and self.is_own(claimed) else address
+            if claimed != address and self.is_own(address) and self.is_own(claimed):
+                return claimed
+        return address
 
     def is_own(self, address):
         """Whether this is an address of this machine."""
@@ -4983,12 +4981,13 @@ class Admin:
                     if (interface.broadcast or ':' in interface.address)
                     and (not self._hosts or interface.address in self._hosts)]
         plain = ipaddress.ip_address(address.partition('%')[0])
-        return not networks or self.is_own(address) or plain.is_link_local or any(plain in network for network in networks)
+        is_near = plain.is_link_local or any(plain in network for network in networks)
+        return is_near or not networks or self.is_own(address)
 
     def _meet(self, node_id, connected=False, announcement=None):
         """Ask an address that is not in the table what it is, in due time.
 
-        Bounded in all, and for each address in a minute: who forges announcements must not make us knock at all ports.
+        Bounded in all, and for each address in a minute: forged announcements must not make us knock at all ports.
         """
         address, now = split_id(node_id)[0], time.monotonic()
         if now - self._minute > 60 or len(self._met) > 8 * MAX_WAITING:
@@ -5008,13 +5007,13 @@ class Admin:
             elif announcement and self.table.heard(node_id, announcement)[0] == SAME:
                 self.announcer.release_heard(announcement.version)
                 if not self.reaches(address):
-                    self.table.keep(node_id, added=True)  # no search reaches it, and it may not announce itself again
+                    self.table.keep(node_id, added=True)  # it may not announce itself again
         self.ask(node_id, met, create=True, lane='new' if connected else 'new_slow')
 
     def _list_unasked(self, node_id, announcement, error, connected):
-        """List what announces itself and cannot be asked, where its TLS, its release or its address is not as it is here.
+        """List what announces itself and cannot be asked, where its TLS, release or address is not as it is here.
 
-        Only some, as anybody can announce anything: what names another address must have connected, and is not asked there.
+        Only some, as anybody can announce anything: what names another address must have connected.
         """
         address, port = split_id(node_id)
         named = named_id(announcement, address)
@@ -5033,15 +5032,13 @@ class Admin:
 
 
 def named_id(announcement, speaker):
-    """The id that an announcement names as its own, or None: the address is what the sender says.  Another machine's
-    loopback address is none that we could reach.  The system is not asked for its interfaces: a flood of announcements
-    must not cost that much."""
-    try:
+    """The id that an announcement names as its own, as anybody can; None when only the speaker's machine could reach it.
+    The system is not asked for its interfaces: a flood of announcements must not cost that much."""
+    with contextlib.suppress(ValueError):
         address = check_host(canonical(announcement.ip_addr), needs_interface=False)
-        elsewhere = is_unscoped(address) or is_loopback(address) and not is_loopback(speaker)
-        return None if elsewhere else format_id(address, announcement.port)
-    except ValueError:
-        return None
+        if not is_unscoped(address) and (is_loopback(speaker) or not is_loopback(address)):
+            return format_id(address, announcement.port)
+    return None
 
 
 def as_sentence(error):
@@ -5061,7 +5058,8 @@ def own_addresses(hosts):
         if not usable:
             raise StartError('--host %s: no interface of this machine that is up has the address %s'
                              % (host, ' or '.join(found)))
-        if host not in found and all(is_loopback(address) for address in usable) and not host.startswith('localhost'):
+        is_name = host not in found and not host.startswith('localhost')
+        if is_name and all(map(is_loopback, usable)):
             # Debian gives a machine's own name this address, at which no other machine can be heard
             logger.warning('--host %s is the loopback address %s; every interface is used instead', host, usable[0])
             return []
@@ -5071,26 +5069,24 @@ def own_addresses(hosts):
 
 def is_bindable(address):
     """Whether this machine has this address now."""
-    try:
+    with contextlib.suppress(OSError, NodeError):
         open_socket(socket.SOCK_DGRAM, address, 0).close()
         return True
-    except (OSError, NodeError):
-        return False
+    return False
 
 
 def is_address(host):
     """Whether a host is given by its IP address, not by a name."""
-    try:
+    with contextlib.suppress(ValueError):
         return bool(canonical(host))
-    except ValueError:
-        return False
+    return False
 
 
 SEEK_THREADS = 64  # hosts that are looked for at one time: names may take long to resolve
 
 
 class Seeker(Worker):
-    """Looks for the nodes of --node until each has answered once; all are in the table, and polled, from the beginning.
+    """Looks for the nodes of --node until each has answered once; all have a row, and are polled, from the beginning.
     It has threads of its own, so that a host whose name or answer takes long delays no other."""
 
     name = 'seeker'
@@ -5112,8 +5108,8 @@ class Seeker(Worker):
         self.stopping.wait(LONGEST_PAUSE / 2 if self._missing else None)
 
     def _list(self, place, addresses):
-        """The ids at which its node may be, the first of which has a row; none where an administrator has forgotten one at
-        this address: only what shows itself comes back."""
+        """The ids at which its node may be, of which the first gets a row.  None for an address at which a node was
+        forgotten: only what shows itself comes back."""
         host, port = place
         ids = [format_id(address, number) for address in addresses
                for number in ([port] if port else self._admin.node_ports)]
@@ -5127,16 +5123,18 @@ class Seeker(Worker):
     def _seek(self, place):
         """Whether there is nothing more to be done for this host.  What goes wrong here is this host's alone."""
         try:
-            if len(self._list(place, resolve(place[0]))) < 2:
+            ids = self._list(place, resolve(place[0]))
+            if not ids or place[1] and len(ids) == 1:
                 return True  # its row is polled, whatever it is
             found = {result['id'] for result in self._admin.add(*place) if result['ok']}
             row = self._admin.table.get(self._rows[place])
             if found and row and row.id not in found and not row.is_managed:
-                self._admin.table.forget(row.id)  # it stood for a port at which nothing is, and nothing was set there
+                self._admin.table.forget(row.id)  # nothing is there, and nothing was set
             return bool(found)
         except NodeError as error:
             if not self.has_looked:
-                logger.warning('--node %s: %s It is tried again every %d seconds.', place[0], error, LONGEST_PAUSE / 2)
+                logger.warning('--node %s: %s It is tried again every %d seconds.', place[0], error,
+                               LONGEST_PAUSE / 2)
         except Exception as error:
             self.report(error)
         return False

@@ -52,7 +52,7 @@ sys.exit(dispyadmin.main())
 
 ONCE = ('Listener.turn', 'Announcer.turn', 'Poller.turn', 'WebServer.turn',
         'Listener._understand', 'Listener._accept', 'Listener._take_all', 'Admin._heard', 'Admin._meet',
-        'Admin._tell', 'Admin._due_talks', 'Admin._polled', 'Admin.info_steps', 'Announcer._ask_from',
+        'Admin._tell', 'Admin._due_talks', 'NodeTable.failed', 'Admin.info_steps', 'Announcer._ask_from',
         'Exchange.__init__', 'Exchange.advance', 'Exchange.receive', 'Schedule.take',
         'NodeTable.answered', 'NodeTable.heard', 'NodeTable.known', 'NodeTable.may_send', 'Poller._launch',
         'Poller._advance', 'Poller._step', 'Poller._expire', 'WebServer._accept', 'RequestHandler.setup',
