@@ -4676,7 +4676,7 @@ class Admin:
         self._unasked = set()          # ids that announce themselves and cannot be asked; poller's thread alone
         # Any thread changes these, each time by what takes effect as a whole.
         self.forgotten = collections.OrderedDict()  # ids that administrators forgot, until they are seen again
-        self._meeting = set()          # ids of new addresses that are being asked or wait for it
+        self._meeting = set()          # ids of addresses that are being asked, or wait for it, and then get a row
         self._met = collections.Counter()  # how many there were at each address, of each id, in the present minute
         self._minute = 0.0             # monotonic time at which that began
         self._lock = threading.Lock()  # guards _secrets while it grows: Known.tried counts those at its beginning
@@ -4762,7 +4762,7 @@ class Admin:
                 failure(node_id, 'unreachable', errors[node_id]) if errors[node_id] else
                 success(node_id, 'Answers; it is %s.' % nodes[node_id].state) for node_id in ids]
 
-    def add(self, host, port=None, by=None):
+    def add(self, host, port=None, by=SYSTEM):
         """Ask this host for dispynodes at this port, or at the usual ones, and list those that answer."""
         ports = [port] if port else self.node_ports
         try:
@@ -4772,11 +4772,10 @@ class Admin:
         found = self.ask_all(ids, create=True)
         results = [self._added(node_id, found[node_id]) for node_id in ids]
         good = [result for result in results if result['ok']]
-        if by:
-            for result in good:
-                self.list_again(result['id'])
-            title = 'Add %s' % (format_id(host, port) if port else host)
-            self.journal.act(by, 'add', title, [result['id'] for result in good], {'host': host, 'port': port})
+        for result in good:
+            self.list_again(result['id'])
+        title = 'Add %s' % (format_id(host, port) if port else host)
+        self.journal.act(by, 'add', title, [result['id'] for result in good], {'host': host, 'port': port})
         return good or results[:1]
 
     def _added(self, node_id, error):
@@ -4853,7 +4852,10 @@ class Admin:
                 self.take(node_id, answer, error, create)
                 problem = error
             finally:
+                self._meeting.discard(node_id)
                 tell(problem)
+        if create:
+            self._meeting.add(node_id)
         is_lost = (self.table.get(node_id) or NOTHING).state == UNREACHABLE
         self.poller.submit(self.talk(node_id, None, done), lane or ('asked_slow' if is_lost else 'asked'))
 
@@ -4995,11 +4997,9 @@ class Admin:
         full = len(self._meeting) >= MAX_WAITING * (1 + connected)  # a flood of datagrams keeps no connection out
         if full or node_id in self._meeting or self._met[address] >= MAX_MEETINGS or self._met[node_id] >= 4:
             return
-        self._meeting.add(node_id)
         self._met.update((address, node_id))
 
         def met(error):
-            self._meeting.discard(node_id)
             if error:
                 logger.debug('%s announced itself but cannot be asked: %s', node_id, error)
                 if announcement:
@@ -5086,58 +5086,53 @@ SEEK_THREADS = 64  # hosts that are looked for at one time: names may take long 
 
 
 class Seeker(Worker):
-    """Looks for the nodes of --node until each has answered once; all have a row, and are polled, from the beginning.
-    It has threads of its own, so that a host whose name or answer takes long delays no other."""
+    """Looks for the nodes of --node until each has answered once; all have a row, and are polled, from the beginning."""
 
     name = 'seeker'
 
     def __init__(self, places, admin):
         super().__init__()
-        self._missing = list(places)  # (host, port or None)
         self._admin = admin
-        self.has_looked = False       # whether it has looked for each of them; read by any thread
-        self._rows = {}               # (host, port) -> id of the row that stands for it until one has answered
+        self._missing = set(places)  # (host, port or None); any thread
+        self._rows = {}              # (host, port) -> id of the row that stands for it until one has answered
+        self.has_looked = False      # whether it has looked for each of them; read by any thread
 
     def turn(self):
-        for place in self._missing:
-            if is_address(place[0]):
-                self._list(place, [canonical(place[0])])  # at once: no look-up of a name is waited for
-        found = run_parallel(self._seek, self._missing, threads=SEEK_THREADS)
-        self._missing = [place for place, is_found in zip(self._missing, found) if not is_found]
+        hosts = sorted(self._missing, key=lambda place: not is_address(place[0]))  # names may take long
+        run_parallel(self._seek, hosts, threads=SEEK_THREADS)
         self.has_looked = True
         self.stopping.wait(LONGEST_PAUSE / 2 if self._missing else None)
 
-    def _list(self, place, addresses):
-        """The ids at which its node may be, of which the first gets a row.  None for an address at which a node was
-        forgotten: only what shows itself comes back."""
-        host, port = place
-        ids = [format_id(address, number) for address in addresses
-               for number in ([port] if port else self._admin.node_ports)]
-        if is_address(host) and not self._admin.forgotten.keys().isdisjoint(ids):
-            return []
-        if place not in self._rows:
-            self._rows[place] = ids[0]
-            self._admin.add_row(*split_id(ids[0]))
-        return ids
-
     def _seek(self, place):
-        """Whether there is nothing more to be done for this host.  What goes wrong here is this host's alone."""
+        """List a host and ask whether there are nodes.  What goes wrong here is this host's alone."""
+        (host, port), admin = place, self._admin
         try:
-            ids = self._list(place, resolve(place[0]))
-            if not ids or place[1] and len(ids) == 1:
-                return True  # its row is polled, whatever it is
-            found = {result['id'] for result in self._admin.add(*place) if result['ok']}
-            row = self._admin.table.get(self._rows[place])
-            if found and row and row.id not in found and not row.is_managed:
-                self._admin.table.forget(row.id)  # nothing is there, and nothing was set
-            return bool(found)
+            ids = [format_id(address, number) for address in resolve(host)
+                   for number in ([port] if port else admin.node_ports)]
+            if is_address(host) and not admin.forgotten.keys().isdisjoint(ids):
+                self._missing.discard(place)  # only what shows itself comes back
+                return
+            if place not in self._rows:
+                self._rows[place] = ids[0]
+                admin.add_row(*split_id(ids[0]))
+            if port and len(ids) == 1:
+                self._missing.discard(place)  # its row is polled, whatever it is
+                return
+            for node_id in ids:
+                admin.ask(node_id, functools.partial(self._asked, place, node_id), create=True)
         except NodeError as error:
             if not self.has_looked:
-                logger.warning('--node %s: %s It is tried again every %d seconds.', place[0], error,
-                               LONGEST_PAUSE / 2)
+                logger.warning('--node %s: %s It is tried again every %d seconds.', host, error, LONGEST_PAUSE / 2)
         except Exception as error:
             self.report(error)
-        return False
+
+    def _asked(self, place, node_id, error):
+        """An address of a host has been asked.  Poller's thread."""
+        table, row = self._admin.table, self._rows[place]
+        if not error:
+            self._missing.discard(place)
+            if table.row(node_id) != row and not table.answers(row) and not (table.get(row) or NOTHING).is_managed:
+                table.forget(row)  # nothing is there, and nothing was set
 
 
 # ---------------------------------------------------------------------------------------------------------------------
