@@ -4179,7 +4179,7 @@ class ResultCollector:
             self._changed.notify()
 
     def wait(self, seconds, stopping):
-        """{key: result}, when all are there, the time is up, or the Event `stopping` is set: that is looked at now and then."""
+        """{key: result}, when all are there, the time is up, or the Event `stopping` is set (seen within 0.1 s)."""
         deadline = time.monotonic() + seconds
         with self._changed:
             while self._missing > 0 and time.monotonic() < deadline and not stopping.is_set():

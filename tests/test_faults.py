@@ -122,7 +122,7 @@ class Errors(FaultTest):
     def test_what_an_error_says(self):
         """The text of an error may be the network's: it cannot add lines or move the cursor. Nor does it hold a secret."""
         secret = 'a-secret-of-this-test'
-        for place in ('Listener._understand!', 'Admin._tell', 'Schedule.finished', 'NodeTable.answered',
+        for place in ('Listener._understand!', 'Admin.take', 'Schedule.finished', 'NodeTable.answered',
                       'NodeTable.may_send', 'Exchange.receive', 'Poller._end', 'RequestHandler._reply'):
             with self.subTest(place):
                 node = self.start(lab.Watched, self.address(), self.info_port + 1, secret)
