@@ -5,7 +5,6 @@ import gc
 import itertools
 import re
 import sys
-import threading
 import types
 import unittest
 
