@@ -3093,7 +3093,8 @@ class Announcer(Worker):
         self._wanted = threading.Event()  # ask now
         self._all = False                 # ask those too that have been asked before; any thread sets it
         self.releases = DISPY_RELEASES    # those that are asked for: replaced whole
-        self.sources = local_sources(hosts, multicast, list_interfaces())  # replaced whole, by this thread
+        self.interfaces = list_interfaces()  # replaced whole, as `sources`, by this thread
+        self.sources = local_sources(hosts, multicast, self.interfaces)
         self._due = 0.0                   # monotonic time of the next search
         self._times = 0                   # searches so far
         self._failed = {}                 # (address, target) -> the error that was logged
@@ -3108,7 +3109,7 @@ class Announcer(Worker):
 
     def release_heard(self, release):
         """A node of this release exists: ask for all others of it, if that is news."""
-        if release not in self.releases and len(self.releases) < MAX_RELEASES:
+        if release and release not in self.releases and len(self.releases) < MAX_RELEASES:
             self.releases += (release,)  # if another thread adds one at the same time, one of them is lost until heard again
             logger.info('dispy %s is heard for the first time; asking for its nodes', release)
             self.scan()
@@ -3119,9 +3120,9 @@ class Announcer(Worker):
     # --- this thread ---
 
     def turn(self):
-        before, known = self.sources, list_interfaces()
-        self.sources = local_sources(self._hosts, self._multicast, known)
-        self._listener.follow(own_hearing(self._hosts, known), self.sources)
+        before, self.interfaces = self.sources, list_interfaces()
+        self.sources = local_sources(self._hosts, self._multicast, self.interfaces)
+        self._listener.follow(own_hearing(self._hosts, self.interfaces), self.sources)
         if self._wanted.is_set() or time.monotonic() >= self._due or set(self.sources) - set(before):
             self._wanted.clear()
             self._times += 1
@@ -3194,14 +3195,11 @@ class Schedule:
         self._nodes = {}             # id -> _Due
         self._heaps = [], []         # of (monotonic time, id): nodes that answered last, and others
 
-    def add(self, node_id, answered=False):
-        """Ask this node from now on: first at once, or in its turn when it has just answered."""
+    def add(self, node_id):
+        """Ask this node from now on, first at once."""
         with self._lock:
-            is_new = node_id not in self._nodes
-            due = self._nodes.setdefault(node_id, _Due())
-            if answered and (is_new or due.at < math.inf):
-                self._next(node_id, due, True)
-            elif is_new:
+            if node_id not in self._nodes:
+                self._nodes[node_id] = due = _Due()
                 self._put(node_id, due, self._clock())
 
     def remove(self, node_id):
@@ -3340,23 +3338,23 @@ GAP = b'\xff'  # each byte of a sample that is missing: unpacked, it is what sta
 NODE_FIELDS, NODE_SAMPLE = ('busy', 'cpu', 'memory', 'state'), struct.Struct('<HBeB')
 MOST_BUSY, MOST_MEMORY = 0xFFFE, 65504.0
 
-# All nodes together.
-CLUSTER_FIELDS, CLUSTER_SAMPLE = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory'), struct.Struct('<5q2d')
+# All nodes together: CPU is the mean, memory the sum over the nodes that tell.
+CLUSTER_FIELDS = ('nodes', 'ready', 'unreachable', 'cpus', 'busy', 'cpu', 'memory')
+CLUSTER_SAMPLE = struct.Struct('<5q2d')
 SHOWN_AS = {'memory': lambda gib: int(gib * GIB), 'state': STATES.__getitem__}
 
 
 def sample_node(node):
     """NODE_FIELDS of a NodeSnapshot, None where nothing is known: what a node told before it was lost is as old as that."""
-    number = STATES.index(node.state)
-    if node.state not in (READY, STOPPED):
-        return None, None, None, number
-    busy, (cpu, memory) = node.info.busy, (node.info.avail_info or (None, None))[:2]
+    busy = cpu = memory = None
+    if node.state in (READY, STOPPED):
+        busy, (cpu, memory) = node.info.busy, (node.info.avail_info or (None, None))[:2]
     return (busy and min(busy, MOST_BUSY), cpu if cpu is None else int(cpu + 0.5),
-            memory and min(memory / GIB, MOST_MEMORY), number)
+            memory and min(memory / GIB, MOST_MEMORY), STATES.index(node.state))
 
 
 def sample_cluster(snapshot):
-    """CLUSTER_FIELDS of a Snapshot: CPU is the mean, memory the sum over the nodes that tell."""
+    """CLUSTER_FIELDS of a Snapshot."""
     told = [node.info.avail_info for node in snapshot.nodes if node.state in (READY, STOPPED) and node.info.avail_info]
     cpus, memory = ([available[i] for available in told if available[i] is not None] for i in (0, 1))
     return [snapshot.totals[field] for field in CLUSTER_FIELDS[:5]] + [
@@ -3369,52 +3367,44 @@ def steady_time():
 
 
 class Timeline:
-    """Of each key the last `length` samples, one for each slot of `interval` seconds; where the program stood still, there
-    are gaps.  Times are those of steady_time().  Any thread."""
+    """Of each key the last `length` samples, one for each slot of `interval` seconds of steady_time(), with gaps where the
+    program stood still.  One thread puts, any reads or forgets."""
 
-    def __init__(self, interval, length, record):
+    def __init__(self, interval, length, fields, record):
         self.interval = interval
+        self.fields = fields
         self._length = length
         self._record = record  # struct.Struct of a sample
         self._unknown = record.unpack(GAP * record.size)
-        self._lock = threading.Lock()  # guards those below
-        self._end = 0          # number of the slot behind the last
-        self._kept = {}        # key -> bytes of its samples, the oldest first
+        # Number of the slot behind the last, and {key: bytes of its samples, the oldest first}: replaced whole.
+        self._kept = 0, {}
 
-    def is_due(self, now):
-        """Whether nothing was put in the present slot yet."""
-        return now // self.interval >= self._end
+    def put(self, now, sample):
+        """Put sample(), {key: values, None where not known}, in the present slot if it is free; forget other keys."""
+        slot, (end, kept) = int(now // self.interval), self._kept
+        if slot < end:
+            return
+        gaps = GAP * self._record.size * min(slot - end, self._length)
+        self._kept = slot + 1, {key: self._append(kept.get(key), gaps, values) for key, values in sample().items()}
 
-    def put(self, now, samples):
-        """Put {key: values, None where not known} in the present slot, which is_due(); other keys are forgotten."""
-        slot = int(now // self.interval)
-        with self._lock:
-            gaps = GAP * self._record.size * min(slot - self._end, self._length)
-            for key in self._kept.keys() - samples.keys():
-                del self._kept[key]
-            for key, values in samples.items():
-                before = self._kept[key] + gaps if key in self._kept else b''
-                record = self._record.pack(*[none if value is None else value
-                                             for value, none in zip(values, self._unknown)])
-                self._kept[key] = (before + record)[-self._length * self._record.size:]
-            self._end = slot + 1
+    def _append(self, before, gaps, values):
+        record = self._record.pack(*[none if value is None else value for value, none in zip(values, self._unknown)])
+        return ((before + gaps if before else b'') + record)[-self._length * self._record.size:]
 
     def forget(self, key):
         """If this key comes back, its samples begin anew."""
-        with self._lock:
-            self._kept.pop(key, None)
+        self._kept[1].pop(key, None)
 
     def read(self, key):
         """(number of the first slot, the values of each sample, None where not known)."""
-        with self._lock:
-            data, end = self._kept.get(key, b''), self._end
+        end, kept = self._kept
         rows = [[None if value == none or value != value else value for value, none in zip(row, self._unknown)]
-                for row in self._record.iter_unpack(data)]
+                for row in self._record.iter_unpack(kept.get(key, b''))]
         return end - len(rows), rows
 
 
 class History(Worker):
-    """Keeps the last hours in memory: a sample of the table now and then, and what readers may have of them."""
+    """Keeps the last hours in memory: samples the table now and then, and shows what it has as the HTTP interface does."""
 
     name = 'history'
 
@@ -3423,10 +3413,9 @@ class History(Worker):
         self._table = table
         self._clock = clock    # dates what is shown: when it is set right, what was seen before is dated right, too
         self._steady = steady
-        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_SAMPLE)
-        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, NODE_SAMPLE)
-
-    # --- its thread ---
+        self._cluster = Timeline(CLUSTER_INTERVAL, CLUSTER_SAMPLES, CLUSTER_FIELDS, CLUSTER_SAMPLE)
+        self._nodes = Timeline(SAMPLE_INTERVAL, SAMPLES, NODE_FIELDS, NODE_SAMPLE)
+        self.forget = self._nodes.forget
 
     def turn(self):
         if not self.stopping.wait(CLUSTER_INTERVAL - self._steady() % CLUSTER_INTERVAL):
@@ -3435,34 +3424,26 @@ class History(Worker):
     def sample(self):
         """Take the samples that are due."""
         now = self._steady()
-        if self._cluster.is_due(now):
-            self._cluster.put(now, {'': sample_cluster(self._table.snapshot())})
-        if self._nodes.is_due(now):
-            self._nodes.put(now, {node_id: sample_node(node) for node_id, node in self._table.published().items()})
-
-    # --- any thread ---
-
-    def forget(self, node_id):
-        """The node is not in the table any more: if it comes back, its history begins anew."""
-        self._nodes.forget(node_id)
+        self._cluster.put(now, lambda: {'': sample_cluster(self._table.snapshot())})
+        self._nodes.put(now, lambda: {key: sample_node(node) for key, node in self._table.published().items()})
 
     def cluster(self):
-        """The history of all nodes together, as the HTTP interface shows it."""
-        return self._shown(self._cluster, '', CLUSTER_FIELDS)
+        """The history of all nodes together."""
+        return self._shown(self._cluster, '')
 
     def node(self, node_id):
-        """The history of a node, as the HTTP interface shows it; empty when there is no sample of it yet."""
-        return self._shown(self._nodes, node_id, NODE_FIELDS)
+        """The history of a node; empty when there is no sample of it yet."""
+        return self._shown(self._nodes, node_id)
 
-    def _shown(self, timeline, key, fields):
-        """A column of values for each of these fields, and when they were seen."""
+    def _shown(self, timeline, key):
+        """A column of values for each field, and when they were seen."""
         first, rows = timeline.read(key)
         now = self._clock()
         since = round(first * timeline.interval + now - self._steady(), 3) if rows else None
         shown = collections.OrderedDict(time=now, interval=timeline.interval, since=since)
-        for field, column in zip(fields, zip(*rows) if rows else itertools.repeat(())):
-            show = SHOWN_AS.get(field)
-            shown[field] = [show(value) if show and value is not None else value for value in column]
+        for number, field in enumerate(timeline.fields):
+            show = SHOWN_AS.get(field, lambda value: value)
+            shown[field] = [None if row[number] is None else show(row[number]) for row in rows]
         return shown
 
 
@@ -4196,13 +4177,11 @@ class ResultCollector:
         if len(self._results) >= self._count:
             self._is_over.set()
 
-    def cancel(self):
-        """Wait no longer."""
-        self._is_over.set()
-
-    def wait(self, seconds):
-        """{key: result}, when all are there or the time is up."""
-        self._is_over.wait(seconds if self._count else 0)
+    def wait(self, seconds, stopping):
+        """{key: result}, when all are there, the time is up, or the Event `stopping` is set (seen within 0.1 s)."""
+        deadline = time.monotonic() + seconds
+        while len(self._results) < self._count and time.monotonic() < deadline and not stopping.is_set():
+            self._is_over.wait(0.1)
         return dict(self._results)
 
 
@@ -4514,7 +4493,7 @@ class PlanRunner:
     def _look_again(self, turn, answer):
         """Conversation: what the node shows now.  Where it is gone after it took something, what it answered counts."""
         try:
-            return (yield from self._admin.asking(turn.id)(known=answer.known))
+            return (yield from self._admin.info_steps(turn.id, answer.known))
         except (NodeError, WireError):
             if not turn.taken:
                 raise
@@ -4611,18 +4590,17 @@ class PlanRunner:
 # ---------------------------------------------------------------------------------------------------------------------
 
 class Admin:
-    """What the page, the console and scripts may ask for; it starts and stops the threads.  It knows no HTTP.
+    """What connects the parts, and starts and stops their threads.  It knows no HTTP.
 
-    Operations wait for their outcome and return results: dicts with `id`, `ok`, `message` and the values now in force.
+    Operations wait for their outcome and return results: dicts with `id`, `ok`, `message` and values now in force.
     They raise InputError for values that cannot be, before any node is asked.
     """
 
     def __init__(self, settings):
         files = allow_many_files()
-        client_tls, server_tls = (tls_contexts(settings.certfile, settings.keyfile) if settings.certfile
-                                  else (None, None))
         self.settings = settings
-        self.client_tls, self.server_tls = client_tls, server_tls
+        self.client_tls, self.server_tls = (tls_contexts(settings.certfile, settings.keyfile) if settings.certfile
+                                            else (None, None))
         self.sign = secrets.token_hex(20)
         self.started = time.time()
         self.polls = self.polls_failed = 0  # written by the poller's thread, read by any
@@ -4631,36 +4609,33 @@ class Admin:
         self.table = NodeTable(groups=settings.groups)
         self.schedule = Schedule(settings.poll_interval)
         self.journal = Journal()
-        self.alerts = Alerts(settings.on_event, settings.events) if settings.on_event else None
         self._hosts = hosts = own_addresses(settings.hosts)
         reply_port = 0 if settings.reply_port is None and settings.http_port == REPLY_PORT else settings.reply_port
-        self.listener = Listener(hosts, settings.info_port, reply_port, max(16, min(512, files // 8)), server_tls,
-                                 self._heard)
-        self.poller = Poller(max(16, min(1024, files // 2)), client_tls, self._due_talks, self.schedule.next_look)
+        self.listener = Listener(hosts, settings.info_port, reply_port, max(16, min(512, files // 8)),
+                                 self.server_tls, self._heard)
+        self.poller = Poller(max(16, min(1024, files // 2)), self.client_tls, self._due_talks,
+                             self.schedule.next_look)
+        self.schedule.earlier = self.poller.wake
         self.announcer = Announcer(self.sign, hosts, self.node_ports, settings.ping_interval,
                                    settings.ipv4_udp_multicast, self.listener)
         self.seeker = Seeker(settings.nodes, self)
         self.plans = PlanRunner(self)
         self.reconciler = Reconciler(self, settings.keep, StateFile(settings.state) if settings.state else None)
         self.history = History(self.table)
-        self._workers = (self.poller, self.listener, self.announcer, self.seeker, self.reconciler, self.history)
+        self._workers = [self.poller, self.listener, self.announcer, self.seeker, self.reconciler, self.history]
+        self.alerts = Alerts(settings.on_event, settings.events) if settings.on_event else None
         if self.alerts:
-            self._workers += (self.alerts,)
+            self._workers.append(self.alerts)
             self.journal.listeners.append(self.alerts.take)
-        self.forgotten = collections.OrderedDict()  # ids that administrators forgot; only what is seen again comes back
-        self.forgotten_changes = 0  # changes of them
-        self._secrets = ['']       # tried in this order; it only grows, so that a node's `tried` stays true
-        if settings.secret:
-            self._secrets.append(settings.secret)
-        self._lock = threading.Lock()  # guards _secrets while it grows, and those below
-        self._collectors = set()          # those that somebody waits for
-        self._meeting = set()          # ids of new addresses that are being asked or wait for it
-        self._met_each = collections.Counter()  # how many there were at each address, of each id, in the present minute
-        self._minute = 0.0             # monotonic time at which that began
-        self._changed_aliases = {}     # id -> other addresses of that node which announced another sign
+        self._doubted = set()          # ids of rows one of whose other addresses has announced another sign
         self._unasked = set()          # ids that announce themselves and cannot be asked; poller's thread alone
-        self._own = (-math.inf, frozenset(), ())  # (monotonic time, addresses and networks of this machine)
-        self.schedule.earlier = self.poller.wake
+        # Any thread changes these, each time by what takes effect as a whole.
+        self.forgotten = collections.OrderedDict()  # ids that administrators forgot, until they are seen again
+        self._meeting = set()          # ids of addresses that are being asked, or wait for it, and then get a row
+        self._met = collections.Counter()  # how many there were at each address, of each id, in the present minute
+        self._minute = 0.0             # monotonic time at which that began
+        self._lock = threading.Lock()  # guards _secrets while it grows: Known.tried counts those at its beginning
+        self._secrets = ['', settings.secret] if settings.secret else ['']
 
     def start(self):
         """Start the threads."""
@@ -4673,10 +4648,6 @@ class Admin:
         """Ask the threads to end; operations under way are answered with what there is."""
         for worker in self._workers:
             worker.end()
-        with self._lock:
-            collectors = list(self._collectors)
-        for collector in collectors:
-            collector.cancel()
 
     def join(self, deadline):
         """Wait until the threads have ended, or until this monotonic time."""
@@ -4690,22 +4661,16 @@ class Admin:
 
     # --- for readers ---
 
-    def snapshot(self, since=None):
-        """The nodes that have changed after sequence number `since` (see NodeTable.snapshot)."""
-        return self.table.snapshot(since)
-
     def node(self, node_id):
         """The NodeSnapshot of a node; UnknownNode."""
-        published = self.table.get(node_id)
-        if published is None:
+        node = self.table.get(node_id)
+        if node is None:
             raise UnknownNode('%s is not in the table of nodes' % printable(node_id)[:80])
-        return published
+        return node
 
     def is_finding(self):
         """Whether nodes that are known of have not been asked yet, or not been heard out."""
-        with self._lock:
-            meeting = bool(self._meeting)
-        return meeting or not self.seeker.has_looked or self.table.has_unasked()
+        return bool(self._meeting) or not self.seeker.has_looked or self.table.has_unasked()
 
     def is_well(self):
         """Whether all threads run, the poller has its turns, and no poll is far behind."""
@@ -4733,99 +4698,76 @@ class Admin:
         self.announcer.scan(all_nodes=True)
         self.journal.act(by, 'scan', 'Search for nodes')
 
-    def set_interval(self, seconds, least=LEAST_PAGE_INTERVAL, by=SYSTEM):
+    def set_interval(self, seconds, by=SYSTEM):
         """Poll each node every so many seconds."""
-        if type(seconds) not in (int, float) or not least <= seconds <= MOST_INTERVAL:
-            raise InputError('interval: must be a number of seconds from %d to %d' % (least, MOST_INTERVAL))
+        if type(seconds) not in (int, float) or not LEAST_PAGE_INTERVAL <= seconds <= MOST_INTERVAL:
+            raise InputError('interval: must be a number of seconds from %d to %d'
+                             % (LEAST_PAGE_INTERVAL, MOST_INTERVAL))
         self.schedule.interval = seconds
-        self.journal.act(by, 'poll_interval', 'Set the poll interval to %g seconds' % seconds, asked={'interval': seconds})
+        title = 'Set the poll interval to %g seconds' % seconds
+        self.journal.act(by, 'poll_interval', title, asked={'interval': seconds})
         return seconds
 
     def poll(self, ids=None):
         """Ask these nodes (or all) right away, and say what each is now."""
         ids = list(collections.OrderedDict.fromkeys(self.table.ids() if ids is None else ids))
-        results, found = [], self.ask_all([node_id for node_id in ids if node_id in self.table])
-        for node_id in ids:
-            node, error = self.table.get(node_id), found.get(node_id, LATE)
-            if not node:
-                results.append(failure(node_id, 'unknown', UNKNOWN_NODE))
-            elif error:
-                results.append(failure(node_id, 'unreachable', error))
-            else:
-                results.append(success(node_id, 'Answers; it is %s.' % node.state))
-        return results
+        errors = self.ask_all(self.table.snapshots(ids))
+        nodes = self.table.snapshots(errors)
+        return [failure(node_id, 'unknown', UNKNOWN_NODE) if node_id not in nodes else
+                failure(node_id, 'unreachable', errors[node_id]) if errors[node_id] else
+                success(node_id, 'Answers; it is %s.' % nodes[node_id].state) for node_id in ids]
 
-    def add(self, host, port=None, by=None):
-        """Ask this host whether there are dispynodes at this port, or at the usual ones, and list those that answer."""
+    def add(self, host, port=None, by=SYSTEM):
+        """Ask this host for dispynodes at this port, or at the usual ones, and list those that answer."""
         ports = [port] if port else self.node_ports
         try:
             ids = [format_id(address, number) for address in resolve(host) for number in ports]
         except NodeError as error:
             return [failure(format_id(host, ports[0]), 'unreachable', error)]
         found = self.ask_all(ids, create=True)
-        results = [failure(node_id, 'unreachable', found[node_id]) if found[node_id] else self._added(node_id)
-                   for node_id in ids if node_id in found] or [failure(host, 'unreachable', LATE)]
+        results = [self._added(node_id, found[node_id]) for node_id in ids]
         good = [result for result in results if result['ok']]
-        if by:
-            for result in good:
-                self.remember(result['id'])
-                self.table.keep(result['id'], added=True)
-            self.journal.act(by, 'add', 'Add %s' % (format_id(host, port) if port else host), [r['id'] for r in good],
-                             {'host': host, 'port': port})
+        for result in good:
+            self.list_again(result['id'])
+        title = 'Add %s' % (format_id(host, port) if port else host)
+        self.journal.act(by, 'add', title, [result['id'] for result in good], {'host': host, 'port': port})
         return good or results[:1]
+
+    def _added(self, node_id, error):
+        """The result of adding an address that has been asked: of the row that it is in now."""
+        row = self.table.row(node_id)
+        node = self.table.get(row)
+        if error or not node:
+            return failure(node_id, 'unreachable', error or 'It answers, but the table of nodes is full.')
+        if row != node_id:
+            return success(row, '%s shows the sign of this node: taken as another address of it.' % node_id)
+        return success(row, node.view['reason'] or 'Found; it is %s.' % node.state)
 
     def add_row(self, address, port, **known):
         """A row for an address that has not answered yet, which is asked at once and from now on."""
         self.table.add(address, port, **known)
         self.schedule.add(self.table.row(format_id(address, port)))
 
-    def _added(self, node_id):
-        """The result of adding a node that has answered: of the row that it is in now."""
-        row = self.table.row(node_id)
-        published = self.table.get(row)
-        if not published:
-            return failure(node_id, 'unreachable', 'It answers, but the table of nodes is full.')
-        if row != node_id:
-            return success(row, '%s shows the sign of this node: taken as another address of it.' % node_id)
-        return success(row, published.view['reason'] or 'Found; it is %s.' % published.state)
-
     def list_again(self, node_id):
-        """A row for a node that was forgotten, until it answers."""
+        """A row that is kept over restarts, for a node that may have been forgotten."""
         self.add_row(*split_id(node_id))
-        self.remember(node_id)
+        self.forgotten.pop(node_id, None)
         self.table.keep(node_id, added=True)
 
     def forget(self, node_id):
-        """Remove a row; whether there was one."""
-        if not self.table.forget(node_id):
-            return False
+        """Remove a row; it comes back when its node is seen again.  Poller's thread."""
+        self.table.forget(node_id)
         self.schedule.remove(node_id)
         self.history.forget(node_id)
-        with self._lock:
-            self.forgotten.pop(node_id, None)
-            self.forgotten[node_id] = None
-            while len(self.forgotten) > MAX_FORGOTTEN:
-                self.forgotten.popitem(last=False)
-            self.forgotten_changes += 1
-        return True
-
-    def remember(self, node_id):
-        """A node that may have been forgotten is in the table again."""
-        if node_id in self.forgotten:
-            with self._lock:
-                self.forgotten.pop(node_id, None)
-                self.forgotten_changes += 1
-
-    def forgotten_ids(self):
-        """The ids of forgotten nodes, the oldest first."""
-        with self._lock:
-            return list(self.forgotten)
+        self.forgotten[node_id] = None
+        if len(self.forgotten) > MAX_FORGOTTEN:
+            self.forgotten.popitem(last=False)
 
     def ids_of_group(self, name):
         """The ids of the nodes in a group.  InputError when there is no such group, or nothing in it."""
         if not any(group.name == name for group in self.settings.groups):
             raise InputError('group: there is no group %s' % printable(str(name))[:80])
-        ids = [published.id for published in self.table.snapshot().nodes if name in published.groups]
+        ids = [node.id for node in self.table.snapshot().nodes if name in node.groups]
         if not ids:
             raise InputError('group: no node is in %s' % name)
         return ids
@@ -4834,164 +4776,127 @@ class Admin:
         """Try a secret, from now on, on nodes that none has opened.  One result for each node that it opens."""
         if not isinstance(secret, str) or not secret:
             raise InputError('secret: must be a text that is not empty')
-        try:
-            secret.encode('utf-8')
-        except UnicodeEncodeError:
+        if re.search('[\ud800-\udfff]', secret):
             raise InputError('secret: has characters that UTF-8 does not have')
         with self._lock:
             if secret not in self._secrets:
                 if len(self._secrets) > MAX_SECRETS:
                     raise InputError('secret: %d secrets are known already, and no more are tried' % MAX_SECRETS)
                 self._secrets.append(secret)
-
-        asked = self.ask_all(self.table.ids(LOCKED))
-        opened = [success(node.id, node.view['reason'] or 'Unlocked.') for node in self.table.snapshots(asked).values()
-                  if not asked[node.id] and node.state != LOCKED]
+        locked = self.table.ids(LOCKED)
+        self.ask_all(locked)
+        opened = [success(node.id, node.view['reason'] or 'Unlocked.')
+                  for node in self.table.snapshots(locked).values() if node.state in (READY, STOPPED)]
         self.journal.act(by, 'secret', 'Add an admin secret', [result['id'] for result in opened])
         return opened
 
-    # --- many nodes at once ---
+    # --- asking nodes ---
 
     def ask_all(self, ids, create=False):
-        """Ask all these addresses what they are, at the same time: {id: error or None} of those that were done in time.
-
-        With `create`, what answers gets a row.
-        """
+        """Ask all these addresses what they are, at the same time: {id: error or None}.  See ask()."""
         collector = ResultCollector(len(ids))
         for node_id in ids:
-            self._ask(node_id, functools.partial(collector.put, node_id), create)
-        return self.wait(collector)
+            self.ask(node_id, functools.partial(collector.put, node_id), create)
+        return dict(dict.fromkeys(ids, LATE), **self.wait(collector))
 
-    def _ask(self, node_id, tell, create):
-        """Ask an address what it is, take that into the table, and call tell(error or None) on the poller's thread."""
-        before = self.table.get(node_id)
-        was_lost = before is not None and before.state == UNREACHABLE
-
+    def ask(self, node_id, tell, create=False, lane=None):
+        """Ask an address what it is, take() that, and call tell(error or None) on the poller's thread."""
         def done(answer, error):
             problem = UNEXPECTED
             try:
                 self.take(node_id, answer, error, create)
-                if error or was_lost:
-                    self.schedule.ask_now(node_id)  # so that its next polls come at the pace of what it is now
                 problem = error
             finally:
+                self._meeting.discard(node_id)
                 tell(problem)
-        self.poller.submit(self.talk(node_id, self.info_steps(node_id), done), 'asked_slow' if was_lost else 'asked')
+        if create:
+            self._meeting.add(node_id)
+        is_lost = (self.table.get(node_id) or NOTHING).state == UNREACHABLE
+        self.poller.submit(self.talk(node_id, None, done), lane or ('asked_slow' if is_lost else 'asked'))
 
     def wait(self, collector, seconds=OPERATION_TIME):
         """What has come into this collector in so many seconds, or until everything ends."""
-        with self._lock:
-            self._collectors.add(collector)
-        try:
-            return collector.wait(0 if self.poller.stopping.is_set() else seconds)
-        finally:
-            with self._lock:
-                self._collectors.discard(collector)
+        return collector.wait(seconds, self.poller.stopping)
 
     def find_client_secret(self, node_id):
-        """Ask an address, for a diagnosis: (Answer, its client secret if that is known, None), or (None, None, error).
-
-        A row learns of it as of a poll; without one nothing is kept.
-        """
+        """For a diagnosis: (Answer, client secret of the node if that is known, None), or (None, None, error)."""
         collector = ResultCollector(1)
 
         def done(outcome, error):
+            answer, secret = outcome or (None, None)
             try:
-                self.take(node_id, outcome and outcome[0], error)
+                self.take(node_id, answer, error)
             finally:
-                collector.put(node_id, (None, None, error) if error else outcome + (None,))
+                collector.put(node_id, (answer, secret, error))
         steps = find_client_secret(self._request, self.table.known(node_id), self._secrets,
                                    functools.partial(self.table.may_send, node_id))
         self.poller.submit(self.talk(node_id, steps, done))
         late = NodeError('It did not answer all questions within %d seconds.' % SECRET_TIME)
         return self.wait(collector, SECRET_TIME).get(node_id, (None, None, late))
 
-    # --- conversations ---
+    def info_steps(self, node_id, known=None):
+        """The conversation that asks what this node is, where it was opened like that (Known) last."""
+        return ask_info(self._request, known or self.table.known(node_id), self._secrets,
+                        functools.partial(self.table.may_send, node_id))
 
     def talk(self, node_id, steps, done):
-        """A Talk with a node, begun without TLS where it is not known that the node uses it."""
+        """A Talk with a node in these steps; None stands for info_steps(), made when it begins."""
+        return Talk(*split_id(node_id), steps=self._converse(node_id, steps), done=done)
+
+    def _converse(self, node_id, steps):
+        """Conversation: these steps, begun without TLS where it is not known that the node uses it."""
+        steps = steps or self.info_steps(node_id)
         if self.client_tls and not self.table.answers(node_id):
             steps = plain_first(self._request, steps)
-        return Talk(*split_id(node_id), steps=steps, done=done)
+        return (yield from steps)
 
-    def asking(self, node_id):
-        """ask_info() for this node, but for how it was opened last (`known`)."""
-        return functools.partial(ask_info, self._request, secrets_=self._secrets,
-                                 may_send=functools.partial(self.table.may_send, node_id))
-
-    def info_steps(self, node_id):
-        """The conversation that asks what this node is."""
-        return self.asking(node_id)(known=self.table.known(node_id))
+    # --- what comes of it: the poller's thread ---
 
     def _due_talks(self, now, room, slow_room):
-        """Polls that are due now.  Poller's thread."""
-        well, failing = self.schedule.take(now + self.schedule.tick, room, slow_room)
-        return self._poll_talks(well), self._poll_talks(failing)
-
-    def _poll_talks(self, ids):
-        talks = []
-        for node_id in ids:
-            try:
-                talks.append(self._poll_talk(node_id))
-            except Exception as error:
-                self.poller.report(error)
-                self.schedule.finished(node_id, False)  # what was taken has to be given back
-        return talks
-
-    def _poll_talk(self, node_id):
-        return self.talk(node_id, self.info_steps(node_id), functools.partial(self._polled, node_id))
+        """Polls that are due now.  Nothing here can fail: what was taken would not be given back."""
+        return tuple([self.talk(node_id, None, functools.partial(self._polled, node_id)) for node_id in ids]
+                     for ids in self.schedule.take(now + self.schedule.tick, room, slow_room))
 
     def _polled(self, node_id, answer, error):
-        """A poll is over.  Poller's thread."""
         self.polls += 1
+        self.polls_failed += error is not None
+        self.take(node_id, answer, error)
+
+    def take(self, node_id, answer, error, create=False):
+        """A node was asked: what came of it goes into the table and the schedule, and is told.
+
+        With `create`, an address that answers gets a row.
+        """
         try:
-            self.polls_failed += error is not None
-            self.take(node_id, answer, error, watch=False)
+            if error:
+                event = self.table.failed(node_id, as_sentence(error), isinstance(error, RefusedError))
+            else:
+                event = self.table.answered(node_id, answer, create)
+            if create and not error and node_id in self.table:
+                self.schedule.add(node_id)
+                self.forgotten.pop(node_id, None)
+            if event:
+                self._tell(event, node_id)
+            if event in (LOST, RESTARTED) or node_id in self._doubted:
+                self._doubted.discard(node_id)
+                for alias in self.table.drop_aliases(node_id):  # they may be nodes of their own now
+                    self._meet(alias)
         finally:
             self.schedule.finished(node_id, error is None)
-            self.plans.polled(node_id)
             if node_id not in self.table:
                 self.schedule.remove(node_id)
-            if self._changed_aliases:
-                self._meet_changed_aliases(node_id)
-            if error is None and self.table.is_ending(node_id):
+            elif error is None and self.table.is_ending(node_id):
                 self.schedule.ask_in(node_id, 0.5)
-
-    def take(self, node_id, answer, error, create=False, watch=True):
-        """A node was asked: what came of it goes into the table, and is told.  Poller's thread."""
-        if error:
-            self._lost(node_id, error)
-        else:
-            self._answered(node_id, answer, create)
-        if watch:
             self.plans.polled(node_id)
 
-    def _answered(self, node_id, answer, create):
-        event = self.table.answered(node_id, answer, create)
+    def _tell(self, event, node_id):
+        node, row = self.table.get(node_id), self.table.row(node_id)
         if event == ALIAS:
-            self.schedule.remove(node_id)
-            logger.info('%s shows the sign of %s: taken as another address of that node',
-                        node_id, self.table.owner(answer.known.sign))
-        elif event is not None:
-            logger.info('%s %s', node_id, HAPPENED[event])
-            self.journal.record(event, [node_id], '%s %s.' % (self._label(node_id), HAPPENED[event]))
-        if create and node_id in self.table:
-            self.schedule.add(node_id, answered=True)
-            self.remember(node_id)
-        if event == RESTARTED:
-            self._meet_aliases(node_id)
-
-    def _lost(self, node_id, error):
-        if self.table.failed(node_id, as_sentence(error), isinstance(error, RefusedError)) == LOST:
-            node = self.table.get(node_id)
-            reason = node.view['reason'] if node else error
-            logger.warning('%s is lost: %s', node_id, reason)
-            self.journal.record(LOST, [node_id], '%s is lost: %s' % (self._label(node_id), reason))
-            self._meet_aliases(node_id)
-
-    def _label(self, node_id):
-        node = self.table.get(node_id)
-        return node.label if node else node_id
+            logger.info('%s shows the sign of %s: taken as another address of that node', node_id, row)
+        elif node:
+            what = 'is lost: %s' % node.view['reason'] if event == LOST else HAPPENED[event] + '.'
+            logger.log(logging.WARNING if event == LOST else logging.INFO, '%s %s', node_id, what)
+            self.journal.record(event, [node_id], '%s %s' % (node.label, what))
 
     # --- new addresses ---
 
@@ -5004,129 +4909,91 @@ class Admin:
             return
         verdict, row = self.table.heard(node_id, announcement, named, connected)
         if verdict == SAME:
-            self._release_heard(announcement)
+            self.announcer.release_heard(announcement.version)
         elif verdict == CHANGED:
             if row not in (node_id, named):
-                with self._lock:
-                    self._changed_aliases.setdefault(row, set()).add(node_id)
+                self._doubted.add(row)  # first the row is asked: a node that was started again keeps its address
             self.schedule.ask_soon(row)
-        elif verdict == NEW and announcement.tag != 'TERMINATED':
-            self._meet(address, announcement.port, connected, announcement)
-
-    def _release_heard(self, announcement):
-        """A node that has answered announces its release: others of it may wait to be asked."""
-        if announcement.version:
-            self.announcer.release_heard(announcement.version)
+        elif announcement.tag != 'TERMINATED':
+            self._meet(node_id, connected, announcement)
 
     def _speaker(self, address, claimed):
         """The address that an announcement speaks for: where it came from, whatever it says.
 
-        One exception: what comes from this machine may name another address of this machine, since the kernel chooses
-        which of them a connection comes from.  Listener's thread.
+        But this machine may name another of its addresses: the kernel chooses from which one a connection comes.
         """
-        try:
+        with contextlib.suppress(ValueError):
             claimed = canonical(claimed or address)
-        except ValueError:
-            return address
-        return claimed if claimed != address and self.is_own(address) and self.is_own(claimed) else address
+            if claimed != address and self.is_own(address) and self.is_own(claimed):
+                return claimed
+        return address
 
     def is_own(self, address):
         """Whether this is an address of this machine."""
-        return is_loopback(address) or address in self._own_network()[0]
+        return is_loopback(address) or any(interface.address == address for interface in self.announcer.interfaces)
 
     def reaches(self, address):
         """Whether a search reaches this address."""
-        networks, plain = self._own_network()[1], ipaddress.ip_address(address.partition('%')[0])
-        return not networks or self.is_own(address) or plain.is_link_local or any(plain in network for network in networks)
+        networks = [interface.network for interface in self.announcer.interfaces
+                    if (interface.broadcast or ':' in interface.address)
+                    and (not self._hosts or interface.address in self._hosts)]
+        plain = ipaddress.ip_address(address.partition('%')[0])
+        is_near = plain.is_link_local or any(plain in network for network in networks)
+        return is_near or not networks or self.is_own(address)
 
-    def _own_network(self):
-        """(addresses of this machine, networks that are searched), as of a few seconds ago: asking the kernel takes a
-        millisecond."""
-        now = time.monotonic()
-        if now - self._own[0] > WATCH_INTERVAL:
-            known = list_interfaces()
-            searched = [interface for interface in known if (interface.broadcast or ':' in interface.address) and
-                        (not self._hosts or interface.address in self._hosts)]
-            self._own = now, frozenset(i.address for i in known), tuple(interface.network for interface in searched)
-        return self._own[1:]
-
-    def _meet(self, address, port, connected=False, announcement=None):
+    def _meet(self, node_id, connected=False, announcement=None):
         """Ask an address that is not in the table what it is, in due time.
 
-        Bounded in all, and for each address in a minute: who forges announcements must not make us knock at all ports.
+        Bounded in all, and for each address in a minute: forged announcements must not make us knock at all ports.
         """
-        node_id = format_id(address, port)
-        with self._lock:
-            full = len(self._meeting) >= MAX_WAITING * (1 + connected)  # a flood of datagrams keeps no connection out
-            now = time.monotonic()
-            if now - self._minute > 60 or len(self._met_each) > 8 * MAX_WAITING:
-                self._minute, self._met_each = now, collections.Counter()
-            if full or node_id in self._meeting or self._met_each[address] >= MAX_MEETINGS or self._met_each[node_id] >= 4:
-                return
-            self._meeting.add(node_id)
-            self._met_each.update((address, node_id))
+        address, now = split_id(node_id)[0], time.monotonic()
+        if now - self._minute > 60 or len(self._met) > 8 * MAX_WAITING:
+            self._minute, self._met = now, collections.Counter()
+        full = len(self._meeting) >= MAX_WAITING * (1 + connected)  # a flood of datagrams keeps no connection out
+        if full or node_id in self._meeting or self._met[address] >= MAX_MEETINGS or self._met[node_id] >= 4:
+            return
+        self._met.update((address, node_id))
 
-        def done(answer, error):
-            with self._lock:
-                self._meeting.discard(node_id)
-            self.take(node_id, answer, error, create=True)
+        def met(error):
             if error:
                 logger.debug('%s announced itself but cannot be asked: %s', node_id, error)
                 if announcement:
                     self._list_unasked(node_id, announcement, error, connected)
             elif announcement and self.table.heard(node_id, announcement)[0] == SAME:
-                self._release_heard(announcement)
+                self.announcer.release_heard(announcement.version)
                 if not self.reaches(address):
-                    self.table.keep(node_id, added=True)  # no search reaches it, and it may not announce itself again
-        self.poller.submit(self.talk(node_id, self.info_steps(node_id), done), 'new' if connected else 'new_slow')
+                    self.table.keep(node_id, added=True)  # it may not announce itself again
+        self.ask(node_id, met, create=True, lane='new' if connected else 'new_slow')
 
     def _list_unasked(self, node_id, announcement, error, connected):
-        """What announces itself and cannot be asked gets a row where an administrator can help: where its TLS, its release
-        or its address is not as it is here.
+        """List what announces itself and cannot be asked, where its TLS, release or address is not as it is here.
 
-        Only some do, as anybody can announce anything: what names another address must have connected to us, and nothing is
-        asked there.  Poller's thread.
+        Only some, as anybody can announce anything: what names another address must have connected.
         """
-        named = named_id(announcement, split_id(node_id)[0])
+        address, port = split_id(node_id)
+        named = named_id(announcement, address)
         elsewhere = connected and isinstance(error, RefusedError) and named not in (None, node_id)
         strange = announcement.version and announcement.version not in DISPY_RELEASES
         if not (elsewhere or isinstance(error, MismatchError) or strange and isinstance(error, WireError)):
             return
-        self._unasked = {known for known in self._unasked for published in [self.table.get(known)]
-                         if published and published.view['update_time'] is None}
-        there = sum(split_id(known)[0] == split_id(node_id)[0] for known in self._unasked)
+        self._unasked = {known for known, node in self.table.snapshots(self._unasked).items()
+                         if node.view['update_time'] is None}
+        there = sum(split_id(known)[0] == address for known in self._unasked)
         if len(self._unasked) < MAX_UNASKED and there < MAX_UNASKED_EACH:
             self._unasked.add(node_id)
-            self.add_row(*split_id(node_id), version=announcement.version)
+            self.add_row(address, port, version=announcement.version)
             self.table.failed(node_id, as_sentence(error))
             self.table.heard(node_id, announcement, named, elsewhere)
 
-    def _meet_changed_aliases(self, node_id):
-        """Ask those addresses of a node what they are that announced another sign than it.  It has just been asked, so
-        that a node which was started again is known by the address that it had."""
-        with self._lock:
-            changed = self._changed_aliases.pop(node_id, ())
-        for alias in changed:
-            if self.table.drop_aliases(node_id, alias):
-                self._meet(*split_id(alias))
-
-    def _meet_aliases(self, node_id):
-        """A node was started again or is lost: its other addresses may be nodes of their own now."""
-        for alias in self.table.drop_aliases(node_id):
-            address, port = split_id(alias)
-            self._meet(address, port)
-
 
 def named_id(announcement, speaker):
-    """The id that an announcement names as its own, or None: the address is what the sender says.  Another machine's
-    loopback address is none that we could reach.  The system is not asked for its interfaces: a flood of announcements
-    must not cost that much."""
-    try:
+    """The id that an announcement names as its own, as anybody can; None when only the speaker's machine could reach it.
+    The system is not asked for its interfaces: a flood of announcements must not cost that much."""
+    with contextlib.suppress(ValueError):
         address = check_host(canonical(announcement.ip_addr), needs_interface=False)
-        elsewhere = is_unscoped(address) or is_loopback(address) and not is_loopback(speaker)
-        return None if elsewhere else format_id(address, announcement.port)
-    except ValueError:
-        return None
+        if not is_unscoped(address) and (is_loopback(speaker) or not is_loopback(address)):
+            return format_id(address, announcement.port)
+    return None
 
 
 def as_sentence(error):
@@ -5146,97 +5013,81 @@ def own_addresses(hosts):
         if not usable:
             raise StartError('--host %s: no interface of this machine that is up has the address %s'
                              % (host, ' or '.join(found)))
-        if host not in found and all(is_loopback(address) for address in usable) and not host.startswith('localhost'):
+        is_name = host not in found and not host.startswith('localhost')
+        if is_name and all(map(is_loopback, usable)):
             # Debian gives a machine's own name this address, at which no other machine can be heard
             logger.warning('--host %s is the loopback address %s; every interface is used instead', host, usable[0])
             return []
-        result.extend(address for address in usable if address not in result)
-    return result
+        result.extend(usable)
+    return list(collections.OrderedDict.fromkeys(result))
 
 
 def is_bindable(address):
     """Whether this machine has this address now."""
-    try:
+    with contextlib.suppress(OSError, NodeError):
         open_socket(socket.SOCK_DGRAM, address, 0).close()
         return True
-    except (OSError, NodeError):
-        return False
+    return False
 
 
 def is_address(host):
     """Whether a host is given by its IP address, not by a name."""
-    try:
+    with contextlib.suppress(ValueError):
         return bool(canonical(host))
-    except ValueError:
-        return False
+    return False
 
 
 SEEK_THREADS = 64  # hosts that are looked for at one time: names may take long to resolve
 
 
 class Seeker(Worker):
-    """Looks for the nodes of --node until each has answered once; all are in the table, and polled, from the beginning.
-
-    A thread of its own, with some for the hosts, so that one whose name or answer takes long delays no other.
-    """
+    """Looks for the nodes of --node until each has answered once; all have a row, and are polled, from the beginning."""
 
     name = 'seeker'
 
     def __init__(self, places, admin):
         super().__init__()
-        self._missing = list(places)  # (host, port or None)
         self._admin = admin
-        self.has_looked = False       # whether it has looked for each of them; read by any thread
-        self._rows = {}               # (host, port) -> ids of rows that stand for it until one has answered
-        self._said = set()
+        self._missing = set(places)  # (host, port or None); any thread
+        self._rows = {}              # (host, port) -> id of the row that stands for it until one has answered
+        self.has_looked = False      # whether it has looked for each of them; read by any thread
 
     def turn(self):
-        missing = [place for place in self._missing if not self._is_forgotten(*place)]
-        for place in missing:
-            if is_address(place[0]):
-                self._list(*place, [place[0]])  # at once: no look-up of a name is waited for
-        found = run_parallel(self._seek, missing, threads=SEEK_THREADS)
-        self._missing = [place for place, is_found in zip(missing, found) if not is_found]
+        hosts = sorted(self._missing, key=lambda place: not is_address(place[0]))  # names may take long
+        run_parallel(self._seek, hosts, threads=SEEK_THREADS)
         self.has_looked = True
         self.stopping.wait(LONGEST_PAUSE / 2 if self._missing else None)
 
-    def _is_forgotten(self, host, port):
-        """Whether an administrator has forgotten it: only what shows itself comes back."""
-        ports = [port] if port else self._admin.node_ports
-        return is_address(host) and any(format_id(canonical(host), number) in self._admin.forgotten for number in ports)
-
     def _seek(self, place):
-        """Whether there is nothing more to be done for this host.  What goes wrong here is this host's alone."""
+        """List a host and ask whether there are nodes.  What goes wrong here is this host's alone."""
+        (host, port), admin = place, self._admin
         try:
-            return self._look(*place)
+            ids = [format_id(address, number) for address in resolve(host)
+                   for number in ([port] if port else admin.node_ports)]
+            if is_address(host) and not admin.forgotten.keys().isdisjoint(ids):
+                self._missing.discard(place)  # only what shows itself comes back
+                return
+            if place not in self._rows:
+                self._rows[place] = ids[0]
+                admin.add_row(*split_id(ids[0]))
+            if port and len(ids) == 1:
+                self._missing.discard(place)  # its row is polled, whatever it is
+                return
+            for node_id in ids:
+                admin.ask(node_id, functools.partial(self._asked, place, node_id), create=True)
+        except NodeError as error:
+            if not self.has_looked:
+                logger.warning('--node %s: %s It is tried again every %d seconds.', host, error, LONGEST_PAUSE / 2)
         except Exception as error:
             self.report(error)
-            return False
 
-    def _look(self, host, port):
-        try:
-            addresses = resolve(host)
-        except NodeError as error:
-            if host not in self._said:
-                self._said.add(host)
-                logger.warning('--node %s: %s It is tried again every %d seconds.', host, error, LONGEST_PAUSE / 2)
-            return False
-        row = self._list(host, port, addresses)
-        if port and len(addresses) == 1:
-            return True  # it is in the table, and polled, whatever it is
-        found = {r['id'] for r in self._admin.add(host, port) if r['ok']}
-        published = self._admin.table.get(row)
-        if found and row not in found and published and not published.is_managed:
-            self._admin.table.forget(row)  # it stood for a port at which nothing is, and nothing was set there
-        return bool(found)
-
-    def _list(self, host, port, addresses):
-        """The id of the row that stands for this host, at the first of its addresses, until one has answered."""
-        first = canonical(addresses[0]), port or self._admin.node_ports[0]
-        if (host, port) not in self._rows:
-            self._rows[host, port] = format_id(*first)
-            self._admin.add_row(*first)
-        return self._rows[host, port]
+    def _asked(self, place, node_id, error):
+        """An address of a host has been asked.  Poller's thread."""
+        table, row = self._admin.table, self._rows[place]
+        if not error:
+            self._missing.discard(place)
+            if table.row(node_id) != row and not table.answers(row) and not (table.get(row) or NOTHING).is_managed:
+                table.forget(row)  # nothing is there, and nothing was set
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -5874,11 +5725,11 @@ class Reconciler(Worker):
     def _save(self):
         """Write down what has changed since it was written last.  A sentence when that cannot be."""
         admin = self._admin
-        changes = admin.table.changes(), admin.forgotten_changes
+        changes = admin.table.changes(), list(admin.forgotten)
         if not self.keeps_state or changes == self._saved:
             return None
         try:
-            self._state_file.write(state_json(admin.table.managed(), admin.forgotten_ids()))
+            self._state_file.write(state_json(admin.table.managed(), changes[1]))
         except OSError as error:
             return '--state %s: cannot be written. %s' % (printable(self._state_file.name), system_error(error))
         self._saved = changes
@@ -6094,7 +5945,7 @@ _writing = threading.Lock()    # held while metrics are written: 10,000 nodes ma
 def write_metrics(admin):
     """All metrics as text."""
     with _writing:
-        snapshot = admin.snapshot()
+        snapshot = admin.table.snapshot()
         return ''.join(write_metric(*metric) for metric in itertools.chain(
             _node_metrics([node.view for node in snapshot.nodes]), _own_metrics(admin, snapshot.totals)))
 
@@ -10637,7 +10488,7 @@ def get_health(request):
 
 def get_nodes(request, since):
     """The nodes that have changed after this sequence number, or all."""
-    admin, snapshot = request.admin, request.admin.snapshot(since and int(since))
+    admin, snapshot = request.admin, request.admin.table.snapshot(since and int(since))
     head = encode_json({'sequence': snapshot.sequence, 'time': time.time(),
                         'poll_interval': admin.schedule.interval, 'totals': snapshot.totals,
                         'groups': admin.table.group_totals(), 'full': snapshot.full, 'removed': snapshot.removed})
@@ -11230,7 +11081,7 @@ class Console(Worker):
         tell('\n'.join('%-8s%s' % (name, meaning) for name, (meaning, _) in self.COMMANDS.items()))
 
     def _nodes(self):
-        nodes = sorted((published.view for published in self._admin.snapshot().nodes), key=place_key)
+        nodes = sorted((published.view for published in self._admin.table.snapshot().nodes), key=place_key)
         tell(table_of_nodes(nodes) + count_nodes(nodes))
 
     def _scan(self):
@@ -11415,7 +11266,7 @@ def find_nodes(settings):
     admin = bystander(settings)
     with running(admin):
         wait_until_found(admin)
-        return [published.view for published in admin.snapshot().nodes]
+        return [published.view for published in admin.table.snapshot().nodes]
 
 
 def bystander(settings):
@@ -11439,7 +11290,7 @@ def wait_until_found(admin):
     found = 0
     while now - began < LIST_LONGEST:
         time.sleep(0.1)
-        now, nodes = time.monotonic(), admin.snapshot().totals['nodes']
+        now, nodes = time.monotonic(), admin.table.snapshot().totals['nodes']
         if admin.is_finding() or nodes != found:
             changed, found = now, nodes
         elif found and now - changed >= LIST_QUIET or now - began >= LIST_TIME:

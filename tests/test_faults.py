@@ -52,7 +52,7 @@ sys.exit(dispyadmin.main())
 
 ONCE = ('Listener.turn', 'Announcer.turn', 'Poller.turn', 'WebServer.turn',
         'Listener._understand', 'Listener._accept', 'Listener._take_all', 'Admin._heard', 'Admin._meet',
-        'Admin._answered', 'Admin._due_talks', 'Admin._poll_talk', 'Admin.info_steps', 'Announcer._ask_from',
+        'Admin._tell', 'Admin._due_talks', 'NodeTable.failed', 'Admin.info_steps', 'Announcer._ask_from',
         'Exchange.__init__', 'Exchange.advance', 'Exchange.receive', 'Schedule.take',
         'NodeTable.answered', 'NodeTable.heard', 'NodeTable.known', 'NodeTable.may_send', 'Poller._launch',
         'Poller._advance', 'Poller._step', 'Poller._expire', 'WebServer._accept', 'RequestHandler.setup',
@@ -122,7 +122,7 @@ class Errors(FaultTest):
     def test_what_an_error_says(self):
         """The text of an error may be the network's: it cannot add lines or move the cursor. Nor does it hold a secret."""
         secret = 'a-secret-of-this-test'
-        for place in ('Listener._understand!', 'Admin._answered', 'Schedule.finished', 'NodeTable.answered',
+        for place in ('Listener._understand!', 'Admin.take', 'Schedule.finished', 'NodeTable.answered',
                       'NodeTable.may_send', 'Exchange.receive', 'Poller._end', 'RequestHandler._reply'):
             with self.subTest(place):
                 node = self.start(lab.Watched, self.address(), self.info_port + 1, secret)
@@ -184,7 +184,7 @@ class Errors(FaultTest):
     def test_error_of_one_node(self):
         """What cannot be understood of one node's answers is logged once and delays no other."""
         nodes = [self.start(lab.Watched, self.address(), self.info_port + 1, 'open') for _ in range(3)]
-        admin = self.broken('Admin._answered!')
+        admin = self.broken('NodeTable.answered!')
         for node in nodes:
             admin.request('POST', '/api/nodes', {'host': node.address, 'port': node.port}, timeout=5)
         since = time.monotonic()

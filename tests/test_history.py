@@ -38,13 +38,12 @@ class Turned:
 
 class Timelines(unittest.TestCase):
     def timeline(self):
-        return Timeline(10, 4, struct.Struct('<d'))
+        return Timeline(10, 4, ('value',), struct.Struct('<d'))
 
     def fill(self, timeline, *times):
         """(number of the first slot, values), None for gaps."""
         for now in times:
-            if timeline.is_due(now):
-                timeline.put(now, {'a': (now,)})
+            timeline.put(now, lambda now=now: {'a': (now,)})
         first, rows = timeline.read('a')
         return first, [value for value, in rows]
 
@@ -66,7 +65,7 @@ class Timelines(unittest.TestCase):
         """A key that comes later has no gaps before; one that was left out, or forgotten, begins anew."""
         timeline = self.timeline()
         for now, keys in ((100.0, 'a'), (130.0, 'ab'), (140.0, 'b'), (150.0, 'ab')):
-            timeline.put(now, {key: (now,) for key in keys})
+            timeline.put(now, lambda now=now, keys=keys: {key: (now,) for key in keys})
         self.assertEqual(timeline.read('a'), (15, [[150.0]]))
         self.assertEqual(timeline.read('b'), (13, [[130.0], [140.0], [150.0]]))
         timeline.forget('b')
@@ -224,14 +223,14 @@ class OfNodes(HistoryTest):
             self.sample()
             for node_id in ids:
                 self.table.forget(node_id)
-            self.assertEqual(sum(map(len, self.history._nodes._kept.values())), 3 * dispyadmin.NODE_SAMPLE.size)
+            self.assertEqual(sum(map(len, self.history._nodes._kept[1].values())), 3 * dispyadmin.NODE_SAMPLE.size)
         self.sample()
-        self.assertEqual(self.history._nodes._kept, {})
+        self.assertEqual(self.history._nodes._kept[1], {})
         self.meet(A, opened())
         self.sample(2 * dispyadmin.SAMPLES)
         self.pass_time(10 * 86400)
         self.sample(2)
-        self.assertEqual(len(self.history._nodes._kept[A]), dispyadmin.SAMPLES * dispyadmin.NODE_SAMPLE.size)
+        self.assertEqual(len(self.history._nodes._kept[1][A]), dispyadmin.SAMPLES * dispyadmin.NODE_SAMPLE.size)
 
     def test_samples_at_their_pace(self):
         """However often it looks."""

@@ -5,7 +5,6 @@ import gc
 import itertools
 import re
 import sys
-import threading
 import types
 import unittest
 
@@ -139,8 +138,7 @@ class Memory(unittest.TestCase):
 
     def test_forgotten(self):
         nothing = types.SimpleNamespace(forget=lambda node_id: True, remove=lambda node_id: None)
-        admin = types.SimpleNamespace(_lock=threading.Lock(), forgotten=collections.OrderedDict(), forgotten_changes=0,
-                                      table=nothing, schedule=nothing, history=nothing)
+        admin = types.SimpleNamespace(forgotten=collections.OrderedDict(), table=nothing, schedule=nothing, history=nothing)
         for node_id in ids(2 * dispyadmin.MAX_FORGOTTEN, LONG_ID):
             dispyadmin.Admin.forget(admin, node_id)
         self.assertEqual(len(admin.forgotten), dispyadmin.MAX_FORGOTTEN)

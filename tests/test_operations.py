@@ -506,16 +506,18 @@ class State(OperationsTest):
     def test_nothing_set_is_dropped_for_another_address(self):
         """--node with a name: what was set at an address that is silent now stays when another one answers."""
         first, second = '127.0.0.2:9701', '127.0.0.3:9701'
-        admin = mock.Mock(table=NodeTable(), node_ports=[9701])
+        admin = mock.Mock(table=NodeTable(), node_ports=[9701], forgotten={})
         admin.add_row = admin.table.add
-        admin.add.return_value = [{'id': first, 'ok': False}, {'id': second, 'ok': True}]
+        admin.ask = lambda node_id, tell, create: tell(None if node_id == second else 'No answer.')
         with mock.patch('dispyadmin.resolve', return_value=['127.0.0.2', '127.0.0.3']):
             for kept, shown in (({}, False), ({'desired': {'cpus': SetCpus(1)}}, True),
                                 ({'added': True}, True)):
                 with self.subTest(kept):
                     admin.table.add('127.0.0.2', 9701)
                     admin.table.keep(first, **kept)
-                    self.assertTrue(dispyadmin.Seeker([], admin)._look('head', None))
+                    seeker = dispyadmin.Seeker([('head', None)], admin)
+                    seeker._seek(('head', None))
+                    self.assertFalse(seeker._missing)
                     self.assertEqual(admin.table.get(first) is not None, shown)
 
     def test_damaged_file_is_set_aside(self):
