@@ -163,6 +163,7 @@ EVENT_TIME = 2.0               # seconds within which the same, at many nodes, i
 ALERT_TIME = 30.0              # seconds that a program of --on_event may run
 GATHER_TIME = 1.0              # seconds for which what happens is gathered before that program is run ...
 ALERT_PAUSE = 10.0             # ... and seconds between two of its runs for the same kind of event
+LOOK_INTERVAL = 0.25           # seconds between looks for an alert that is due, and for what is typed
 WATCH_INTERVAL = 10.0          # seconds between looks at this machine's addresses
 MAX_OWN = 256                  # addresses of this machine that are heard at: each has two sockets
 PIPE_TIME = 5.0                # seconds in which some program must open the pipe that an option names as a file
@@ -3989,19 +3990,17 @@ class Alert:
     """Events of one kind that are told in one run of the program.  Alerts' lock guards it while it waits."""
 
     def __init__(self, event):
-        self.kind = event.kind
-        self.first = self.last = event
+        self.kind, self.time, self.message = event.kind, event.time, event.message
         self.since = time.monotonic()            # when it began to wait
         self.nodes = collections.OrderedDict()   # id -> None
 
     def json(self):
         """What the program reads, as one line."""
-        ids, message = list(self.nodes), self.last.message
+        ids, message = list(self.nodes), self.message
         if len(ids) > 1:
             message = '%d nodes %s; the last: %s' % (len(ids), HAPPENED_TO_MANY[self.kind], message)
-        return encode_json(collections.OrderedDict([
-            ('kind', self.kind), ('time', self.first.time), ('nodes', ids[:MAX_ALERT_NODES]), ('count', len(ids)),
-            ('message', message)])) + '\n'
+        return encode_json(collections.OrderedDict(
+            kind=self.kind, time=self.time, nodes=ids[:MAX_ALERT_NODES], count=len(ids), message=message)) + '\n'
 
 
 class Alerts(Worker):
@@ -4018,23 +4017,20 @@ class Alerts(Worker):
         self.runs = self.failed = 0            # programs run, and those among them that failed; read by any thread
         self._command = find_program(command)
         self._kinds = frozenset(kinds or ALERTED)
-        self._changed = threading.Condition()  # guards the next
+        self._lock = threading.Lock()          # guards the next
         self._waiting = collections.deque()    # of Alert
-        self._told = {}                        # kind -> monotonic time of its last run; this thread's alone
-
-    # --- any thread ---
+        self._pauses = {}                      # kind -> monotonic time of its next run, at the earliest; this thread's alone
 
     def take(self, event):
-        """An event of one node has happened."""
+        """An event of one node has happened.  Any thread."""
         if event.kind not in self._kinds:
             return
-        with self._changed:
+        with self._lock:
             alert = self._alert_for(event)
-            alert.nodes[event.nodes[0]], alert.last = None, event
+            alert.nodes[event.nodes[0]], alert.message = None, event.message
             is_slow = len(self._waiting) > MAX_ALERTS or sum(len(a.nodes) for a in self._waiting) > MAX_ALERT_IDS
             if is_slow:
                 self._waiting.popleft()
-            self._changed.notify()
         if is_slow:
             self.report_once('--on_event: the command is too slow; the oldest events are left out')
 
@@ -4049,31 +4045,17 @@ class Alerts(Worker):
         self._waiting.append(Alert(event))
         return self._waiting[-1]
 
-    def wake(self):
-        with self._changed:
-            self._changed.notify()
-
-    # --- its thread ---
-
     def turn(self):
-        with self._changed:
-            if self.stopping.is_set():
-                return
-            patience = self._patience()
-            if patience > 0:
-                self._changed.wait(patience)
-                return
-            alert = self._waiting.popleft()
-        self._told[alert.kind] = time.monotonic()
-        self._tell(alert)
-
-    def _patience(self):
-        """Seconds until the first of those that wait is to be told.  Lock held."""
-        if not self._waiting:
-            return threading.TIMEOUT_MAX
-        first = self._waiting[0]
-        due = max(first.since + GATHER_TIME, self._told.get(first.kind, -math.inf) + ALERT_PAUSE)
-        return due - time.monotonic()
+        with self._lock:
+            alert = self._waiting[0] if self._waiting else None
+            is_due = alert and time.monotonic() >= max(alert.since + GATHER_TIME, self._pauses.get(alert.kind, 0.0))
+            if is_due:
+                self._waiting.popleft()
+        if is_due:
+            self._pauses[alert.kind] = time.monotonic() + ALERT_PAUSE
+            self._tell(alert)
+        else:
+            self.stopping.wait(LOOK_INTERVAL)
 
     def _tell(self, alert):
         """Run the program, and log what became of it."""
@@ -4092,9 +4074,10 @@ class Alerts(Worker):
 
 def run_program(command, data, stopping):
     """Run a program with `data` (bytes) as its standard input, for ALERT_TIME at most, or until `stopping` (Event) is set.
+    What it leaves behind in its process group ends with it.
 
-    What it leaves behind in its process group ends with it.  Returns what went wrong, to follow "the command", or None, and
-    the beginning of what it printed.  OSError when it cannot be started.
+    Returns what went wrong, to follow "the command", or None, and the beginning of what it printed.  OSError when it cannot
+    be started.
     """
     with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           start_new_session=True) as process:
@@ -4102,7 +4085,10 @@ def run_program(command, data, stopping):
             printed = _serve(process, data, stopping)
             status = process.poll()
         finally:
-            _end_group(process)
+            for number in (signal.SIGTERM, signal.SIGKILL):  # the first leaves what still runs a moment to end by itself
+                with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(END_TIME / 2)
     if status is None:
         return None if stopping.is_set() else 'took more than %g seconds and was ended' % ALERT_TIME, printed
     how = 'ended with status %d' % status if status > 0 else 'was ended by signal %d' % -status
@@ -4116,33 +4102,17 @@ def _serve(process, data, stopping):
         os.set_blocking(pipe.fileno(), False)
     while not is_over:
         is_over = process.poll() is not None or time.monotonic() > expires or stopping.is_set()
-        data = _feed(process.stdin, data)
+        try:
+            data = data[process.stdin.write(data) or 0:]
+        except (OSError, ValueError):  # it does not read, which is its own affair; or it has all, and the pipe is closed
+            data = b''
+        if not data:
+            process.stdin.close()
         more = process.stdout.read(65536) or b''
         printed += more[:MAX_ALERT_OUTPUT - len(printed)]
         if not more:
             stopping.wait(0.05)  # no selector tells of the end of a program
     return printed
-
-
-def _feed(pipe, data):
-    """Write what a pipe takes at once, and close it behind the last byte; what is left of the data."""
-    try:
-        data = data and data[pipe.write(data) or 0:]
-    except OSError:
-        data = b''  # it does not read, which is its own affair
-    if not data:
-        pipe.close()
-    return data
-
-
-def _end_group(process):
-    """End all that is left of a program; what still runs has a moment to end by itself."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(END_TIME / 2)
-        except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
-            pass  # nothing is left; or what is left is another user's
 
 
 def find_program(command):
