@@ -4027,25 +4027,18 @@ class Alerts(Worker):
         """An event of one node has happened.  Any thread."""
         if event.kind not in self._kinds:
             return
+        node_id = event.nodes[0]
         with self._lock:
-            alert = self._alert_for(event)
-            alert.nodes[event.nodes[0]], alert.message = None, event.message
+            alert = next((old for old in reversed(self._waiting) if old.kind == event.kind or node_id in old.nodes), None)
+            if alert is None or alert.kind != event.kind:  # something else of this node waits behind those of its kind
+                alert = Alert(event)
+                self._waiting.append(alert)
+            alert.nodes[node_id], alert.message = None, event.message
             is_slow = len(self._waiting) > MAX_ALERTS or sum(len(a.nodes) for a in self._waiting) > MAX_ALERT_IDS
             if is_slow:
                 self._waiting.popleft()
         if is_slow:
             self.report_once('--on_event: the command is too slow; the oldest events are left out')
-
-    def _alert_for(self, event):
-        """The Alert that an event goes into: the last of its kind, unless something else of its node waits behind that.
-        Lock held."""
-        for alert in reversed(self._waiting):
-            if alert.kind == event.kind:
-                return alert
-            if event.nodes[0] in alert.nodes:
-                break
-        self._waiting.append(Alert(event))
-        return self._waiting[-1]
 
     def turn(self):
         with self._lock:
@@ -10928,11 +10921,7 @@ def _group(text):
 
 def _command(text):
     """A command as in a shell, but no shell is run: find_program() takes it apart."""
-    try:
-        is_empty = not any(shlex.split(text)[:1])
-    except ValueError:
-        raise ValueError('%.80s has a quotation mark or a backslash without its counterpart' % text)
-    if is_empty:
+    if not any(shlex.split(text)[:1]):  # a ValueError of its own where a quotation does not end
         raise ValueError('is empty')
     return _file(text)
 
@@ -10955,8 +10944,7 @@ class Literal(str):
     """A secret that stands for itself, whatever it begins with."""
 
 
-# One option: its key in the settings, what its help shows for its value, how a text of it is read, and its default.  A list
-# as default means that it can be given again and again.
+# A list as default means that the option can be given again and again.
 Option = collections.namedtuple('Option', 'key metavar parse default help')
 
 _PORT = functools.partial(_number, 0, 65535)
@@ -10977,18 +10965,16 @@ OPTIONS = (
            'where the page is served; elsewhere than on localhost, which is for this machine alone, a token is needed'),
     Option('http_port', 'PORT', _PORT, HTTP_PORT, 'port of the page; 0: any that is free'),
     Option('http_token', 'FILE', _file, '',
-           'file whose first line is the token that browsers need where a token is needed (default: a new one at each '
-           'start)'),
+           'file whose first line is the token that browsers need where one is needed (default: a new one at each start)'),
     Option('http_names', 'NAME', _http_name, [],
-           'a further name under which browsers reach the page, for a proxy or tunnel in front; everybody needs the token '
-           'then'),
+           'a further name of the page, that of a proxy or tunnel in front; everybody needs the token then'),
     Option('info_port', 'PORT', _PORT, None,
            'port at which nodes announce themselves, UDP and TCP, held all the time (default: %d and, for nodes before '
            'dispy 4.15, %d, UDP, shared with the other programs of dispy on this machine; 0: none, nodes are only asked)'
            % (PORT_PAIRS[0][0], PORT_PAIRS[1][0])),
     Option('reply_port', 'PORT', _PORT, None,
-           'TCP port to which nodes answer searches, for a firewall to let through (default: %d, or --info_port where that '
-           'is given; 0: any that is free)' % REPLY_PORT),
+           'TCP port to which nodes answer searches, for a firewall (default: %d, or --info_port where that is given; 0: '
+           'any that is free)' % REPLY_PORT),
     Option('node_port', 'PORT', functools.partial(_number, 1, 65535), None,
            'port of the nodes (default: %d and, for nodes before dispy 4.15, %d)' % (PORT_PAIRS[0][1], PORT_PAIRS[1][1])),
     Option('poll_interval', 'SEC', _SECONDS, POLL_INTERVAL, 'seconds between two polls of a node'),
@@ -11001,13 +10987,11 @@ OPTIONS = (
     Option('groups', 'NAME=PATTERN[,PATTERN...]', _group, [],
            'nodes to be looked at together: addresses, networks (10.1.0.0/16), or names with * and ?'),
     Option('state', 'FILE', _file, '',
-           'keep what was set, nodes added by hand and forgotten ones in this file over restarts (default: nothing is '
-           'kept)'),
+           'keep what was set, nodes added by hand and forgotten ones in this file over restarts (default: in none)'),
     Option('keep', None, _FLAG, False,
            'set again what was set here, on nodes that were started again or have other values'),
     Option('on_event', 'COMMAND', _command, '',
-           'run this program, without a shell, when nodes are lost, answer again or were started again; what happened is '
-           'JSON on its standard input'),
+           'run this program, without a shell, when nodes are lost, answer again or were started again; it reads JSON'),
     Option('events', 'KIND', _KIND, [], 'what --on_event is run for, instead: ' + ', '.join(EVENT_KINDS)),
     Option('debug', None, _FLAG, False, 'log every announcement and request'),
 )
@@ -11122,17 +11106,14 @@ def find_credentials(environ):
 
 def _read(parse, text, where):
     """What a text, or each text of a list, stands for.  UsageError."""
-    try:
-        return [parse(_utf8(item)) for item in text] if isinstance(text, list) else parse(_utf8(text))
+    if isinstance(text, list):
+        return [_read(parse, item, where) for item in text]
+    try:  # Python 3.6 in the C locale spells what is not ASCII as bytes
+        return parse(type(text)(text.encode('utf-8', 'surrogateescape').decode('utf-8')))
     except UnicodeError:
         raise UsageError('%s: is not text in UTF-8' % where)
     except ValueError as error:
         raise UsageError('%s: %s' % (where, error))
-
-
-def _utf8(text):
-    """An argument, or a Literal, as text: Python 3.6 in the C locale spells what is not ASCII as bytes.  UnicodeError."""
-    return type(text)(text.encode('utf-8', 'surrogateescape').decode('utf-8'))
 
 
 def parse_config(text, where):
@@ -11141,11 +11122,10 @@ def parse_config(text, where):
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(re.sub('\r\n?', '\n', text))
-    except configparser.DuplicateOptionError as error:
-        raise UsageError('%s: %s stands twice' % (where, error.option))
     except (configparser.Error, ValueError) as error:  # its text may show a line with the secret: its number will do
         number = getattr(error, 'lineno', None) or (getattr(error, 'errors', None) or [[0]])[0][0]
-        raise UsageError('%s: line %d is not "option = value" under [DEFAULT]' % (where, number))
+        what = 'sets %s again' % error.option if hasattr(error, 'option') else 'is not "option = value" under [DEFAULT]'
+        raise UsageError('%s: line %d %s' % (where, number, what))
     for section in parser.sections():
         raise UsageError('%s: unknown section [%s]; options are under [DEFAULT]' % (where, section))
     texts = dict(parser.defaults())
@@ -11182,8 +11162,9 @@ def write_config(given):
         prefix = '@' if option.parse is _secret and text.startswith('@') else ''
         if prefix or option.parse is _file:
             text = prefix + os.path.abspath(text[len(prefix):])
-        line = _utf8('%s = %s' % (name_of(option), text))
-        with contextlib.suppress(UsageError):
+        line = '%s = %s' % (name_of(option), text)
+        with contextlib.suppress(UsageError, UnicodeError):
+            line = line.encode('utf-8', 'surrogateescape').decode('utf-8')
             read_back = ['%s = %s' % item for item in parse_config('[DEFAULT]\n' + line, '').items()]
         if read_back != [line] or isinstance(given[option.key], Literal):
             raise UsageError('--%s: a text that begins or ends with space, has several lines, or means something else in a '
@@ -11197,7 +11178,7 @@ def save_config(settings):
     StartError."""
     name = settings.save_config
     try:
-        data = write_config(settings.given).encode('utf-8', 'surrogateescape')
+        data = write_config(settings.given).encode('utf-8')
         if name == '-':
             write_out(data, '--save_config')
         elif os.path.exists(name) and not os.path.isfile(name):
@@ -11284,12 +11265,11 @@ class Console(Worker):
 
     def turn(self):
         try:
-            line = self._read_line()
-            command = line.strip().lower()
+            command = self._read_line().strip().lower()
             if command in self.COMMANDS:
                 self.COMMANDS[command][1](self)
             elif command:
-                tell('%s: no such command; try help' % printable(line)[:80])
+                tell('%s: no such command; try help' % printable(command)[:80])
         except InputError as error:
             tell(str(error))
         except (OSError, termios.error):  # the terminal has gone
