@@ -4006,11 +4006,8 @@ class Alert:
 
 
 class Alerts(Worker):
-    """Runs the program of --on_event, one at a time, with what happened as JSON on its standard input.
-
-    Events of one kind that wait are told together, and at most once in ALERT_PAUSE, so that 2,000 nodes that are lost
-    within a minute make a few runs.  The order in which things happened to each node is kept.
-    """
+    """Runs the program of --on_event, one at a time.  Events of one kind that wait are told together, and at most once in
+    ALERT_PAUSE; the order in which things happened to each node is kept."""
 
     name = 'alerts'
 
@@ -4068,12 +4065,9 @@ class Alerts(Worker):
 
 
 def run_program(command, data, stopping):
-    """Run a program with `data` (bytes) as its standard input, for ALERT_TIME at most, or until `stopping` (Event) is set.
-    What it leaves behind in its process group ends with it.
-
-    Returns what went wrong, to follow "the command", or None, and the beginning of what it printed.  OSError when it cannot
-    be started.
-    """
+    """Run a program with these bytes as its standard input, for ALERT_TIME at most, or until an Event is set; what it leaves
+    behind in its process group ends with it.  What went wrong, to follow "the command", or None, and the beginning of what
+    it printed.  OSError when it cannot be started."""
     with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           start_new_session=True) as process:
         try:
@@ -10987,11 +10981,12 @@ OPTIONS = (
     Option('groups', 'NAME=PATTERN[,PATTERN...]', _group, [],
            'nodes to be looked at together: addresses, networks (10.1.0.0/16), or names with * and ?'),
     Option('state', 'FILE', _file, '',
-           'keep what was set, nodes added by hand and forgotten ones in this file over restarts (default: in none)'),
+           'keep what was set, and nodes added or forgotten, in this file over restarts (default: nothing is kept)'),
     Option('keep', None, _FLAG, False,
            'set again what was set here, on nodes that were started again or have other values'),
     Option('on_event', 'COMMAND', _command, '',
-           'run this program, without a shell, when nodes are lost, answer again or were started again; it reads JSON'),
+           'run this program, without a shell, when nodes are lost, answer again or were started again; its standard '
+           'input is what happened, as JSON'),
     Option('events', 'KIND', _KIND, [], 'what --on_event is run for, instead: ' + ', '.join(EVENT_KINDS)),
     Option('debug', None, _FLAG, False, 'log every announcement and request'),
 )
@@ -11117,8 +11112,7 @@ def _read(parse, text, where):
 
 
 def parse_config(text, where):
-    """{name as written: text, or list of texts} of a configuration, ours or one that upstream's dispyadmin saved.
-    UsageError, which begins with `where`."""
+    """{name as written: text, or list of texts} of a configuration.  UsageError, which begins with `where`."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(re.sub('\r\n?', '\n', text))
@@ -11174,8 +11168,7 @@ def write_config(given):
 
 
 def save_config(settings):
-    """Write the configuration to where --save_config says: a file for its owner alone, or standard output.  UsageError,
-    StartError."""
+    """Write the options given to the file that --save_config names, or to standard output.  UsageError, StartError."""
     name = settings.save_config
     try:
         data = write_config(settings.given).encode('utf-8')
@@ -11223,8 +11216,7 @@ def read_token(name):
 
 
 def read_text(name, where, first_line=False):
-    """The text (or first line) of a file, device or pipe (0: of standard input), without a byte order mark.  UsageError,
-    which begins with `where`."""
+    """The text, or first line, of a file, device or pipe (0: standard input).  UsageError, which begins with `where`."""
     is_ready, flag = True, getattr(os, 'O_NONBLOCK', 0)  # a pipe is opened before there is a program at its other end
     try:
         with open(name and _file(name), 'rb', closefd=name != 0,
@@ -11323,8 +11315,8 @@ class _LogFormatter(logging.Formatter):
     """One line for each thing that happened; what came from the network cannot add lines or move the cursor."""
 
     def format(self, record):
-        lines = [record.getMessage()] + (self.formatException(record.exc_info).split('\n') if record.exc_info else [])
-        text = '\n    '.join(map(printable, lines))
+        trace = self.formatException(record.exc_info).split('\n') if record.exc_info else []
+        text = '\n    '.join(printable(line) for line in [record.getMessage()] + trace)
         return '%s %s: %s' % (self.formatTime(record), record.levelname.lower(), text)
 
 
