@@ -6029,7 +6029,7 @@ class StateFile:
             if not os.path.samestat(os.fstat(self._held), os.stat(self._path)):
                 os.close(self._open_locked(0))  # somebody has put another one there: not another dispyadmin's
         self._hold(replace_file(self._path, data, self._lock))
-        sync_folder(folder)
+        sync_folder(os.path.dirname(self._path))
 
     def _lock(self, number):
         """Lock this descriptor.  OSError when another dispyadmin has the file."""
