@@ -163,6 +163,7 @@ EVENT_TIME = 2.0               # seconds within which the same, at many nodes, i
 ALERT_TIME = 30.0              # seconds that a program of --on_event may run
 GATHER_TIME = 1.0              # seconds for which what happens is gathered before that program is run ...
 ALERT_PAUSE = 10.0             # ... and seconds between two of its runs for the same kind of event
+LOOK_INTERVAL = 0.25           # seconds between looks for an alert that is due, and for what is typed
 WATCH_INTERVAL = 10.0          # seconds between looks at this machine's addresses
 MAX_OWN = 256                  # addresses of this machine that are heard at: each has two sockets
 PIPE_TIME = 5.0                # seconds in which some program must open the pipe that an option names as a file
@@ -1699,6 +1700,8 @@ class Group:
             try:
                 self._networks.append(ipaddress.ip_network(pattern, strict=False))
             except ValueError:
+                if '/' in pattern:  # no name of a node has one
+                    raise ValueError('%.80s is no network such as 10.1.0.0/16' % pattern)
                 self._names.append(pattern.lower())
 
     def has(self, address, name):
@@ -3970,27 +3973,22 @@ class Alert:
     """Events of one kind that are told in one run of the program.  Alerts' lock guards it while it waits."""
 
     def __init__(self, event):
-        self.kind = event.kind
-        self.first = self.last = event
+        self.kind, self.time, self.message = event.kind, event.time, event.message
         self.since = time.monotonic()            # when it began to wait
         self.nodes = collections.OrderedDict()   # id -> None
 
     def json(self):
         """What the program reads, as one line."""
-        ids, message = list(self.nodes), self.last.message
+        ids, message = list(self.nodes), self.message
         if len(ids) > 1:
             message = '%d nodes %s; the last: %s' % (len(ids), HAPPENED_TO_MANY[self.kind], message)
-        return encode_json(collections.OrderedDict([
-            ('kind', self.kind), ('time', self.first.time), ('nodes', ids[:MAX_ALERT_NODES]), ('count', len(ids)),
-            ('message', message)])) + '\n'
+        return encode_json(collections.OrderedDict(
+            kind=self.kind, time=self.time, nodes=ids[:MAX_ALERT_NODES], count=len(ids), message=message)) + '\n'
 
 
 class Alerts(Worker):
-    """Runs the program of --on_event, one at a time, with what happened as JSON on its standard input.
-
-    Events of one kind that wait are told together, and at most once in ALERT_PAUSE, so that 2,000 nodes that are lost
-    within a minute make a few runs.  The order in which things happened to each node is kept.
-    """
+    """Runs the program of --on_event, one at a time.  Events of one kind that wait are told together, and at most once in
+    ALERT_PAUSE; the order in which things happened to each node is kept."""
 
     name = 'alerts'
 
@@ -3999,62 +3997,38 @@ class Alerts(Worker):
         self.runs = self.failed = 0            # programs run, and those among them that failed; read by any thread
         self._command = find_program(command)
         self._kinds = frozenset(kinds or ALERTED)
-        self._changed = threading.Condition()  # guards the next
+        self._lock = threading.Lock()          # guards the next
         self._waiting = collections.deque()    # of Alert
-        self._told = {}                        # kind -> monotonic time of its last run; this thread's alone
-
-    # --- any thread ---
+        self._pauses = {}                      # kind -> monotonic time of its next run, at the earliest; this thread's alone
 
     def take(self, event):
-        """An event of one node has happened."""
+        """An event of one node has happened.  Any thread."""
         if event.kind not in self._kinds:
             return
-        with self._changed:
-            alert = self._alert_for(event)
-            alert.nodes[event.nodes[0]], alert.last = None, event
+        node_id = event.nodes[0]
+        with self._lock:
+            alert = next((old for old in reversed(self._waiting) if old.kind == event.kind or node_id in old.nodes), None)
+            if alert is None or alert.kind != event.kind:  # something else of this node waits behind those of its kind
+                alert = Alert(event)
+                self._waiting.append(alert)
+            alert.nodes[node_id], alert.message = None, event.message
             is_slow = len(self._waiting) > MAX_ALERTS or sum(len(a.nodes) for a in self._waiting) > MAX_ALERT_IDS
             if is_slow:
                 self._waiting.popleft()
-            self._changed.notify()
         if is_slow:
             self.report_once('--on_event: the command is too slow; the oldest events are left out')
 
-    def _alert_for(self, event):
-        """The Alert that an event goes into: the last of its kind, unless something else of its node waits behind that.
-        Lock held."""
-        for alert in reversed(self._waiting):
-            if alert.kind == event.kind:
-                return alert
-            if event.nodes[0] in alert.nodes:
-                break
-        self._waiting.append(Alert(event))
-        return self._waiting[-1]
-
-    def wake(self):
-        with self._changed:
-            self._changed.notify()
-
-    # --- its thread ---
-
     def turn(self):
-        with self._changed:
-            if self.stopping.is_set():
-                return
-            patience = self._patience()
-            if patience > 0:
-                self._changed.wait(patience)
-                return
-            alert = self._waiting.popleft()
-        self._told[alert.kind] = time.monotonic()
-        self._tell(alert)
-
-    def _patience(self):
-        """Seconds until the first of those that wait is to be told.  Lock held."""
-        if not self._waiting:
-            return threading.TIMEOUT_MAX
-        first = self._waiting[0]
-        due = max(first.since + GATHER_TIME, self._told.get(first.kind, -math.inf) + ALERT_PAUSE)
-        return due - time.monotonic()
+        with self._lock:
+            alert = self._waiting[0] if self._waiting else None
+            is_due = alert and time.monotonic() >= max(alert.since + GATHER_TIME, self._pauses.get(alert.kind, 0.0))
+            if is_due:
+                self._waiting.popleft()
+        if is_due:
+            self._pauses[alert.kind] = time.monotonic() + ALERT_PAUSE
+            self._tell(alert)
+        else:
+            self.stopping.wait(LOOK_INTERVAL)
 
     def _tell(self, alert):
         """Run the program, and log what became of it."""
@@ -4072,18 +4046,19 @@ class Alerts(Worker):
 
 
 def run_program(command, data, stopping):
-    """Run a program with `data` (bytes) as its standard input, for ALERT_TIME at most, or until `stopping` (Event) is set.
-
-    What it leaves behind in its process group ends with it.  Returns what went wrong, to follow "the command", or None, and
-    the beginning of what it printed.  OSError when it cannot be started.
-    """
+    """Run a program with these bytes as its standard input, for ALERT_TIME at most, or until an Event is set; what it leaves
+    behind in its process group ends with it.  What went wrong, to follow "the command", or None, and the beginning of what
+    it printed.  OSError when it cannot be started."""
     with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           start_new_session=True) as process:
         try:
             printed = _serve(process, data, stopping)
             status = process.poll()
         finally:
-            _end_group(process)
+            for number in (signal.SIGTERM, signal.SIGKILL):  # the first leaves what still runs a moment to end by itself
+                with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(END_TIME / 2)
     if status is None:
         return None if stopping.is_set() else 'took more than %g seconds and was ended' % ALERT_TIME, printed
     how = 'ended with status %d' % status if status > 0 else 'was ended by signal %d' % -status
@@ -4097,33 +4072,17 @@ def _serve(process, data, stopping):
         os.set_blocking(pipe.fileno(), False)
     while not is_over:
         is_over = process.poll() is not None or time.monotonic() > expires or stopping.is_set()
-        data = _feed(process.stdin, data)
+        try:
+            data = data[process.stdin.write(data) or 0:]
+        except (OSError, ValueError):  # it does not read, which is its own affair; or it has all, and the pipe is closed
+            data = b''
+        if not data:
+            process.stdin.close()
         more = process.stdout.read(65536) or b''
         printed += more[:MAX_ALERT_OUTPUT - len(printed)]
         if not more:
             stopping.wait(0.05)  # no selector tells of the end of a program
     return printed
-
-
-def _feed(pipe, data):
-    """Write what a pipe takes at once, and close it behind the last byte; what is left of the data."""
-    try:
-        data = data and data[pipe.write(data) or 0:]
-    except OSError:
-        data = b''  # it does not read, which is its own affair
-    if not data:
-        pipe.close()
-    return data
-
-
-def _end_group(process):
-    """End all that is left of a program; what still runs has a moment to end by itself."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(END_TIME / 2)
-        except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
-            pass  # nothing is left; or what is left is another user's
 
 
 def find_program(command):
@@ -5742,6 +5701,31 @@ class Reconciler(Worker):
 
 NO_FILE = 'It is a directory, a pipe or a device; give the name of a file'
 OTHERS_FILE = 'It is used by another dispyadmin; give each its own file'
+
+
+def replace_file(path, data, lock=None):
+    """Make a file of these bytes, for its owner alone; until all of them are written, what was there stays.  Returns its
+    open descriptor, which lock() has taken before the file is in its place.  OSError."""
+    folder = os.path.dirname(path)
+    number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=folder)  # mode 0600
+    try:
+        with open(number, 'wb', closefd=False) as file:
+            file.write(data)
+        os.fsync(number)
+        if lock:
+            lock(number)
+        os.replace(temporary, path)
+    except BaseException:
+        os.close(number)
+        os.unlink(temporary)
+        raise
+    with contextlib.suppress(OSError):  # that its name lasts, too: not every system can tell
+        last = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(last)
+        finally:
+            os.close(last)
+    return number
 
 
 class StateFile:
@@ -10591,27 +10575,17 @@ ROUTES = [Route('GET', path, get_page, 'token?') for path in PAGES] + [
 
 # What makes a value of an option's text: ValueError with a sentence for what cannot be.
 
-def _number(low, high, make=int, what='a whole number'):
-    def parse(text):
-        try:
-            if low <= make(text) <= high:  # NaN is not
-                return make(text)
-        except ValueError:
-            pass
-        raise ValueError('%s is not %s between %d and %d' % (_quoted(text), what, low, high))
-    return parse
+def _number(low, high, text, make=int, what='a whole number'):
+    with contextlib.suppress(ValueError):
+        if low <= make(text) <= high:  # NaN is not
+            return make(text)
+    raise ValueError('"%.80s" is not %s between %d and %d' % (text, what, low, high))
 
 
-def _quoted(text):
-    return printable(text)[:80] or 'an empty text'
-
-
-def _one_of(values):
-    def parse(text):
-        if text.strip().lower() not in values:
-            raise ValueError('%s is none of %s' % (_quoted(text), ', '.join(values)))
-        return values[text.strip().lower()]
-    return parse
+def _one_of(values, text):
+    if text.strip().lower() not in values:
+        raise ValueError('"%.80s" is none of %s' % (text, ', '.join(values)))
+    return values[text.strip().lower()]
 
 
 def _host(text):
@@ -10627,33 +10601,22 @@ def _http_name(text):
 
 
 def _group(text):
-    name, equals, patterns = text.partition('=')
+    name, _, patterns = text.partition('=')
     patterns = [pattern.strip() for pattern in patterns.split(',') if pattern.strip()]
-    if not equals or not re.match(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,39}\Z', name.strip()) or not patterns:
-        raise ValueError('%s is not NAME=PATTERN[,PATTERN...], with a name of letters, digits, - _ and .' % _quoted(text))
-    for pattern in patterns:
-        if '/' in pattern:  # no name of a node has one
-            try:
-                ipaddress.ip_network(pattern, strict=False)
-            except ValueError:
-                raise ValueError('%s is no network such as 10.1.0.0/16' % _quoted(pattern))
+    if not patterns or not re.match(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,39}\Z', name.strip()):
+        raise ValueError('"%.80s" is not NAME=PATTERN[,PATTERN...], with a name of letters, digits, - _ and .' % text)
     return Group(name.strip(), patterns)
 
 
 def _command(text):
     """A command as in a shell, but no shell is run: find_program() takes it apart."""
-    try:
-        words = shlex.split(text)
-    except ValueError:
-        raise ValueError('%s has a quotation mark or a backslash without its counterpart' % _quoted(text))
-    if not words or not words[0]:
+    if not any(shlex.split(text)[:1]):  # a ValueError of its own where a quotation does not end
         raise ValueError('is empty')
     return _file(text)
 
 
 def _file(text):
-    """A file name; that it can be read is seen when it is.  Python 3.6 spells what is not ASCII as bytes in the C
-    locale."""
+    """A file name.  Python 3.6 spells what is not ASCII as bytes in the C locale."""
     if '\0' in text:
         raise ValueError('has a zero byte')
     return os.fsdecode(text.encode('utf-8', 'surrogateescape'))
@@ -10670,14 +10633,14 @@ class Literal(str):
     """A secret that stands for itself, whatever it begins with."""
 
 
-# One option: all that is said about it is said here.  Its key in the settings, what its help shows for its value, how a text
-# of it is read, and its default.  A list as default means that it can be given again and again.
+# A list as default means that the option can be given again and again.
 Option = collections.namedtuple('Option', 'key metavar parse default help')
 
-_PORT = _number(0, 65535)
-_SECONDS = _number(LEAST_INTERVAL, MOST_INTERVAL, lambda text: int(text) if text.strip().isdigit() else float(text),
-                   'a number of seconds')
-_FLAG = _one_of(configparser.ConfigParser.BOOLEAN_STATES)
+_PORT = functools.partial(_number, 0, 65535)
+_SECONDS = functools.partial(_number, LEAST_INTERVAL, MOST_INTERVAL, what='a number of seconds',
+                             make=lambda text: int(text) if text.strip().isdigit() else float(text))
+_FLAG = functools.partial(_one_of, configparser.ConfigParser.BOOLEAN_STATES)
+_KIND = functools.partial(_one_of, {kind: kind for kind in EVENT_KINDS})
 
 OPTIONS = (
     Option('secret', 'SECRET', _secret, '',
@@ -10686,54 +10649,42 @@ OPTIONS = (
            'page are better places than the command line, which every user of this machine sees in the list of processes'),
     Option('hosts', 'HOST', _host, [],
            'name or address of this machine to find and hear nodes at (default: every interface that is up)'),
-    Option('nodes', 'HOST[:PORT]', split_host_port, [],
-           'a node that broadcasts do not reach'),
+    Option('nodes', 'HOST[:PORT]', split_host_port, [], 'a node that broadcasts do not reach'),
     Option('http_host', 'HOST', _host, 'localhost',
            'where the page is served; elsewhere than on localhost, which is for this machine alone, a token is needed'),
-    Option('http_port', 'PORT', _PORT, HTTP_PORT,
-           'port of the page; 0: any that is free'),
+    Option('http_port', 'PORT', _PORT, HTTP_PORT, 'port of the page; 0: any that is free'),
     Option('http_token', 'FILE', _file, '',
-           'file whose first line is the token that browsers need where a token is needed (default: a new one at each '
-           'start)'),
+           'file whose first line is the token that browsers need where one is needed (default: a new one at each start)'),
     Option('http_names', 'NAME', _http_name, [],
-           'a further name under which browsers reach the page, for a proxy or tunnel in front; everybody needs the token '
-           'then'),
+           'a further name of the page, that of a proxy or tunnel in front; everybody needs the token then'),
     Option('info_port', 'PORT', _PORT, None,
            'port at which nodes announce themselves, UDP and TCP, held all the time (default: %d and, for nodes before '
            'dispy 4.15, %d, UDP, shared with the other programs of dispy on this machine; 0: none, nodes are only asked)'
            % (PORT_PAIRS[0][0], PORT_PAIRS[1][0])),
     Option('reply_port', 'PORT', _PORT, None,
-           'TCP port to which nodes answer searches, for a firewall to let through (default: %d, or --info_port where that '
-           'is given; 0: any that is free)' % REPLY_PORT),
-    Option('node_port', 'PORT', _number(1, 65535), None,
+           'TCP port to which nodes answer searches, for a firewall (default: %d, or --info_port where that is given; 0: '
+           'any that is free)' % REPLY_PORT),
+    Option('node_port', 'PORT', functools.partial(_number, 1, 65535), None,
            'port of the nodes (default: %d and, for nodes before dispy 4.15, %d)' % (PORT_PAIRS[0][1], PORT_PAIRS[1][1])),
-    Option('poll_interval', 'SEC', _SECONDS, POLL_INTERVAL,
-           'seconds between two polls of a node'),
-    Option('ping_interval', 'SEC', _SECONDS, PING_INTERVAL,
-           'seconds between two searches for new nodes'),
+    Option('poll_interval', 'SEC', _SECONDS, POLL_INTERVAL, 'seconds between two polls of a node'),
+    Option('ping_interval', 'SEC', _SECONDS, PING_INTERVAL, 'seconds between two searches for new nodes'),
     Option('ipv4_udp_multicast', None, _FLAG, False,
            'search by multicast instead of broadcast in IPv4, as dispynode with the same option does'),
     Option('certfile', 'FILE', _file, '',
            'certificate for TLS with nodes and browsers; the file that dispynode has as --certfile'),
-    Option('keyfile', 'FILE', _file, '',
-           'private key for --certfile, unless it is in that file'),
+    Option('keyfile', 'FILE', _file, '', 'private key for --certfile, unless it is in that file'),
     Option('groups', 'NAME=PATTERN[,PATTERN...]', _group, [],
            'nodes to be looked at together: addresses, networks (10.1.0.0/16), or names with * and ?'),
     Option('state', 'FILE', _file, '',
-           'keep what was set, nodes added by hand and forgotten ones in this file over restarts (default: nothing is '
-           'kept)'),
+           'keep what was set, and nodes added or forgotten, in this file over restarts (default: nothing is kept)'),
     Option('keep', None, _FLAG, False,
            'set again what was set here, on nodes that were started again or have other values'),
     Option('on_event', 'COMMAND', _command, '',
-           'run this program, without a shell, when nodes are lost, answer again or were started again; what happened is '
-           'JSON on its standard input'),
-    Option('events', 'KIND', _one_of(collections.OrderedDict(zip(EVENT_KINDS, EVENT_KINDS))), [],
-           'what --on_event is run for, instead: ' + ', '.join(EVENT_KINDS)),
-    Option('debug', None, _FLAG, False,
-           'log every announcement and request'),
+           'run this program, without a shell, when nodes are lost, answer again or were started again; its standard '
+           'input is what happened, as JSON'),
+    Option('events', 'KIND', _KIND, [], 'what --on_event is run for, instead: ' + ', '.join(EVENT_KINDS)),
+    Option('debug', None, _FLAG, False, 'log every announcement and request'),
 )
-SHORT = {'host': ['-i'], 'debug': ['-d']}
-NEEDED = (('keyfile', 'certfile'), ('events', 'on_event'))  # (key of an option, of another that it needs)
 
 
 def name_of(option):
@@ -10783,25 +10734,24 @@ def build_parser():
     parser.add_argument('--diagnose', metavar='HOST[:PORT]', help='say why the node at this host is not there or does not '
                         'work, with the other options as given, and what helps; then exit: 0 when nothing is wrong with it, '
                         '3 when something is')
+    short = {'hosts': ['-i'], 'debug': ['-d']}
     for option in OPTIONS:
+        is_list = option.default == []
         kind = (dict(action='store_const', const='true') if option.metavar is None else
-                dict(metavar=option.metavar, action='append' if option.default == [] else 'store'))
-        more = ('; can be given again' if option.default == [] else
-                ' (default: %s)' % option.default if option.metavar and option.default else '')
-        parser.add_argument(*SHORT.get(name_of(option), []), '--' + name_of(option), help=option.help + more, **kind)
+                dict(metavar=option.metavar, action='append' if is_list else 'store'))
+        more = ('; can be given again' if is_list else
+                ' (default: %s)' % option.default if option.default else '')
+        parser.add_argument(*short.get(option.key, []), '--' + name_of(option), help=option.help + more, **kind)
     return parser
 
 
 def read_settings(argv, environ):
-    """Command line, environment and configuration file as one namespace: every option, parsed; `given`, the texts of those
-    given, but for those of the environment; and `save_config`, `diagnose`, `list`.
-
-    UsageError for what cannot be.  The secret is still as it was given.
-    """
+    """Command line, environment and configuration file as one namespace: every option, parsed; `given`, the texts to save;
+    and `save_config`, `diagnose`, `list`.  The secret is still as it was given.  UsageError."""
     settings = build_parser().parse_args(argv)
     line = {name: text for name, text in vars(settings).items() if name in KEYS and text is not None}
-    where = '--config %s' % printable(settings.config)
-    config = parse_config(read_text(settings.config, where), where + ': ') if settings.config else {}
+    where = '--config %s' % settings.config
+    config = parse_config(read_text(settings.config, where), where) if settings.config else {}
     secret = environ.get('DISPYADMIN_SECRET')
     settings.given = {KEYS[name].key: text for texts in (config, line) for name, text in texts.items()}
     vars(settings).update((option.key, option.default) for option in OPTIONS)
@@ -10812,23 +10762,25 @@ def read_settings(argv, environ):
     if settings.diagnose is not None:
         settings.diagnose = _read(split_host_port, settings.diagnose, '--diagnose')
     _check_together(settings)
+    settings.list = settings.forms[0] if settings.forms else settings.list
     return settings
 
 
 def _check_together(settings):
-    if settings.forms and (not settings.list or len(settings.forms) > 1):
-        raise UsageError('--%s: %s' % (settings.forms[0], 'choose one form' if settings.list else 'goes with --list only'))
-    settings.list = settings.forms[0] if settings.forms else settings.list
-    for key, needed in NEEDED:
-        if getattr(settings, key) and not getattr(settings, needed):
-            raise UsageError('--%s: needs --%s too' % (name_of(KEYS[key]), needed))
-    if settings.reply_port in RESERVED_PORTS and settings.reply_port != settings.info_port:
-        raise UsageError('--reply_port: dispy itself uses port %d; give another' % settings.reply_port)
-    if settings.reply_port and settings.reply_port == settings.http_port:
-        raise UsageError('--reply_port: is the port of the page too; give another, or another --http_port')
-    names = [group.name for group in settings.groups]
-    if len(set(names)) < len(names):
-        raise UsageError('--group: %s is given twice' % max(names, key=names.count))
+    port, names = settings.reply_port, collections.Counter(group.name for group in settings.groups)
+    twice = ', '.join(name for name, count in names.items() if count > 1)
+    for is_wrong, name, sentence in (
+            (settings.forms and not settings.list, 'json and --csv', 'go with --list only'),
+            (len(settings.forms) > 1, 'json and --csv', 'choose one form'),
+            (settings.keyfile and not settings.certfile, 'keyfile', 'needs --certfile too'),
+            (settings.events and not settings.on_event, 'event', 'needs --on_event too'),
+            (port in RESERVED_PORTS and port != settings.info_port, 'reply_port',
+             'dispy itself uses port %s; give another' % port),
+            (port and port == settings.http_port, 'reply_port',
+             'is the port of the page too; give another, or another --http_port'),
+            (twice, 'group', '%s is given twice' % twice)):
+        if is_wrong:
+            raise UsageError('--%s: %s' % (name, sentence))
 
 
 def find_credentials(environ):
@@ -10844,89 +10796,77 @@ def find_credentials(environ):
 
 def _read(parse, text, where):
     """What a text, or each text of a list, stands for.  UsageError."""
-    try:
-        return [parse(_utf8(item)) for item in text] if isinstance(text, list) else parse(_utf8(text))
+    if isinstance(text, list):
+        return [_read(parse, item, where) for item in text]
+    try:  # Python 3.6 in the C locale spells what is not ASCII as bytes
+        return parse(type(text)(text.encode('utf-8', 'surrogateescape').decode('utf-8')))
     except UnicodeError:
         raise UsageError('%s: is not text in UTF-8' % where)
     except ValueError as error:
         raise UsageError('%s: %s' % (where, error))
 
 
-def _utf8(text):
-    """An argument, or a Literal, as text: Python 3.6 in the C locale spells what is not ASCII as bytes.  UnicodeError."""
-    return type(text)(text.encode('utf-8', 'surrogateescape').decode('utf-8'))
-
-
 def parse_config(text, where):
-    """{name as written: text, or list of texts} of a configuration, ours or one that upstream's dispyadmin saved.
-    UsageError, which begins with `where`."""
+    """{name as written: text, or list of texts} of a configuration.  UsageError, which begins with `where`."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(re.sub('\r\n?', '\n', text))
-    except configparser.DuplicateOptionError as error:
-        raise UsageError('%s%s stands twice' % (where, printable(error.option)))
     except (configparser.Error, ValueError) as error:  # its text may show a line with the secret: its number will do
         number = getattr(error, 'lineno', None) or (getattr(error, 'errors', None) or [[0]])[0][0]
-        raise UsageError('%sline %d is not "option = value" under [DEFAULT]' % (where, number))
-    if parser.sections():
-        raise UsageError('%sunknown section [%s]; options are under [DEFAULT]' % (where, printable(parser.sections()[0])))
+        what = 'sets %s again' % error.option if hasattr(error, 'option') else 'is not "option = value" under [DEFAULT]'
+        raise UsageError('%s: line %d %s' % (where, number, what))
+    for section in parser.sections():
+        raise UsageError('%s: unknown section [%s]; options are under [DEFAULT]' % (where, section))
     texts = dict(parser.defaults())
-    if UPSTREAM_NAMES == set(texts) - {'hosts', 'ip_addrs'} != set(texts):
-        texts = {name: Literal(text) if name == 'secret' and re.match(r'@|-\Z', text) else text
-                 for name, text in texts.items() if name not in ('info_port', 'node_port') or text not in DISPY_PORTS}
+    is_upstream = UPSTREAM_NAMES == set(texts) - {'hosts', 'ip_addrs'} != set(texts)
     for name, text in list(texts.items()):
         option = KEYS.get(name)
         if option is None:
-            raise UsageError('%s%s: there is no such option' % (where, printable(name)))
+            raise UsageError('%s: %s: there is no such option' % (where, name))
         if option.default == []:
-            texts[name] = _read_list(text, where + name)
-        elif not text or text == 'None' and (option.parse is _file or option.default is None):
+            texts[name] = _read_list(text, where + ': ' + name)
+        elif (not text or text == 'None' and (option.parse is _file or option.default is None)
+              or is_upstream and name in ('info_port', 'node_port') and text in DISPY_PORTS):
             del texts[name]
+        elif is_upstream and name == 'secret' and re.match(r'@|-\Z', text):
+            texts[name] = Literal(text)
     return texts
 
 
 def _read_list(text, where):
-    """A Python list of strings, as upstream saves it, or words with commas or spaces between."""
-    # "[fe80::1]:9701, [fe80::2]:9701" begins like a list too
-    is_python = text.startswith('[') and not re.match(r'\[[0-9A-Fa-f:.%\w]+\](:[0-9]+)?(\s*,|\Z)', text)
+    """A Python list of texts, as upstream saves it, or words with commas or spaces between.  UsageError."""
+    if not re.match(r'\[\s*(u?[\'"]|\])', text):
+        return re.findall(r'[^,\s]+', text)
     try:
-        value = ast.literal_eval(text) if is_python else re.findall(r'[^,\s]+', text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        value = None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UsageError('%s: must be a list of texts, as in [\'head1\', \'10.0.0.1\']' % where)
-    return value
+        return list(map(str.__str__, ast.literal_eval(text)))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise UsageError("%s: must be a list of texts, as in ['head1', '10.0.0.1']" % where)
 
 
 def write_config(given):
     """The text of a configuration file with these options.  UsageError, OSError."""
-    return '\n'.join(['[DEFAULT]'] + [_config_line(option, given[option.key]) for option in OPTIONS
-                                      if given.get(option.key)] + [''])
-
-
-def _config_line(option, text):
-    """The line of a configuration file that is read back as this text of an option.  UsageError where none is."""
-    if option.parse is _file:
-        text = os.path.abspath(text)
-    elif option.parse is _secret and text.startswith('@') and not isinstance(text, Literal):
-        text = '@' + os.path.abspath(text[1:])
-    try:
-        line = _utf8('%s = %s' % (name_of(option), text))
-        read_back = ['%s = %s' % item for item in parse_config('[DEFAULT]\n' + line, '').items()]
-    except (UsageError, UnicodeError):
-        read_back = None
-    if read_back == [line] and not isinstance(text, Literal):
-        return line
-    raise UsageError('--%s: a text that begins or ends with space, has several lines, or means something else in a '
-                     'configuration file, cannot be saved' % name_of(option))
+    lines = ['[DEFAULT]']
+    for option in [option for option in OPTIONS if given.get(option.key)]:
+        text, read_back = given[option.key], None
+        prefix = '@' if option.parse is _secret and text.startswith('@') else ''
+        if prefix or option.parse is _file:
+            text = prefix + os.path.abspath(text[len(prefix):])
+        line = '%s = %s' % (name_of(option), text)
+        with contextlib.suppress(UsageError, UnicodeError):
+            line = line.encode('utf-8', 'surrogateescape').decode('utf-8')
+            read_back = ['%s = %s' % item for item in parse_config('[DEFAULT]\n' + line, '').items()]
+        if read_back != [line] or isinstance(given[option.key], Literal):
+            raise UsageError('--%s: a text that begins or ends with space, has several lines, or means something else in a '
+                             'configuration file, cannot be saved' % name_of(option))
+        lines.append(line)
+    return '\n'.join(lines) + '\n'
 
 
 def save_config(settings):
-    """Write the configuration to where --save_config says: a file for its owner alone, or standard output.  UsageError,
-    StartError."""
+    """Write the options given to the file that --save_config names, or to standard output.  UsageError, StartError."""
     name = settings.save_config
     try:
-        data = write_config(settings.given).encode('utf-8', 'surrogateescape')
+        data = write_config(settings.given).encode('utf-8')
         if name == '-':
             write_out(data, '--save_config')
         elif os.path.exists(name) and not os.path.isfile(name):
@@ -10936,31 +10876,6 @@ def save_config(settings):
             os.close(replace_file(os.path.realpath(name), data))
     except OSError as error:
         raise UsageError('--save_config %s: %s' % (name, system_error(error)))
-
-
-def replace_file(path, data, lock=None):
-    """Make a file of these bytes, for its owner alone; until all of them are written, what was there stays.  Returns its
-    open descriptor, which lock() has taken before the file is in its place.  OSError."""
-    folder = os.path.dirname(path)
-    number, temporary = tempfile.mkstemp(prefix='.dispyadmin-', dir=folder)  # mode 0600
-    try:
-        with open(number, 'wb', closefd=False) as file:
-            file.write(data)
-        os.fsync(number)
-        if lock:
-            lock(number)
-        os.replace(temporary, path)
-    except BaseException:
-        os.close(number)
-        os.unlink(temporary)
-        raise
-    with contextlib.suppress(OSError):  # that its name lasts, too: not every system can tell
-        last = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(last)
-        finally:
-            os.close(last)
-    return number
 
 
 def read_secret(text):
@@ -10987,41 +10902,33 @@ def ask_secret():
         on_interrupt(signal.SIG_DFL)
 
 
-def read_text(name, where, first_line=False):
-    """The text (or first line) of a file, device or pipe (0: of standard input), without a byte order mark.  UsageError,
-    which begins with `where`."""
-    try:
-        # A pipe is opened, too, before there is a program at its other end.
-        with open(name and _file(name), 'rb', buffering=0, closefd=name != 0,
-                  opener=lambda name, flags: os.open(name, flags | getattr(os, 'O_NONBLOCK', 0))) as file:
-            data = _read_bounded(file, first_line)
-        return (re.split(b'[\r\n]', data, maxsplit=1)[0] if first_line else data).decode('utf-8-sig')
-    except UnicodeDecodeError:
-        raise UsageError('%s: is not text in UTF-8' % where)
-    except (OSError, ValueError) as error:
-        raise UsageError('%s: %s' % (where, system_error(error)))
-
-
-def _read_bounded(file, first_line):
-    """The bytes of an open file or pipe, or enough for its first line: more may never come.  OSError, ValueError."""
-    data = b''
-    while len(data) <= MAX_FILE:
-        ready = not hasattr(os, 'O_NONBLOCK') or select.select([file], [], [], PIPE_TIME)[0]
-        more = file.read(MAX_FILE + 1 - len(data))
-        if more == b'' and not ready:
-            raise ValueError('no program has written into this pipe within %d seconds' % PIPE_TIME)
-        data += more or b''  # None: a program holds the other end of a pipe, and may yet write
-        if more == b'' or first_line and re.search(b'[\r\n]', data):
-            return data
-    raise ValueError('is longer than %d bytes' % MAX_FILE)
-
-
 def read_token(name):
     """The token in a --http_token file.  UsageError."""
     token = read_text(name, '--http_token %s' % name, first_line=True)
     if not re.match(r'[A-Za-z0-9._~+/=-]{8,200}\Z', token):
         raise UsageError('--http_token %s: the token must have 8 to 200 letters, digits or . _ ~ + / = -' % name)
     return token
+
+
+def read_text(name, where, first_line=False):
+    """The text, or first line, of a file, device or pipe (0: standard input).  UsageError, which begins with `where`."""
+    is_ready, flag = True, getattr(os, 'O_NONBLOCK', 0)  # a pipe is opened before there is a program at its other end
+    try:
+        with open(name and _file(name), 'rb', closefd=name != 0,
+                  opener=lambda name, flags: os.open(name, flags | flag)) as file:
+            if flag:
+                is_ready = select.select([file], [], [], PIPE_TIME)[0]
+                os.set_blocking(file.fileno(), True)
+            data = (file.readline if first_line else file.read)(MAX_FILE + 1)  # more may never come
+        if not (data or is_ready):
+            raise ValueError('no program has written into this pipe within %d seconds' % PIPE_TIME)
+        if len(data) > MAX_FILE:
+            raise ValueError('is longer than %d bytes' % MAX_FILE)
+        return (re.split(b'[\r\n]', data, maxsplit=1)[0] if first_line else data).decode('utf-8-sig')
+    except UnicodeDecodeError:
+        raise UsageError('%s: is not text in UTF-8' % where)
+    except (OSError, ValueError) as error:
+        raise UsageError('%s: %s' % (where, system_error(error)))
 
 
 class Console(Worker):
@@ -11032,50 +10939,41 @@ class Console(Worker):
     def __init__(self, admin, end):
         super().__init__()
         self._admin = admin
-        self._end = end         # called for quit
-        self._wakeup = Wakeup()
+        self._end = end  # called for quit
         self._fd = sys.stdin.fileno()
         self._by = Actor('console', user_name(os.geteuid()))
-        self._attributes = None  # the terminal's from before, while a secret is typed and not shown
 
     @staticmethod
     def is_possible():
         """Whether there is a terminal to take commands from."""
-        try:
-            return termios is not None and os.tcgetpgrp(sys.stdin.fileno()) > 0  # OSError: no terminal that controls us
-        except (OSError, ValueError):
-            return False
+        with contextlib.suppress(OSError, ValueError):  # no terminal that controls us
+            return termios is not None and os.tcgetpgrp(sys.stdin.fileno()) > 0
+        return False
 
     def turn(self):
         try:
-            if os.tcgetpgrp(self._fd) != os.getpgrp():
-                self.stopping.wait(1.0)  # in the background; reading would stop the whole program
-            elif self._fd in select.select([self._fd, self._wakeup.reader], [], [], 1.0)[0]:
-                self._take(os.read(self._fd, 4096))
+            command = self._read_line().strip().lower()
+            if command in self.COMMANDS:
+                self.COMMANDS[command][1](self)
+            elif command:
+                tell('%s: no such command; try help' % printable(command)[:80])
+        except InputError as error:
+            tell(str(error))
         except (OSError, termios.error):  # the terminal has gone
             self.stopping.wait()
 
-    def _take(self, data):
-        line = data.decode('utf-8', 'replace').rstrip('\n')
-        command = line.strip().lower()
-        if not data:
-            tell('End of input; still running. Ctrl-C ends it.')
-            self.stopping.wait()
-        elif self._attributes is not None:
-            self._show_typing()
-            self._take_secret(line)
-        elif command in self.COMMANDS:
-            self.COMMANDS[command][1](self)
-        elif command:
-            tell('%s: no such command; try help' % printable(line)[:80])
-
-    def wake(self):
-        self._wakeup.set()
-
-    def finish(self):
-        with contextlib.suppress(termios.error):  # the terminal has gone
-            self._show_typing()
-        self._wakeup.close()
+    def _read_line(self):
+        """What is typed; nothing when this program ends."""
+        while not self.stopping.is_set():
+            if os.tcgetpgrp(self._fd) != os.getpgrp():
+                self.stopping.wait(1.0)  # in the background; reading would stop the whole program
+            elif select.select([self._fd], [], [], LOOK_INTERVAL)[0]:
+                data = os.read(self._fd, 4096)
+                if not data:
+                    tell('End of input; still running. Ctrl-C ends it.')
+                    self.stopping.wait()
+                return data.decode('utf-8', 'replace').rstrip('\n')
+        return ''
 
     def _help(self):
         tell('\n'.join('%-8s%s' % (name, meaning) for name, (meaning, _) in self.COMMANDS.items()))
@@ -11090,22 +10988,15 @@ class Console(Worker):
 
     def _secret(self):
         print('Admin secret (not shown): ', end='', flush=True)
-        self._attributes = termios.tcgetattr(self._fd)
-        silent = self._attributes[:3] + [self._attributes[3] & ~termios.ECHO] + self._attributes[4:]
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, silent)
-
-    def _show_typing(self):
-        before, self._attributes = self._attributes, None
-        if before is not None:
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, before)
-
-    def _take_secret(self, secret):
-        tell('')
+        before = termios.tcgetattr(self._fd)
         try:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, before[:3] + [before[3] & ~termios.ECHO] + before[4:])
+            secret = self._read_line()
+        finally:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, before)
+        tell('')
+        if not self.stopping.is_set():
             results = self._admin.add_secret(secret, self._by)
-        except InputError as error:
-            tell(str(error))
-        else:
             tell('\n'.join(['%s: %s' % (result['id'], result['message']) for result in results]
                            + ['%s unlocked.' % count_of(len(results), 'node')]))
 
@@ -11119,10 +11010,9 @@ class _LogFormatter(logging.Formatter):
     """One line for each thing that happened; what came from the network cannot add lines or move the cursor."""
 
     def format(self, record):
-        message = printable(record.getMessage())
-        trace = self.formatException(record.exc_info).split('\n') if record.exc_info else ()
-        first = '%s %s: %s' % (self.formatTime(record), record.levelname.lower(), message)
-        return '\n'.join([first] + ['    ' + printable(line) for line in trace])
+        trace = self.formatException(record.exc_info).split('\n') if record.exc_info else []
+        text = '\n    '.join(printable(line) for line in [record.getMessage()] + trace)
+        return '%s %s: %s' % (self.formatTime(record), record.levelname.lower(), text)
 
 
 def start_logging(debug, level=logging.INFO):

@@ -292,7 +292,7 @@ class Wrong(lab.LabTest):
         for key, values in (('http_port', ('x', '-1', '70000')), ('info_port', ('x', '70000')),
                             ('node_port', ('x', '0', '70000')),
                             ('poll_interval', ('0', 'x', 'nan', 'inf', '-1')), ('ping_interval', ('0', 'x', 'nan')),
-                            ('ipv4_udp_multicast', ('maybe',)), ('hosts', ('[', '[1]', '{}', '[[]]')),
+                            ('ipv4_udp_multicast', ('maybe',)), ('hosts', ('[', '[1]', '{}', '[[]]', "['a', None]")),
                             ('certfile', ('/no/such/file',)), ('http_token', ('/no/such/file',)),
                             ('nodes', ("['host:x']", '[', '[1]'))):
             for value in values:
