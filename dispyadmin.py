@@ -64,7 +64,7 @@ import logging
 import math
 import operator
 import os
-import pickle  # to write requests only: what comes in is read by read_value(), as even a strict find_class is not safe
+import pickle  # what comes in is read by read_value(): even a strict find_class is not safe
 import pickletools
 import random
 import re
@@ -464,12 +464,11 @@ class _ValueReader:
 
     def read(self, data):
         """The value."""
-        _demand(data[0] == 0x80 and 2 <= data[1] <= 5)
-        data = data[2:]
-        for count, (opcode, value, at) in enumerate(pickletools.genops(data)):
+        _demand(re.match(b'\x80[\x02-\x05]', data))
+        for count, (opcode, value, at) in enumerate(pickletools.genops(data[2:])):
             _demand(count < MAX_OPCODES)
             if opcode.name == 'INT':  # 64 bits in Python 2; and int() takes more than digits
-                _demand(value.bit_length() <= 64 and data.startswith(b'%d\n' % value, at + 1))
+                _demand(value.bit_length() <= 64 and data.startswith(b'%d\n' % value, at + 3))
             self.STEPS[opcode.name](self, value)
         _demand(not self.outer)
         value, = self.stack
@@ -479,17 +478,11 @@ class _ValueReader:
     def push(self, value):
         self.stack.append(value)
 
-    def integer(self, value):
-        """Python 2.7 writes INT for what has more than four bytes, in protocol 2 too: the memory of a machine."""
-        _demand(value.bit_length() < 8 * MAX_INT_BYTES)
-        self.push(value)
-
     def byte_string(self, text):
         """A str of Python 2, which pickletools takes for Latin-1: most are UTF-8."""
-        try:
-            self.push(text.encode('latin-1').decode('utf-8', 'surrogatepass'))
-        except UnicodeDecodeError:
-            self.push(text)
+        with contextlib.suppress(UnicodeDecodeError):
+            text = text.encode('latin-1').decode('utf-8', 'surrogatepass')
+        self.push(text)
 
     def pop(self, count):
         """The last `count` values, which leave the stack."""
@@ -508,9 +501,8 @@ class _ValueReader:
         list.extend(self.stack[-1], values)
 
     def set_items(self, flat):
-        target, keys = self.stack[-1], flat[::2]
-        _demand(type(target) is dict and len(flat) % 2 == 0 and all(isinstance(key, str) for key in keys))
-        target.update(zip(keys, flat[1::2]))
+        _demand(type(self.stack[-1]) is dict and len(flat) % 2 == 0 and all(isinstance(key, str) for key in flat[::2]))
+        self.stack[-1].update(zip(flat[::2], flat[1::2]))
 
     def push_class(self, name):
         _demand(name in ('dispy DispyNodeAvailInfo', ['dispy', 'DispyNodeAvailInfo']))
@@ -534,12 +526,12 @@ class _ValueReader:
 
     # What an opcode does to the reader, given the value that is written with it; the names are those of pickletools.
     STEPS = {name: step for names, step in {
-        'NONE BININT BININT1 BININT2 BINFLOAT BINUNICODE SHORT_BINUNICODE': push,
+        'NONE INT BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE': push,
+        'BINSTRING SHORT_BINSTRING': byte_string,
         'NEWTRUE': lambda r, _: r.push(True), 'NEWFALSE': lambda r, _: r.push(False),
-        'INT LONG1': integer, 'BINSTRING SHORT_BINSTRING': byte_string,
-        'EMPTY_DICT': lambda r, _: r.push({}), 'SETITEM': lambda r, _: r.set_items(r.pop(2)),
-        'EMPTY_LIST': lambda r, _: r.push([]), 'APPEND': lambda r, _: r.extend(r.pop(1)),
-        'MARK': mark, 'SETITEMS': lambda r, _: r.set_items(r.pop_mark()), 'APPENDS': lambda r, _: r.extend(r.pop_mark()),
+        'EMPTY_DICT': lambda r, _: r.push({}), 'EMPTY_LIST': lambda r, _: r.push([]), 'MARK': mark,
+        'SETITEM': lambda r, _: r.set_items(r.pop(2)), 'SETITEMS': lambda r, _: r.set_items(r.pop_mark()),
+        'APPEND': lambda r, _: r.extend(r.pop(1)), 'APPENDS': lambda r, _: r.extend(r.pop_mark()),
         'EMPTY_TUPLE': lambda r, _: r.push(()), 'TUPLE': lambda r, _: r.push(tuple(r.pop_mark())),
         'TUPLE1': lambda r, _: r.push(tuple(r.pop(1))), 'TUPLE2': lambda r, _: r.push(tuple(r.pop(2))),
         'TUPLE3': lambda r, _: r.push(tuple(r.pop(3))),
@@ -550,29 +542,20 @@ class _ValueReader:
 
 
 def _demand_plain(value, depth=MAX_DEPTH):
-    """WireError for containers that are deeper within each other, and for the class, which is no value."""
+    """WireError for containers that are deeper within each other, for longer integers, and for the class, which is no
+    value."""
     if isinstance(value, (dict, list, tuple)):
         _demand(depth)
         for inner in value.values() if isinstance(value, dict) else value:
             _demand_plain(inner, depth - 1)
-    _demand(value is not _AvailInfo)
+    _demand(value is not _AvailInfo and not (type(value) is int and value.bit_length() >= 8 * MAX_INT_BYTES))
 
 
 # A node's reply in the one order in which all releases write it from Python 3.6 on: a regular expression tells its parts,
 # as reading each opcode would add a third to the CPU of a poll.  A text begins with its length: there is one alternative
 # for each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
 _SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
-# Opcodes of scalars: the pattern of what follows, and what makes a value of that.
-_SCALARS = {
-    b'N': (b'', lambda _: None), b'\x88': (b'', lambda _: True), b'\x89': (b'', lambda _: False),
-    b'K': (b'.', ord), b'M': (b'..', lambda rest: int.from_bytes(rest, 'little')),
-    b'J': (b'.{4}', lambda rest: int.from_bytes(rest, 'little', signed=True)),
-    b'\x8a': (b'(?:%b)' % b'|'.join(_SIZED[:MAX_INT_BYTES + 1]),
-              lambda rest: int.from_bytes(rest[1:], 'little', signed=True)),
-    b'G': (b'.{8}', lambda rest: struct.unpack('>d', rest)[0]),
-    b'\x8c': (b'(?:%b)' % b'|'.join(_SIZED), lambda rest: rest[1:].decode('utf-8', 'surrogatepass')),
-}
-_SCALAR = b'|'.join(code + pattern for code, (pattern, _) in _SCALARS.items())
+_SCALAR = b'[N\x88\x89]|K.|M..|J.{4}|G.{8}|\x8a(?:%b)|\x8c(?:%b)' % (b'|'.join(_SIZED[:MAX_INT_BYTES]), b'|'.join(_SIZED))
 
 
 def _items(keys):
@@ -588,12 +571,15 @@ _REPLY = re.compile(
 
 
 def _read_reply(data):
-    """The value of a reply in the very form in which nodes write it, else None.  ValueError for text that is none."""
+    """The value of a reply in the very form in which nodes write it, else None.  ValueError for text that is none.
+
+    pickle is given nothing but the scalars that were matched: it can do no more with them than make a tuple.
+    """
     match = _REPLY.fullmatch(data)
     if match is None:
         return None
-    told = {key: _SCALARS[part[:1]][1](part[1:]) for key, part in match.groupdict(b'N').items()}
-    available = {key: told.pop(key) for key in ('cpu', 'memory', 'disk', 'swap')}
+    told = dict(zip(_REPLY.groupindex, pickle.loads(b'\x80\x04(%bt.' % b''.join(match.groups(b'N')))))
+    available = {key: told.pop(key) for key in AVAILABLE}
     return dict(told, avail_info=available if match.group('cpu') else None)
 
 
@@ -1074,6 +1060,46 @@ class Worker:
         """Log an unexpected error in the same way."""
         problem = '%s goes on after an unexpected error: %s' % (self.name, printable(repr(error)))
         self.report_once(problem, logging.ERROR, error)
+
+
+class SocketWorker(Worker):
+    """A Worker that sleeps until one of its sockets is ready; each is registered with what is to be called then."""
+
+    def __init__(self):
+        super().__init__()
+        self.selector = selectors.DefaultSelector()
+        self._wakeup = Wakeup()
+        self.selector.register(self._wakeup.reader, selectors.EVENT_READ, self.woken)
+
+    def wake(self):
+        self._wakeup.set()
+
+    def woken(self):
+        """wake() was called."""
+        self._wakeup.clear()
+
+    def sleep(self, seconds=None):
+        """Wait for sockets, so many seconds at most, and do what those want that are ready."""
+        for key, _ in self.selector.select(seconds):
+            key.data()
+
+    def advance(self, connection):
+        """Let a NonblockingConnection go on until it has to wait, or is over."""
+        error = None
+        try:
+            events = next(connection.steps, 0)
+        except (OSError, NodeError) as problem:
+            events, error = 0, problem
+        connection.watch(self.selector, events, functools.partial(self.advance, connection))
+        if not events:
+            self.over(connection, error)
+
+    def over(self, connection, error):
+        """It has done all that it had to, or this error (OSError, NodeError) ended it."""
+
+    def finish(self):
+        self.selector.close()
+        self._wakeup.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2451,10 +2477,7 @@ class Talk:
     __slots__ = ('address', 'port', 'steps', 'done', 'lane', 'request')
 
     def __init__(self, address, port, steps, done):
-        self.address = address
-        self.port = port
-        self.steps = steps
-        self.done = done
+        self.address, self.port, self.steps, self.done = address, port, steps, done
         self.lane = None     # of LANES: where it waits, or waited; poller's thread, from here on
         self.request = None  # what is sent, or waits to be sent, now
 
@@ -2467,19 +2490,15 @@ class NonblockingConnection:
         self.tls = tls          # SSLContext, or None
         self.expires = expires  # monotonic time at which it is given up
         self.message = None     # the one that came in
-        self._steps = self.run()
+        self.steps = self.run()
         self._events = 0        # what a selector waits for; 0 when it is not registered
 
-    def advance(self):
-        """Go on until there is something to wait for: the events, or None when all is done.  OSError, NodeError."""
-        return next(self._steps, None)
-
-    def watch(self, selector, events, data=None):
-        """Let a selector tell `data` when one of these events happens; with 0, no more."""
+    def watch(self, selector, events, call=None):
+        """Let a selector call this when one of these events happens; with 0, no more."""
         if self._events and events:
-            selector.modify(self.sock, events, data)
+            selector.modify(self.sock, events, call)
         elif events:
-            selector.register(self.sock, events, data)
+            selector.register(self.sock, events, call)
         elif self._events:
             selector.unregister(self.sock)
         self._events = events
@@ -2518,6 +2537,7 @@ class NonblockingConnection:
         self.message = data[4:4 + size]
 
     def close(self):
+        self.steps.close()
         if self.sock is not None:
             self.sock.close()
 
@@ -2579,20 +2599,18 @@ def connection_error(error):
 
 
 # Where conversations wait for a place, in the order in which they get one: asked for, or due to be polled; the same with
-# nodes that failed last or take long; new addresses that have connected to us; those that a datagram has announced; and
-# those of them that have been tried already.
-LANES = ('asked', 'asked_slow', 'new', 'new_slow', 'aside')
-LIKELY_LANES = ('asked', 'new')           # their exchanges will likely be answered soon
-WHOLE_TIME_LANES = ('asked_slow', 'aside')  # theirs have EXCHANGE_TIME from the start
+# nodes that failed last or take long; new addresses; and those of them that have been tried already.
+LANES = ('asked', 'asked_slow', 'new', 'aside')
+WHOLE_TIME_LANES = ('asked_slow', 'aside')  # their exchanges have EXCHANGE_TIME from the start
 
 
-class Poller(Worker):
+class Poller(SocketWorker):
     """Runs conversations: many exchanges at once on one thread, so that those without an answer hold up nobody.
 
-    Of the places, one quarter is kept for quick exchanges.  One that lasts longer than QUICK_TIME needs a place among the
-    slow ones; when there is none it is set aside, which says nothing about its node, and begun again when there is.  An
-    address that a datagram has announced gives way to others that have not been tried: 3,000 forged announcements whose
-    addresses swallow connections keep a node from the table for 3000 / 384 * 0.5 = 4 s.
+    Of the places, one quarter is kept for what is asked for.  An exchange that lasts longer than QUICK_TIME needs a place
+    among the slow ones; when there is none it is set aside, which says nothing about its node, and begun again when there
+    is.  A new address gives way to others that have not been tried: 3,000 forged announcements whose addresses swallow
+    connections keep a node from the table for 3000 / 384 * 0.5 = 4 s.
     """
 
     name = 'poller'
@@ -2604,9 +2622,6 @@ class Poller(Worker):
         self.places = places      # exchanges at one time; each needs a file descriptor
         self._tls = tls
         self._take_due, self._next_look = take_due, next_look
-        self._wakeup = Wakeup()
-        self._selector = selectors.DefaultSelector()  # of exchanges; None is the wakeup
-        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
         self._lanes = collections.OrderedDict((lane, collections.deque()) for lane in LANES)  # any thread appends
         # The rest is this thread's alone.
         self._quick, self._slow = collections.OrderedDict(), collections.OrderedDict()  # Exchange -> None, oldest first
@@ -2629,27 +2644,32 @@ class Poller(Worker):
         return ({lane: len(talks) for lane, talks in self._lanes.items()},
                 {'quick': len(self._quick), 'slow': len(self._slow)})
 
-    def wake(self):
-        self._wakeup.set()
-
     # --- this thread ---
 
     def turn(self):
         self.last_turn = now = time.monotonic()
         self._limit = min(self.places, self._limit + 1)
-        self._start_talks(now)
+        if now >= self._look_at and not self._lanes['asked']:
+            self._take_polls(now)
+        for lane, talks in self._lanes.items():
+            while talks and self._room(lane) > 0:
+                talk = talks.popleft()
+                talk.lane = lane
+                self._guard(talk, self._start, talk)
         patience = self._patience(now)
-        for key, _ in self._selector.select(patience):
-            if key.data is None:
-                self._wakeup.clear()
-                self._look_at = 0.0
-            else:
-                self._guard(key.data.talk, self._advance, key.data)
+        self.sleep(patience)
         late = time.monotonic() - now - patience
         if late > 1.0:  # this program was stopped, or starved: that says nothing about the nodes
             for exchange in self._open():
                 exchange.expires += late
         self._expire(time.monotonic())
+
+    def woken(self):
+        super().woken()
+        self._look_at = 0.0
+
+    def advance(self, exchange):
+        self._guard(exchange.talk, super().advance, exchange)
 
     def _patience(self, now):
         """Seconds until there may be something to do that no socket tells."""
@@ -2663,16 +2683,7 @@ class Poller(Worker):
 
     def _room(self, lane):
         """How many exchanges may begin now for talks of this lane."""
-        return self._limit - len(self._quick) - len(self._slow) - (0 if lane in LIKELY_LANES else self._limit // 4)
-
-    def _start_talks(self, now):
-        if now >= self._look_at and not self._lanes['asked']:
-            self._take_polls(now)
-        for lane, talks in self._lanes.items():
-            while talks and self._room(lane) > 0:
-                talk = talks.popleft()
-                talk.lane = lane
-                self._guard(talk, self._start, talk)
+        return self._limit - len(self._quick) - len(self._slow) - (0 if lane == 'asked' else self._limit // 4)
 
     def _take_polls(self, now):
         room, slow_room = self._room('asked'), self._room('asked_slow') - len(self._lanes['asked_slow'])
@@ -2681,13 +2692,6 @@ class Poller(Worker):
             self._lanes['asked'].extend(likely)
             self._lanes['asked_slow'].extend(others)
             self._look_at = now if len(likely) == room else self._next_look()
-
-    def _start(self, talk):
-        """Begin a conversation, or go on with one that had to wait for its place."""
-        if talk.request is None:
-            self._step(talk, talk.steps.send, None)
-        else:
-            self._launch(talk)
 
     def _guard(self, talk, call, *arguments):
         """Do a part of a conversation.  Whatever goes wrong in it, the conversation ends and the others go on."""
@@ -2698,6 +2702,13 @@ class Poller(Worker):
             for exchange in [exchange for exchange in self._open() if exchange.talk is talk]:
                 self._land(exchange)
             self._end(talk, None, NodeError(UNEXPECTED))
+
+    def _start(self, talk):
+        """Begin a conversation, or go on with one that had to wait for its place."""
+        if talk.request is None:
+            self._step(talk, talk.steps.send, None)
+        else:
+            self._launch(talk)
 
     def _step(self, talk, step, argument):
         """Let a conversation go one step: it has a request, or it ends."""
@@ -2720,79 +2731,59 @@ class Poller(Worker):
     def _launch(self, talk):
         exchange = Exchange(talk, self._tls, time.monotonic() + EXCHANGE_TIME)
         (self._slow if talk.lane in WHOLE_TIME_LANES else self._quick)[exchange] = None
-        self._advance(exchange)
+        self.advance(exchange)
 
-    def _advance(self, exchange):
-        """Let an exchange go on.  Without a free descriptor it begins again later: that says nothing about its node."""
-        error = None
-        try:
-            events = exchange.advance()
-            if events:
-                exchange.watch(self._selector, events, exchange)
-                return
-        except NodeError as problem:
-            error = problem
-        except OSError as problem:
-            if problem.errno in (errno.EMFILE, errno.ENFILE):
-                self._set_aside(exchange, exchange.talk.lane)
-                self._limit = len(self._quick) + len(self._slow)
-                return
-            error = connection_error(problem)
-        self._conclude(exchange, error)
-
-    def _conclude(self, exchange, error):
-        """An exchange is over: give its place back, and tell its conversation."""
-        self._land(exchange)
+    def over(self, exchange, error):
+        """Give the place of an exchange back, and tell its conversation."""
         talk = exchange.talk
+        self._land(exchange)
         if error is None:
             self.answered += 1
             self.answered_seconds += time.monotonic() + EXCHANGE_TIME - exchange.expires
             talk.lane = 'asked'  # what answers is no slow one
             self._step(talk, talk.steps.send, exchange.message)
-        else:  # the conversation may know what to do
+        elif isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            self._lanes[talk.lane].append(talk)  # it begins again: that says nothing about its node
+            self._limit = len(self._quick) + len(self._slow)
+        else:
             self.failed += 1
+            error = connection_error(error) if isinstance(error, OSError) else error
             error.is_sent = exchange.is_sent
-            self._step(talk, talk.steps.throw, error)
+            self._step(talk, talk.steps.throw, error)  # it may know what to do
 
     def _land(self, exchange):
         """Give the place of an exchange back.  Raises nothing: its conversation has to be told next."""
         self._quick.pop(exchange, None)
         self._slow.pop(exchange, None)
         try:
-            exchange.watch(self._selector, 0)
+            exchange.watch(self.selector, 0)
             exchange.close()
         except Exception as error:
             self.report(error)
 
-    def _set_aside(self, exchange, lane):
-        self._land(exchange)
-        exchange.talk.lane = lane
-        self._lanes[lane].append(exchange.talk)
-
     def _expire(self, now):
         """Give up exchanges that were not answered in time, and count as slow those that last."""
         for exchange in list(itertools.takewhile(lambda exchange: exchange.expires <= now, self._slow)):
-            self._guard(exchange.talk, self._conclude, exchange, exchange.too_late())
-        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires - EXCHANGE_TIME + QUICK_TIME <= now,
-                                                 self._quick)):
+            self._guard(exchange.talk, self.over, exchange, exchange.too_late())
+        quick_until = now + EXCHANGE_TIME - QUICK_TIME
+        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires <= quick_until, self._quick)):
             self._slow_down(exchange)
 
     def _slow_down(self, exchange):
         """An exchange lasts longer than a quick one: it goes on among the slow ones, or begins again when it may."""
-        is_full = len(self._slow) >= self._limit - self._limit // 4
-        is_new = exchange.talk.lane == 'new_slow'
-        if isinstance(exchange.talk.request, Once) or not (is_full or is_new and self._lanes['new_slow']):
-            del self._quick[exchange]
-            self._slow[exchange] = None
+        talk, is_full = exchange.talk, len(self._slow) >= self._limit - self._limit // 4
+        is_new = talk.lane == 'new'
+        if isinstance(talk.request, Once) or not (is_full or is_new and self._lanes['new']):
+            self._slow[exchange] = self._quick.pop(exchange)
         else:
-            self._set_aside(exchange, 'aside' if is_new else 'asked_slow')
+            self._land(exchange)
+            self._lanes['aside' if is_new else 'asked_slow'].append(talk)
 
     def finish(self):
         for exchange in self._open():
             self._land(exchange)
             exchange.talk.steps.close()
-        self._selector.close()
-        self._wakeup.close()
+        super().finish()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2814,12 +2805,11 @@ def has_ipv6():
 class HeardPort:
     """A port of this machine, and the sockets at which it is heard.  Run by the listener's thread alone."""
 
-    def __init__(self, port, take_up, give_up):
-        self.port = port
+    def __init__(self, port, listener):
+        self.port, self._listener = port, listener
         self.state = 'off'         # 'held', 'resting' (free for a while), 'left to a client', 'own addresses'
         self.next_turn = math.inf  # monotonic time at which to take it, or to leave it
         self.sockets = {}          # (kind, address) -> socket
-        self._take_up, self._give_up = take_up, give_up  # called with (socket, kind) when it begins and ends to be used
 
     def hear(self, places, whole=True):
         """Hear at these (kind, address) and no others: at all of them or at none (OSError), or else at what can be had.
@@ -2828,20 +2818,27 @@ class HeardPort:
         `places`, and is given up last.
         """
         for place in reversed([place for place in self.sockets if place not in places]):
-            sock = self.sockets.pop(place)
-            self._give_up(sock)
-            sock.close()
+            with self.sockets.pop(place) as sock:
+                self._listener.selector.unregister(sock)
         for kind, address in [place for place in places if place not in self.sockets]:
             try:
-                sock = open_socket(kind, address, self.port)
-            except (OSError, NodeError) as error:
+                sock = self.sockets[kind, address] = open_socket(kind, address, self.port)
+                self._listener.take_up(sock, kind)
+            except (OSError, NodeError) as error:  # what cannot be had is tried again in WATCH_INTERVAL
                 logger.debug('port %d is not heard at %s: %s', self.port, address, error)
                 if whole:
                     self.hear(())
                     raise
-            else:  # what cannot be had is tried again in WATCH_INTERVAL
-                self.sockets[kind, address] = sock
-                self._take_up(sock, kind)
+
+    def take_turn(self, places):
+        """Take the port for a while, or leave it to dispy clients."""
+        was_held = self.state == 'held'
+        try:
+            self.hear(() if was_held else places)
+            self.state, pause = ('resting', REST_TIME) if was_held else ('held', HOLD_TIME)
+        except OSError:
+            self.state, pause = 'left to a client', RETRY_TIME
+        self.next_turn = time.monotonic() + pause
 
 
 class Inbound(NonblockingConnection):
@@ -2859,7 +2856,7 @@ class Inbound(NonblockingConnection):
         yield from self.receive()
 
 
-class Listener(Worker):
+class Listener(SocketWorker):
     """Hears nodes: datagrams on the info ports, and connections on the reply port.
 
     `hear(address, announcement, connected)` is called for each announcement, on this thread.
@@ -2876,11 +2873,8 @@ class Listener(Worker):
         self.is_deaf = not info_port  # whether announcements to all are missed, at least at times
         self._places = places         # connections at one time
         self._tls = tls
-        self._selector = selectors.DefaultSelector()
-        self._wakeup = Wakeup()
-        self._selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup.clear)
         self._inbound = collections.OrderedDict()  # Inbound -> None, by deadline
-        self._network = self._followed = ((), ())  # (own addresses, Sources): replaced whole by follow(); what was taken up
+        self._network = (), ()                     # (own addresses, Sources): replaced whole by follow()
         self._memberships = set()                  # (socket, address, index of its interface): joined groups
         self._complained = set()                   # addresses whose bad messages were logged, this hour
         self._complained_since = time.monotonic()
@@ -2890,8 +2884,8 @@ class Listener(Worker):
         self._whole = [(socket.SOCK_DGRAM, address) for address in wildcards] + self._tcp
         self._goes_apart = info_port is None and HEARS_APART
         ports = [info for info, _ in PORT_PAIRS] if info_port is None else [info_port] if info_port else []
-        self.info_ports = [HeardPort(port, self._take_up, self._selector.unregister) for port in ports]
-        self._reply_ports = []                     # none where it is an info port
+        self.info_ports = [HeardPort(port, self) for port in ports]
+        self._reply = None                         # HeardPort, where it is no info port
         try:
             self.reply_port = self._open(info_port, reply_port)
         except StartError:
@@ -2913,11 +2907,10 @@ class Listener(Worker):
         if info_port and wanted in (None, info_port):
             return info_port
         # The usual one may be another dispyadmin's: then any will do that is free at all addresses.
-        tries = [wanted] if wanted else [REPLY_PORT] * (wanted is None) + random.sample(range(49152, 65536), 20)
-        for port in tries:
+        for port in [wanted] if wanted else [REPLY_PORT] * (wanted is None) + random.sample(range(49152, 65536), 20):
             try:
-                self._reply_ports = [HeardPort(port, self._take_up, self._selector.unregister)]
-                self._reply_ports[0].hear(self._tcp)
+                self._reply = HeardPort(port, self)
+                self._reply.hear(self._tcp)
                 return port
             except OSError as error:
                 refused = error
@@ -2932,52 +2925,33 @@ class Listener(Worker):
         self._network = own, sources
         self.wake()
 
-    def wake(self):
-        self._wakeup.set()
-
     # --- this thread ---
 
     def turn(self):
         now = time.monotonic()
         for info_port in self.info_ports:
             if now >= info_port.next_turn:
-                self._take_turn(info_port, now)
-        if self._followed is not self._network:
-            self._followed = self._network
-            self._follow()
-        for key, _ in self._selector.select(self._patience(now)):
-            key.data()
+                info_port.take_turn(self._whole)
+                self._join_groups()
+        times = [info_port.next_turn for info_port in self.info_ports]
+        times += [inbound.expires for inbound in itertools.islice(self._inbound, 1)]
+        self.sleep(max(0.0, min(times + [now + 60.0]) - now))
         while self._inbound and next(iter(self._inbound)).expires <= time.monotonic():
             self._drop(next(iter(self._inbound)))
 
-    def _take_turn(self, info_port, now):
-        """Take an info port for a while, or leave it to dispy clients."""
-        was_held = info_port.state == 'held'
-        try:
-            info_port.hear(() if was_held else self._whole)
-            info_port.state, pause = ('resting', REST_TIME) if was_held else ('held', HOLD_TIME)
-        except OSError:
-            info_port.state, pause = 'left to a client', RETRY_TIME
-        self._join_groups()
-        info_port.next_turn = now + pause
-
-    def _follow(self):
-        if self._goes_apart:
-            for info_port in self.info_ports:
-                info_port.hear([(socket.SOCK_DGRAM, address) for address in self._followed[0]], whole=False)
-                info_port.state = 'own addresses' if info_port.sockets else 'left to a client'
-        else:
+    def woken(self):
+        super().woken()
+        for info_port in self.info_ports if self._goes_apart else ():
+            info_port.hear([(socket.SOCK_DGRAM, address) for address in self._network[0]], whole=False)
+            info_port.state = 'own addresses' if info_port.sockets else 'left to a client'
+        if not self._goes_apart:
             self._join_groups()
 
-    def _patience(self, now):
-        times = [info_port.next_turn for info_port in self.info_ports]
-        times += [inbound.expires for inbound in itertools.islice(self._inbound, 1)]
-        return max(0.0, min(times + [now + 60.0]) - now)
-
-    def _take_up(self, sock, kind):
+    def take_up(self, sock, kind):
+        """Begin to hear at a socket."""
         take, handle = ((sock.accept, self._accept) if kind == socket.SOCK_STREAM else
                         (functools.partial(sock.recvfrom, MAX_DATAGRAM + 1), self._understand))
-        self._selector.register(sock, selectors.EVENT_READ, lambda: self._take_all(take, handle))
+        self.selector.register(sock, selectors.EVENT_READ, functools.partial(self._take_all, take, handle))
 
     def _take_all(self, take, handle):
         for _ in range(256):  # then other sockets have their turn
@@ -2996,27 +2970,20 @@ class Listener(Worker):
             self._drop(next(iter(self._inbound)))  # the oldest has had its chance
         inbound = Inbound(sock, address, self._tls, time.monotonic() + EXCHANGE_TIME)
         self._inbound[inbound] = None
-        self._advance(inbound)
+        self.advance(inbound)
 
-    def _advance(self, inbound):
-        if inbound not in self._inbound:
-            return  # it was dropped for another since the selector told of it
-        try:
-            events = inbound.advance()
-            if events:
-                inbound.watch(self._selector, events, lambda: self._advance(inbound))
-                return
-        except (ssl.SSLError, NodeError) as error:
-            self._complain(inbound.address, error)
-        except OSError as error:
-            logger.debug('%s connected and went: %s', inbound.address, error)
+    def over(self, inbound, error):
         self._drop(inbound)
-        if inbound.message is not None:
+        if isinstance(error, (ssl.SSLError, NodeError)):
+            self._complain(inbound.address, error)
+        elif error:
+            logger.debug('%s connected and went: %s', inbound.address, error)
+        elif inbound.message is not None:  # else it was dropped for another since the selector told of it
             self._understand(inbound.message, inbound.address, True)
 
     def _drop(self, inbound):
         self._inbound.pop(inbound, None)
-        inbound.watch(self._selector, 0)
+        inbound.watch(self.selector, 0)
         inbound.close()
 
     def _understand(self, message, address, connected=False):
@@ -3024,9 +2991,9 @@ class Listener(Worker):
             announcement = read_announcement(message) if len(message) <= MAX_MESSAGE else None
         except WireError as error:
             self._complain(address, error)
-            return
-        if announcement is not None:
-            self.hear(address, announcement, connected)
+        else:
+            if announcement:
+                self.hear(address, announcement, connected)
 
     def _complain(self, address, error):
         """Log what is wrong with a sender's message, once for each sender."""
@@ -3041,7 +3008,7 @@ class Listener(Worker):
     def _join_groups(self):
         """Let each UDP socket at the wildcard be a member of the groups on the interfaces that there are now."""
         sockets = [sock for port in self.info_ports for (kind, _), sock in port.sockets.items() if kind == socket.SOCK_DGRAM]
-        wanted = {(sock, source.address, source.index) for sock in sockets for source in self._followed[1]
+        wanted = {(sock, source.address, source.index) for sock in sockets for source in self._network[1]
                   if family_of(source.address) == sock.family}
         for membership in self._memberships - wanted:
             self._set_membership(*membership, join=False)
@@ -3065,12 +3032,11 @@ class Listener(Worker):
             return error.errno == errno.EADDRINUSE  # joined already
 
     def finish(self):
-        for port in self.info_ports + self._reply_ports:
+        for port in self.info_ports + [self._reply] * (self._reply is not None):
             port.hear(())
         for inbound in list(self._inbound):
             self._drop(inbound)
-        self._selector.close()
-        self._wakeup.close()
+        super().finish()
 
 
 class Announcer(Worker):
@@ -5124,7 +5090,7 @@ class Admin:
                 self._release_heard(announcement)
                 if not self.reaches(address):
                     self.table.keep(node_id, added=True)  # no search reaches it, and it may not announce itself again
-        self.poller.submit(self.talk(node_id, self.info_steps(node_id), done), 'new' if connected else 'new_slow')
+        self.poller.submit(self.talk(node_id, self.info_steps(node_id), done), 'new')
 
     def _list_unasked(self, node_id, announcement, error, connected):
         """What announces itself and cannot be asked gets a row where an administrator can help: where its TLS, its release
