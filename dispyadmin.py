@@ -521,8 +521,8 @@ class _ValueReader:
         self.memo[index] = self.stack[-1]
 
     def get(self, index):
-        _demand(not isinstance(self.memo[index], (dict, list, tuple)))  # else it is shared
         self.push(self.memo[index])
+        _demand(not isinstance(self.stack[-1], (dict, list, tuple)))  # else it is shared
 
     # What an opcode does to the reader, given the value that is written with it; the names are those of pickletools.
     STEPS = {name: step for names, step in {
@@ -653,10 +653,8 @@ def read_control(reply):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def canonical(address, scope=0):
-    """One spelling for each IP address: `::ffff:10.0.0.1` is 10.0.0.1, a link-local address names its interface.
-
-    `scope` is the interface index that came with it, if any.  ValueError when it is no IP address.
-    """
+    """One spelling for each IP address: `::ffff:10.0.0.1` is 10.0.0.1, a link-local address names its interface (`scope`:
+    its index, if known).  ValueError."""
     text, _, zone = str(address).partition('%')
     if re.search(r'(^|[.:])0[0-9]+\.|\.0[0-9]+\Z', text):  # octal to some programs, decimal to others
         raise ValueError('%s: a leading zero in an IPv4 address' % printable(address))
@@ -738,37 +736,31 @@ def lacks_interface(address):
         address, address, names[0] if names else 'eth0', ' (or %s)' % ', '.join(names[1:]) if names[1:] else '')
 
 
+# Of getaddrinfo(): there is no such name, or it has no address.  All else means that nobody could tell.
+UNKNOWN_NAME = {getattr(socket, name, None) for name in ('EAI_NONAME', 'EAI_NODATA', 'EAI_ADDRFAMILY')}
+
+
 def resolve(host):
     """All addresses of a host name or an IP address, canonical, IPv4 first.  NodeError when there is none."""
+    if is_address(host):
+        socket_address(canonical(host), 0)  # NodeError
+        return [canonical(host)]
+    if is_localhost(host):
+        return ['127.0.0.1', '::1'] if is_bindable('::1') else ['127.0.0.1']
     try:
-        address = canonical(host)
-    except ValueError:
-        if is_localhost(host):
-            return ['127.0.0.1', '::1'] if is_bindable('::1') else ['127.0.0.1']
-        return _look_up(host)
-    socket_address(address, 0)  # NodeError
-    return [address]
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part that is too long
+        unknown = isinstance(error, UnicodeError) or error.errno in UNKNOWN_NAME
+        raise NodeError(('The name %s is unknown. Check its spelling, enter it in DNS or /etc/hosts, or give an IP address.'
+                         if unknown else 'No name server answers for %s. Check /etc/resolv.conf and the network of this '
+                                         'machine, or give an IP address.') % printable(host))
+    addresses = dict.fromkeys(peer_address(entry[4]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6))
+    return sorted(addresses, key=family_of)
 
 
 def is_localhost(host):
     """Whether this name is loopback by definition (RFC 6761, section 6.3), whatever resolver there is."""
     return ('.' + host.lower().rstrip('.')).endswith('.localhost')
-
-
-# Of getaddrinfo(): there is no such name, or it has no address.  All else means that nobody could tell.
-UNKNOWN_NAME = {getattr(socket, name, None) for name in ('EAI_NONAME', 'EAI_NODATA', 'EAI_ADDRFAMILY')}
-
-
-def _look_up(name):
-    try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a part that is too long
-        unknown = isinstance(error, UnicodeError) or error.errno in UNKNOWN_NAME
-        raise NodeError(('The name %s is unknown. Check its spelling, enter it in DNS or /etc/hosts, or give an IP address.'
-                         if unknown else 'No name server answers for %s. Check /etc/resolv.conf and the network of this '
-                                         'machine, or give an IP address.') % printable(name))
-    addresses = dict.fromkeys(peer_address(entry[4]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6))
-    return sorted(addresses, key=family_of)
 
 
 def is_loopback(address):
@@ -837,19 +829,12 @@ def _kernel_interfaces():
         family, prefix, state, _, index = struct.unpack('=BBBBi', head)
         raw, flags = found.get(_LOCAL) or found.get(_ADDRESS), flags_of.get(index, 0)
         if family in (socket.AF_INET, socket.AF_INET6) and raw and flags & _UP and not state & _TENTATIVE:
-            address = socket.inet_ntop(family, raw)
+            address, broadcast = socket.inet_ntop(family, raw), None
             network = ipaddress.ip_network('%s/%d' % (address, prefix), strict=False)
-            yield Interface(canonical(address, index), index, network, _broadcast_address(network, flags, found),
-                            bool(flags & _LOOPBACK))
-
-
-def _broadcast_address(network, flags, found):
-    """Where a datagram for all of a network goes: what the kernel says, else the network's last address, else None."""
-    if network.version == 6 or not flags & (_HAS_BROADCAST | _LOOPBACK):
-        return None
-    if found.get(_BROADCAST):
-        return socket.inet_ntop(socket.AF_INET, found[_BROADCAST])
-    return str(network.broadcast_address) if network.prefixlen <= 30 else None
+            if family == socket.AF_INET and flags & (_HAS_BROADCAST | _LOOPBACK):
+                told = found.get(_BROADCAST) or (network.broadcast_address.packed if prefix <= 30 else None)
+                broadcast = told and socket.inet_ntop(family, told)
+            yield Interface(canonical(address, index), index, network, broadcast, bool(flags & _LOOPBACK))
 
 
 def list_interfaces():
@@ -860,50 +845,7 @@ def list_interfaces():
         return []
 
 
-def own_hearing(hosts, known):
-    """The addresses of this machine at which announcements may come in: `hosts`, else those of the `known` interfaces.
-
-    Where an address is its own broadcast address (a cloud's /32), dispy's programs must have it for themselves.
-    """
-    return list(hosts or [i.address for i in known or _default_interfaces() if i.broadcast != i.address])[:MAX_OWN]
-
-
-# One place from which nodes are asked: the address that goes into the datagram, and where the datagram is sent.
-Source = collections.namedtuple('Source', 'address index targets')
-
-
-def local_sources(hosts, multicast, known):
-    """Where discovery is sent from: Source records for `hosts` (addresses), or for every one of the `known` interfaces when
-    there are none.
-
-    Without a network it is the loopback interface; where the standard library cannot list interfaces, it is the address
-    of the default host name.
-    """
-    if hosts:
-        return [_source(_interface_at(address, known), multicast) for address in hosts]
-    outside = [i for i in known or _default_interfaces() if not i.loopback]
-    outside.sort(key=lambda i: '%' in i.address)  # a link-local address serves only where there is no other
-    chosen = {}
-    for interface in outside or [LOOPBACK]:
-        # one IPv6 address for each interface: the group is the same for all
-        chosen.setdefault(interface.index if ':' in interface.address else interface.address, interface)
-    return [_source(interface, multicast) for interface in chosen.values()]
-
-
-def _source(interface, multicast):
-    # nodes with netifaces listen at the interface's broadcast address alone, those without at the general one
-    targets = [GROUP_V4] if multicast else filter(None, [interface.broadcast, BROADCAST])
-    return Source(interface.address, interface.index, tuple([GROUP_V6] if ':' in interface.address else targets))
-
-
-def _interface_at(address, known):
-    """The Interface for one of our own addresses, which on loopback is any in 127/8."""
-    if address.startswith('127.'):
-        return LOOPBACK._replace(address=address)
-    return next((interface for interface in known if interface.address == address), Interface(address))
-
-
-def _default_interfaces():
+def default_interfaces():
     """The addresses of the default host name; if that is only loopback (127.0.1.1), the one that routes lead out of."""
     addresses = []
     with contextlib.suppress(NodeError):
@@ -914,17 +856,46 @@ def _default_interfaces():
     return [Interface(address) for address in addresses]
 
 
-def open_socket(kind, address, port):
-    """A bound, non-blocking socket that listens (TCP) or hears (UDP).
+def own_hearing(hosts, known):
+    """The addresses of this machine at which announcements may come in: `hosts`, else those of the `known` interfaces.
 
-    TCP: SO_REUSEADDR, so that connections of an earlier run do not stand in the way.  UDP: without, so that a dispy
-    client sees the port taken.
+    Where an address is its own broadcast address (a cloud's /32), dispy's programs must have it for themselves.
     """
+    return list(hosts or [i.address for i in known if i.broadcast != i.address])[:MAX_OWN]
+
+
+def search_sources(hosts, known):
+    """From which of the `known` interfaces nodes are asked: those of `hosts` (addresses), else all; loopback where there is
+    no other."""
+    if hosts:
+        found = {interface.address: interface for interface in known}
+        return [found.get(host) or (LOOPBACK._replace(address=host) if is_loopback(host) else Interface(host))
+                for host in hosts]
+    chosen = {}
+    # a link-local address serves only where there is no other
+    for interface in sorted(known, key=lambda interface: '%' in interface.address):
+        if not interface.loopback:
+            # one IPv6 address for each interface: the group is the same for all
+            chosen.setdefault(interface.index if ':' in interface.address else interface.address, interface)
+    return list(chosen.values()) or [LOOPBACK]
+
+
+def search_targets(interface, multicast):
+    """Where nodes are asked from an interface; with `multicast`, IPv4 ones by their group."""
+    if ':' in interface.address:
+        return [GROUP_V6]
+    # nodes with netifaces listen at the interface's broadcast address alone, those without at the general one
+    return [GROUP_V4] if multicast else list(filter(None, [interface.broadcast, BROADCAST]))
+
+
+def open_socket(kind, address, port):
+    """A bound, non-blocking socket that listens (TCP) or hears (UDP).  OSError, NodeError."""
     family = family_of(address)
     with contextlib.ExitStack() as unless_done:
         sock = unless_done.enter_context(socket.socket(family, kind))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # TCP: connections of an earlier run are not in the way.  UDP: a dispy client must see the port taken.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
         sock.bind(socket_address(address, port))
         if kind == socket.SOCK_STREAM:
@@ -1001,10 +972,8 @@ class Wakeup:
 
 
 class Worker:
-    """A thread with a name and a loop; an unexpected error in one turn is logged, once while it repeats, and goes by.
-
-    A subclass supplies turn(), which is called again and again until end(), and may supply wake() and finish().
-    """
+    """A thread with a name that calls turn() again and again until end(); an unexpected error in it is logged, and goes
+    by."""
 
     name = 'worker'
 
@@ -1087,7 +1056,7 @@ class SocketWorker(Worker):
         """Let a NonblockingConnection go on until it has to wait, or is over."""
         error = None
         try:
-            events = next(connection.steps, 0)
+            events = next(connection.moves, 0)
         except (OSError, NodeError) as problem:
             events, error = 0, problem
         connection.watch(self.selector, events, functools.partial(self.advance, connection))
@@ -2406,8 +2375,8 @@ def clock_time(seconds):
 def ask_info(request, known, secrets_, may_send):
     """Conversation: what is this node, and does one of the admin's secrets open it?  Returns an Answer.
 
-    `request` is the NODE_INFO message with the admin's own sign; `known` is how the node was opened last; `secrets_` are
-    those to try; `may_send(sign)` says whether auth codes made from a sign may go to this address.
+    `request` is the NODE_INFO message with the admin's own sign, `known` how the node was opened last; `may_send(sign)`
+    says whether auth codes made from a sign may go to this address.
     """
     secrets_ = tuple(secrets_)  # more may be added meanwhile, by another thread
     opened = known.secret is not None and may_send(known.sign)
@@ -2444,11 +2413,8 @@ class Once(bytes):
 
 
 def plain_first(request, steps):
-    """Conversation: these `steps`, which use TLS, unless the node answers without.
-
-    A dispynode without TLS takes the beginning of it for a message of up to 4 GB, and makes room for that: one of which it
-    is not known is asked for its sign in clear first, which whoever asks may see.
-    """
+    """Conversation: these `steps`, which use TLS, unless the node tells its sign, no secret, without: a dispynode without TLS
+    takes the beginning of TLS for a message of up to 4 GB, and makes room for that."""
     try:
         read_info((yield Plain(frame(NO_CODE, request))))
     except MismatchError:
@@ -2460,37 +2426,23 @@ NO_CONTROL = write_message(b'SERVICE_TIME:', {'control': 'none', 'time': None}) 
 
 
 def is_admin(code):
-    """Conversation: does this auth code come from the admin secret?  Asks for a control that does not exist.
-
-    A node that is opened by its client secret, for want of an admin secret, answers that with nothing, others with -1.
-    """
+    """Conversation: does this auth code come from the admin secret?  A node that is opened by its client secret, for want of
+    an admin secret, answers a control that does not exist with nothing, others with -1."""
     try:
         return read_control((yield frame(code, NO_CONTROL))) is not NOT_ADMIN
     except (WireError, NodeError):
         return True  # no answer is no proof; the first real control will tell
 
 
-class Talk:
-    """One conversation with one address.  At its end, done(result, error) is called on the poller's thread, with None for
-    one of them."""
-
-    __slots__ = ('address', 'port', 'steps', 'done', 'lane', 'request')
-
-    def __init__(self, address, port, steps, done):
-        self.address, self.port, self.steps, self.done = address, port, steps, done
-        self.lane = None     # of LANES: where it waits, or waited; poller's thread, from here on
-        self.request = None  # what is sent, or waits to be sent, now
-
-
 class NonblockingConnection:
     """A connection whose run(), a generator, does what can be done now and yields the selector events to wait for."""
 
-    def __init__(self, sock, tls, expires):
+    def __init__(self, sock=None, tls=None, expires=math.inf):
         self.sock = sock
         self.tls = tls          # SSLContext, or None
         self.expires = expires  # monotonic time at which it is given up
         self.message = None     # the one that came in
-        self.steps = self.run()
+        self.moves = self.run()
         self._events = 0        # what a selector waits for; 0 when it is not registered
 
     def watch(self, selector, events, call=None):
@@ -2537,23 +2489,33 @@ class NonblockingConnection:
         self.message = data[4:4 + size]
 
     def close(self):
-        self.steps.close()
+        self.moves.close()
         if self.sock is not None:
             self.sock.close()
 
 
-class Exchange(NonblockingConnection):
-    """One request to one node: connect, send, read the reply, close.  Run by the poller's thread alone."""
+class Talk(NonblockingConnection):
+    """One conversation with one address: exchanges, one after the other, each a connection of its own.
 
-    def __init__(self, talk, tls, expires):
-        super().__init__(None, None if isinstance(talk.request, Plain) else tls, expires)
-        self.talk = talk
+    At its end, done(result, error) is called on the poller's thread, which alone uses all that follows; one of them is None.
+    """
+
+    def __init__(self, address, port, steps, done):
+        self.address, self.port, self.steps, self.done = address, port, steps, done
+        self.lane = None      # of LANES: where it waits, or waited
+        self.request = None   # what is sent, or waits to be sent, now
+        self.is_slow = False  # whether it has the place of a slow one
         self.is_sent = False  # whether the node may have taken any of the request
 
+    def begin(self, tls):
+        """Begin an exchange; advance() goes on with it."""
+        super().__init__(None, None if isinstance(self.request, Plain) else tls, time.monotonic() + EXCHANGE_TIME)
+        self.is_slow, self.is_sent = self.lane in WHOLE_TIME_LANES, False
+
     def run(self):
-        self.sock = socket.socket(family_of(self.talk.address), socket.SOCK_STREAM)
+        self.sock = socket.socket(family_of(self.address), socket.SOCK_STREAM)
         self.sock.setblocking(False)
-        error = self.sock.connect_ex(socket_address(self.talk.address, self.talk.port))
+        error = self.sock.connect_ex(socket_address(self.address, self.port))
         if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
             yield selectors.EVENT_WRITE
             error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -2561,7 +2523,7 @@ class Exchange(NonblockingConnection):
             raise OSError(error, os.strerror(error))
         if self.tls:
             yield from self.start_tls()
-        request = self.talk.request
+        request = self.request
         while request:
             sent = yield from self.finish_call(self.sock.send, request, events=selectors.EVENT_WRITE)
             self.is_sent = True
@@ -2616,21 +2578,18 @@ class Poller(SocketWorker):
     name = 'poller'
 
     def __init__(self, places, tls=None, take_due=lambda now, room, slow_room: ([], []), next_look=lambda: math.inf):
-        """`take_due(now, room, slow_room)`: talks that are due, with nodes that answered last and with others, so many at
-        most; `next_look()`: when to call that again (monotonic time), unless wake() is called before."""
         super().__init__()
         self.places = places      # exchanges at one time; each needs a file descriptor
         self._tls = tls
-        self._take_due, self._next_look = take_due, next_look
+        self._take_due = take_due    # talks that are due, with nodes that answered last and with others, so many at most
+        self._next_look = next_look  # monotonic time at which to call that again, unless wake() is called before
         self._lanes = collections.OrderedDict((lane, collections.deque()) for lane in LANES)  # any thread appends
         # The rest is this thread's alone.
-        self._quick, self._slow = collections.OrderedDict(), collections.OrderedDict()  # Exchange -> None, oldest first
+        self._open = set()        # talks that have an exchange
         self._limit = places      # lower than `places` while the system has no more descriptors
         self._look_at = 0.0       # monotonic time at which to look for polls that are due
         self.last_turn = time.monotonic()  # at which the last turn began; read by any
-        # Written by this thread, read by any: exchanges that were answered, the seconds that these took, and those that
-        # failed.
-        self.answered, self.answered_seconds, self.failed = 0, 0.0, 0
+        self.answered, self.answered_seconds, self.failed = 0, 0.0, 0  # exchanges; read by any
 
     # --- any thread ---
 
@@ -2641,8 +2600,8 @@ class Poller(SocketWorker):
 
     def load(self):
         """({lane: how many conversations wait in it}, {kind: how many exchanges are open})."""
-        return ({lane: len(talks) for lane, talks in self._lanes.items()},
-                {'quick': len(self._quick), 'slow': len(self._slow)})
+        open_, slow = len(self._open), self._slow_ones()
+        return {lane: len(talks) for lane, talks in self._lanes.items()}, {'quick': open_ - slow, 'slow': slow}
 
     # --- this thread ---
 
@@ -2655,35 +2614,33 @@ class Poller(SocketWorker):
             while talks and self._room(lane) > 0:
                 talk = talks.popleft()
                 talk.lane = lane
-                self._guard(talk, self._start, talk)
+                self._guard(self._launch if talk.request else self._step, talk)
         patience = self._patience(now)
         self.sleep(patience)
         late = time.monotonic() - now - patience
         if late > 1.0:  # this program was stopped, or starved: that says nothing about the nodes
-            for exchange in self._open():
-                exchange.expires += late
+            for talk in self._open:
+                talk.expires += late
         self._expire(time.monotonic())
 
     def woken(self):
         super().woken()
         self._look_at = 0.0
 
-    def advance(self, exchange):
-        self._guard(exchange.talk, super().advance, exchange)
+    def advance(self, talk):
+        self._guard(super().advance, talk)
 
     def _patience(self, now):
         """Seconds until there may be something to do that no socket tells."""
-        is_busy = self._quick or self._slow or any(self._lanes.values())
-        then = now + (AGE_INTERVAL if is_busy else LONGEST_TURN)
+        then = now + (AGE_INTERVAL if self._open or any(self._lanes.values()) else LONGEST_TURN)
         return max(0.0, (min(then, self._look_at) if self._room('asked') > 0 else then) - now)
 
-    def _open(self):
-        """The exchanges that are under way."""
-        return list(self._quick) + list(self._slow)
+    def _slow_ones(self):
+        return sum([talk.is_slow for talk in list(self._open)])
 
     def _room(self, lane):
         """How many exchanges may begin now for talks of this lane."""
-        return self._limit - len(self._quick) - len(self._slow) - (0 if lane == 'asked' else self._limit // 4)
+        return self._limit - len(self._open) - (0 if lane == 'asked' else self._limit // 4)
 
     def _take_polls(self, now):
         room, slow_room = self._room('asked'), self._room('asked_slow') - len(self._lanes['asked_slow'])
@@ -2693,31 +2650,23 @@ class Poller(SocketWorker):
             self._lanes['asked_slow'].extend(others)
             self._look_at = now if len(likely) == room else self._next_look()
 
-    def _guard(self, talk, call, *arguments):
+    def _guard(self, call, talk, *arguments):
         """Do a part of a conversation.  Whatever goes wrong in it, the conversation ends and the others go on."""
         try:
-            call(*arguments)
+            call(talk, *arguments)
         except Exception as problem:
             self.report(problem)
-            for exchange in [exchange for exchange in self._open() if exchange.talk is talk]:
-                self._land(exchange)
+            self._land(talk)
             self._end(talk, None, NodeError(UNEXPECTED))
 
-    def _start(self, talk):
-        """Begin a conversation, or go on with one that had to wait for its place."""
-        if talk.request is None:
-            self._step(talk, talk.steps.send, None)
-        else:
-            self._launch(talk)
-
-    def _step(self, talk, step, argument):
-        """Let a conversation go one step: it has a request, or it ends."""
+    def _step(self, talk, reply=None, error=None):
+        """Let a conversation go on: it has a request, or it ends."""
         try:
-            talk.request = step(argument)
+            talk.request = talk.steps.throw(error) if error else talk.steps.send(reply)
         except StopIteration as end:
             self._end(talk, end.value, None)
-        except (NodeError, WireError) as error:
-            self._end(talk, None, error)
+        except (NodeError, WireError) as problem:
+            self._end(talk, None, problem)
         else:
             self._launch(talk)
 
@@ -2729,60 +2678,56 @@ class Poller(SocketWorker):
             self.report(problem)
 
     def _launch(self, talk):
-        exchange = Exchange(talk, self._tls, time.monotonic() + EXCHANGE_TIME)
-        (self._slow if talk.lane in WHOLE_TIME_LANES else self._quick)[exchange] = None
-        self.advance(exchange)
+        talk.begin(self._tls)
+        self._open.add(talk)
+        self.advance(talk)
 
-    def over(self, exchange, error):
-        """Give the place of an exchange back, and tell its conversation."""
-        talk = exchange.talk
-        self._land(exchange)
+    def over(self, talk, error):
+        self._land(talk)
         if error is None:
             self.answered += 1
-            self.answered_seconds += time.monotonic() + EXCHANGE_TIME - exchange.expires
+            self.answered_seconds += time.monotonic() + EXCHANGE_TIME - talk.expires
             talk.lane = 'asked'  # what answers is no slow one
-            self._step(talk, talk.steps.send, exchange.message)
+            self._step(talk, talk.message)
         elif isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             self._lanes[talk.lane].append(talk)  # it begins again: that says nothing about its node
-            self._limit = len(self._quick) + len(self._slow)
+            self._limit = len(self._open)
         else:
             self.failed += 1
             error = connection_error(error) if isinstance(error, OSError) else error
-            error.is_sent = exchange.is_sent
-            self._step(talk, talk.steps.throw, error)  # it may know what to do
+            error.is_sent = talk.is_sent
+            self._step(talk, error=error)
 
-    def _land(self, exchange):
-        """Give the place of an exchange back.  Raises nothing: its conversation has to be told next."""
-        self._quick.pop(exchange, None)
-        self._slow.pop(exchange, None)
-        try:
-            exchange.watch(self.selector, 0)
-            exchange.close()
-        except Exception as error:
-            self.report(error)
+    def _land(self, talk):
+        """Give its place back.  Raises nothing: the conversation has to be told next."""
+        if talk in self._open:
+            self._open.remove(talk)
+            try:
+                talk.watch(self.selector, 0)
+                talk.close()
+            except Exception as error:
+                self.report(error)
 
     def _expire(self, now):
         """Give up exchanges that were not answered in time, and count as slow those that last."""
-        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires <= now, self._slow)):
-            self._guard(exchange.talk, self.over, exchange, exchange.too_late())
-        quick_until = now + EXCHANGE_TIME - QUICK_TIME
-        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires <= quick_until, self._quick)):
-            self._slow_down(exchange)
+        for talk in list(self._open):
+            if talk.expires <= now:
+                self._guard(self.over, talk, talk.too_late())
+            elif not talk.is_slow and talk.expires <= now + EXCHANGE_TIME - QUICK_TIME:
+                self._slow_down(talk)
 
-    def _slow_down(self, exchange):
+    def _slow_down(self, talk):
         """An exchange lasts longer than a quick one: it goes on among the slow ones, or begins again when it may."""
-        talk, is_full = exchange.talk, len(self._slow) >= self._limit - self._limit // 4
-        is_new = talk.lane == 'new'
-        if isinstance(talk.request, Once) or not (is_full or is_new and self._lanes['new']):
-            self._slow[exchange] = self._quick.pop(exchange)
-        else:
-            self._land(exchange)
+        is_new, is_full = talk.lane == 'new', self._slow_ones() >= self._limit - self._limit // 4
+        talk.is_slow = isinstance(talk.request, Once) or not (is_full or is_new and self._lanes['new'])
+        if not talk.is_slow:
+            self._land(talk)
             self._lanes['aside' if is_new else 'asked_slow'].append(talk)
 
     def finish(self):
-        for exchange in self._open():
-            self._land(exchange)
-            exchange.talk.steps.close()
+        for talk in list(self._open):
+            self._land(talk)
+            talk.steps.close()
         super().finish()
 
 
@@ -2874,7 +2819,7 @@ class Listener(SocketWorker):
         self._places = places         # connections at one time
         self._tls = tls
         self._inbound = collections.OrderedDict()  # Inbound -> None, by deadline
-        self._network = (), ()                     # (own addresses, Sources): replaced whole by follow()
+        self._network = (), ()                     # (own addresses, Interfaces): replaced whole by follow()
         self._memberships = set()                  # (socket, address, index of its interface): joined groups
         self._complained = set()                   # addresses whose bad messages were logged, this hour
         self._complained_since = time.monotonic()
@@ -2921,7 +2866,7 @@ class Listener(SocketWorker):
     # --- any thread ---
 
     def follow(self, own, sources):
-        """Hear at these `own` addresses of this machine, and the groups in the networks of these Sources."""
+        """Hear at these `own` addresses of this machine, and the groups in the networks of these Interfaces."""
         self._network = own, sources
         self.wake()
 
@@ -3051,15 +2996,13 @@ class Announcer(Worker):
         super().__init__()
         # Seconds between two searches: few where announcements to all are not heard.
         self.interval = min(ping_interval, DEAF_PING_INTERVAL) if listener.is_deaf else ping_interval
-        self._sign = sign
-        self._hosts = hosts
-        self._node_ports = node_ports
-        self._multicast = multicast
-        self._listener = listener
+        self._sign, self._hosts, self._node_ports, self._listener = sign, hosts, node_ports, listener
+        self.multicast = multicast
         self._wanted = threading.Event()  # ask now
         self._all = False                 # ask those too that have been asked before; any thread sets it
         self.releases = DISPY_RELEASES    # those that are asked for: replaced whole
-        self.sources = local_sources(hosts, multicast, list_interfaces())  # replaced whole, by this thread
+        self.sources = []                 # Interfaces from which it asks: replaced whole, by this thread
+        self._look_around()
         self._due = 0.0                   # monotonic time of the next search
         self._times = 0                   # searches so far
         self._failed = {}                 # (address, target) -> the error that was logged
@@ -3084,10 +3027,14 @@ class Announcer(Worker):
 
     # --- this thread ---
 
-    def turn(self):
-        before, known = self.sources, list_interfaces()
-        self.sources = local_sources(self._hosts, self._multicast, known)
+    def _look_around(self):
+        known = list_interfaces() or ([] if self._hosts else default_interfaces())
+        self.sources = search_sources(self._hosts, known)
         self._listener.follow(own_hearing(self._hosts, known), self.sources)
+
+    def turn(self):
+        before = self.sources
+        self._look_around()
         if self._wanted.is_set() or time.monotonic() >= self._due or set(self.sources) - set(before):
             self._wanted.clear()
             self._times += 1
@@ -3102,7 +3049,7 @@ class Announcer(Worker):
     def _ask_from(self, source, sign):
         ask = {'ip_addr': source.address.partition('%')[0], 'sign': sign, 'port': self._listener.reply_port}
         messages = [write_message(b'NODE_INFO:', dict(ask, version=release)) for release in self.releases]
-        for target in source.targets:
+        for target in search_targets(source, self.multicast):
             try:
                 with socket.socket(family_of(source.address), socket.SOCK_DGRAM) as sock:
                     self._send_from(sock, source)
@@ -3148,13 +3095,12 @@ class Schedule:
     """When each node is to be asked next.  Nodes that failed last are kept apart, and are asked with growing pauses.
 
     Its lock guards everything in it; any thread may call.  Times are monotonic, so steps of the clock do not matter,
-    and a time missed while the machine slept is made up for once.
+    and a time missed while the machine slept is made up for once.  Methods with _ are called with the lock held.
     """
 
     def __init__(self, interval, clock=time.monotonic, rand=random.random):
         self._interval = interval
-        self._clock = clock
-        self._rand = rand
+        self._clock, self._rand = clock, rand
         self.earlier = lambda: None  # set by Admin: called when a node is due before all others
         self._lock = threading.Lock()
         self._nodes = {}             # id -> _Due
@@ -3178,30 +3124,29 @@ class Schedule:
     def ask_now(self, node_id):
         """Ask it at once, or once more if it is being asked."""
         with self._lock:
-            due = self._nodes.get(node_id)
-            if due and due.at == math.inf:
-                due.again = True
-            elif due:
-                self._put(node_id, due, self._clock())
+            self._hasten(node_id, self._clock())
 
     def ask_soon(self, node_id):
         """Ask it at once, but not more than once a second, nor so often while it fails: anybody can make us call this."""
         with self._lock:
             due, now = self._nodes.get(node_id), self._clock()
-            if due is None or due.nudged > now:
-                return
-            due.nudged = max(now, due.nudged + min(2.0 ** due.failures, 16.0))
-            if due.at == math.inf:
-                due.again = True
-            else:
-                self._put(node_id, due, due.nudged)
+            if due and due.nudged <= now:
+                due.nudged = max(now, due.nudged + min(2.0 ** due.failures, 16.0))
+                self._hasten(node_id, due.nudged)
 
     def ask_in(self, node_id, seconds):
         """Ask it in so many seconds or a tick later, unless it is being asked, or will be before."""
         with self._lock:
-            due, then = self._nodes.get(node_id), self._clock() + seconds + self.tick
-            if due and then < due.at < math.inf:
-                self._put(node_id, due, then)
+            then = self._clock() + seconds + self.tick
+            if node_id in self._nodes and then < self._nodes[node_id].at < math.inf:
+                self._hasten(node_id, then)
+
+    def _hasten(self, node_id, then):
+        due = self._nodes.get(node_id)
+        if due and due.at == math.inf:
+            due.again = True
+        elif due:
+            self._put(node_id, due, then)
 
     @property
     def interval(self):
@@ -3237,12 +3182,11 @@ class Schedule:
         return taken
 
     def _counts(self, entry):
-        """Whether an entry of a heap is no stale one.  Lock held."""
-        due = self._nodes.get(entry[1])
-        return due is not None and due.at == entry[0]
+        """Whether an entry of a heap is no stale one."""
+        return entry[1] in self._nodes and self._nodes[entry[1]].at == entry[0]
 
     def _first(self, heap):
-        """The time of the first entry in a heap that counts.  Lock held."""
+        """The time of the first entry in a heap that counts."""
         while heap and not self._counts(heap[0]):
             heapq.heappop(heap)
         return heap[0][0] if heap else math.inf
@@ -3260,31 +3204,25 @@ class Schedule:
     def finished(self, node_id, ok):
         """A node that was taken has answered, or not."""
         with self._lock:
-            due = self._nodes.get(node_id)
-            if due:
-                self._next(node_id, due, ok)
+            if node_id in self._nodes:
+                self._next(node_id, self._nodes[node_id], ok)
 
     def _next(self, node_id, due, ok):
-        """Lock held."""
-        now = self._clock()
+        now = then = self._clock()
         due.failures = 0 if ok else due.failures + 1
-        if due.again:
-            self._put(node_id, due, now)
-        elif not ok:
-            self._put(node_id, due, now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(due.failures - 1, 10)))
-        else:
-            due.beat = self._next_beat(due.beat, now)
-            self._put(node_id, due, due.beat)
-
-    def _next_beat(self, beat, now):
-        """The regular turn after `now`, for a node whose turn was, or is, at `beat`.  Lock held."""
-        if beat is None:  # its place: nodes that were found together are spread over the interval
-            return now + self._interval * self._rand()
-        soon = now + min(2 * self.tick, self._interval / 2)  # a turn that would be before is this one, taken a little early
-        return beat + self._interval * max(0, math.ceil((soon - beat) / self._interval))
+        if due.failures:
+            then = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(due.failures - 1, 10))
+        elif not due.again:
+            if due.beat is None:  # its place: nodes that were found together are spread over the interval
+                due.beat = now + self._interval * self._rand()
+            else:
+                # A turn that would be sooner is this one, taken a little early.
+                soon = now + min(2 * self.tick, self._interval / 2)
+                due.beat += self._interval * max(0, math.ceil((soon - due.beat) / self._interval))
+            then = due.beat
+        self._put(node_id, due, now if due.again else then)
 
     def _put(self, node_id, due, then):
-        """Lock held."""
         due.at = then
         heap = self._heaps[due.failures > 0]
         heapq.heappush(heap, (then, node_id))
@@ -4730,8 +4668,8 @@ class Admin:
         return {'version': __version__, 'hosts': self.settings.hosts, 'node_ports': self.node_ports,
                 'info_ports': [{'port': p.port, 'state': p.state} for p in self.listener.info_ports],
                 'reply_port': self.listener.reply_port, 'own_port': self.listener.reply_port,  # as it was called in 1.0.0
-                'asks': [{'address': source.address, 'to': target}
-                         for source in self.announcer.sources for target in source.targets],
+                'asks': [{'address': source.address, 'to': target} for source in self.announcer.sources
+                         for target in search_targets(source, self.announcer.multicast)],
                 'poll_interval': self.schedule.interval, 'ping_interval': self.settings.ping_interval,
                 'search_interval': self.announcer.interval,
                 'secrets': len(self._secrets) - 1, 'tls': self.server_tls is not None,
@@ -10173,7 +10111,7 @@ def refuse(reasons):
 
 # --- server: connections, each with a thread ---
 
-class WebServer(Worker):
+class WebServer(SocketWorker):
     """Accepts connections of browsers and scripts, and gives each a thread of its own, up to `places`."""
 
     name = 'http'
@@ -10189,11 +10127,8 @@ class WebServer(Worker):
         self.access = Access(settings, self.loopback, self.tls)
         self._lock = threading.Lock()         # guards _connections
         self._connections = set()             # RequestHandlers
-        self._wakeup = Wakeup()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
         for sock in self._sockets:
-            self._selector.register(sock, selectors.EVENT_READ, sock)
+            self.selector.register(sock, selectors.EVENT_READ, functools.partial(self._accept, sock))
 
     @staticmethod
     def _open(host, port):
@@ -10231,17 +10166,10 @@ class WebServer(Worker):
         with self._lock:
             self._connections.discard(connection)
 
-    def wake(self):
-        self._wakeup.set()
-
     # --- its thread ---
 
     def turn(self):
-        for key, _ in self._selector.select():
-            if key.data is None:
-                self._wakeup.clear()
-            else:
-                self._accept(key.data)
+        self.sleep()
 
     def _accept(self, sock):
         try:
@@ -10286,8 +10214,7 @@ class WebServer(Worker):
         deadline = time.monotonic() + END_TIME / 2
         for connection in connections:
             connection.thread.join(max(0.0, deadline - time.monotonic()))
-        self._selector.close()
-        self._wakeup.close()
+        super().finish()
 
 
 class _TimedReader(io.RawIOBase):
