@@ -10117,10 +10117,10 @@ class WebServer(SocketWorker):
     name = 'http'
 
     def __init__(self, admin, settings, places):
+        self._sockets = self._open(settings.http_host, settings.http_port)
         super().__init__()
         self.admin, self.tls, self._places = admin, admin.server_tls, places
         self.scraping = threading.Lock()      # held while metrics are written: 10,000 nodes make 10 MB
-        self._sockets = self._open(settings.http_host, settings.http_port)
         self.port = self._sockets[0].getsockname()[1]
         addresses = [peer_address(sock.getsockname()) for sock in self._sockets]
         self.loopback = all(is_loopback(address) for address in addresses)
