@@ -542,8 +542,7 @@ class _ValueReader:
 
 
 def _demand_plain(value, depth=MAX_DEPTH):
-    """WireError for containers that are deeper within each other, for longer integers, and for the class, which is no
-    value."""
+    """WireError for containers that are deeper within each other, longer integers, and the class, which is no value."""
     if isinstance(value, (dict, list, tuple)):
         _demand(depth)
         for inner in value.values() if isinstance(value, dict) else value:
@@ -551,11 +550,11 @@ def _demand_plain(value, depth=MAX_DEPTH):
     _demand(value is not _AvailInfo and not (type(value) is int and value.bit_length() >= 8 * MAX_INT_BYTES))
 
 
-# A node's reply in the one order in which all releases write it from Python 3.6 on: a regular expression tells its parts,
-# as reading each opcode would add a third to the CPU of a poll.  A text begins with its length: there is one alternative
-# for each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
-_SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
-_SCALAR = b'[N\x88\x89]|K.|M..|J.{4}|G.{8}|\x8a(?:%b)|\x8c(?:%b)' % (b'|'.join(_SIZED[:MAX_INT_BYTES]), b'|'.join(_SIZED))
+# A node's reply in the one order in which all releases write it from Python 3.6 on: reading each of its opcodes would
+# add a third to the CPU of a poll.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
+_SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]  # a text, or an integer, after its size
+_SCALAR = b'[N\x88\x89]|K.|M..|J.{4}|G.{8}|\x8a(?:%b)|\x8c(?:%b)' % (
+    b'|'.join(_SIZED[:MAX_INT_BYTES]), b'|'.join(_SIZED))
 
 
 def _items(keys):
@@ -571,13 +570,11 @@ _REPLY = re.compile(
 
 
 def _read_reply(data):
-    """The value of a reply in the very form in which nodes write it, else None.  ValueError for text that is none.
-
-    pickle is given nothing but the scalars that were matched: it can do no more with them than make a tuple.
-    """
+    """The value of a reply in the very form in which nodes write it, else None.  ValueError for text that is none."""
     match = _REPLY.fullmatch(data)
     if match is None:
         return None
+    # These are scalars alone: all that pickle can do with them is make a tuple.
     told = dict(zip(_REPLY.groupindex, pickle.loads(b'\x80\x04(%bt.' % b''.join(match.groups(b'N')))))
     available = {key: told.pop(key) for key in AVAILABLE}
     return dict(told, avail_info=available if match.group('cpu') else None)
@@ -591,7 +588,7 @@ def read_value(data):
     _demand(len(data) <= MAX_MESSAGE, 'message of %d bytes' % len(data))
     try:
         return _read_reply(data) or _ValueReader().read(data)
-    except (LookupError, TypeError, ValueError, Warning) as error:  # Warning: pickletools may warn of an escape sequence
+    except (LookupError, TypeError, ValueError, Warning) as error:  # Warning: pickletools' of an escape sequence
         raise WireError('no pickle of plain values (%s)' % type(error).__name__)
 
 
@@ -653,8 +650,8 @@ def read_control(reply):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def canonical(address, scope=0):
-    """One spelling for each IP address: `::ffff:10.0.0.1` is 10.0.0.1, a link-local address names its interface (`scope`:
-    its index, if known).  ValueError."""
+    """One spelling for each IP address: `::ffff:10.0.0.1` is 10.0.0.1, a link-local address names its interface, whose
+    index may be given as `scope`.  ValueError."""
     text, _, zone = str(address).partition('%')
     if re.search(r'(^|[.:])0[0-9]+\.|\.0[0-9]+\Z', text):  # octal to some programs, decimal to others
         raise ValueError('%s: a leading zero in an IPv4 address' % printable(address))
@@ -697,8 +694,8 @@ def split_host_port(text):
 
 
 def check_host(host, needs_interface=True):
-    """`host` when it can be a host name or an IP address, else ValueError.  To be reached, a link-local address must name
-    its interface."""
+    """`host` when it can be a host name or an IP address, else ValueError.  To be reached, a link-local address must
+    name its interface."""
     if re.match(r'[0-9.]+\Z', host) or ':' in host:
         try:
             address = canonical(host)
@@ -751,11 +748,12 @@ def resolve(host):
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: a part that is too long
         unknown = isinstance(error, UnicodeError) or error.errno in UNKNOWN_NAME
-        raise NodeError(('The name %s is unknown. Check its spelling, enter it in DNS or /etc/hosts, or give an IP address.'
-                         if unknown else 'No name server answers for %s. Check /etc/resolv.conf and the network of this '
-                                         'machine, or give an IP address.') % printable(host))
-    addresses = dict.fromkeys(peer_address(entry[4]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6))
-    return sorted(addresses, key=family_of)
+        raise NodeError((
+            'The name %s is unknown. Check its spelling, enter it in DNS or /etc/hosts, or give an IP address.' if unknown
+            else 'No name server answers for %s. Check /etc/resolv.conf and the network of this machine, or give an IP '
+                 'address.') % printable(host))
+    families = socket.AF_INET, socket.AF_INET6
+    return sorted(dict.fromkeys(peer_address(entry[4]) for entry in found if entry[0] in families), key=family_of)
 
 
 def is_localhost(host):
@@ -856,17 +854,9 @@ def default_interfaces():
     return [Interface(address) for address in addresses]
 
 
-def own_hearing(hosts, known):
-    """The addresses of this machine at which announcements may come in: `hosts`, else those of the `known` interfaces.
-
-    Where an address is its own broadcast address (a cloud's /32), dispy's programs must have it for themselves.
-    """
-    return list(hosts or [i.address for i in known if i.broadcast != i.address])[:MAX_OWN]
-
-
 def search_sources(hosts, known):
-    """From which of the `known` interfaces nodes are asked: those of `hosts` (addresses), else all; loopback where there is
-    no other."""
+    """From which of the `known` interfaces nodes are asked: those of `hosts` (addresses), else all; loopback where there
+    is no other."""
     if hosts:
         found = {interface.address: interface for interface in known}
         return [found.get(host) or (LOOPBACK._replace(address=host) if is_loopback(host) else Interface(host))
@@ -934,7 +924,7 @@ def _no_password():
 
 
 def allow_many_files(wanted=4096):
-    """Raise the limit of open files as far as it may be, and return it: each exchange with a node needs one.  StartError."""
+    """Raise the limit of open files as far as it may be, and return it: each exchange needs one.  StartError."""
     if resource is None:
         return 512
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -950,7 +940,7 @@ def allow_many_files(wanted=4096):
 
 
 class Wakeup:
-    """Wakes a thread that sleeps in a selector: that one registers `reader` and calls clear(), any thread calls set()."""
+    """Wakes a thread that sleeps in a selector: that one registers `reader` and calls clear(); any calls set()."""
 
     def __init__(self):
         self.reader, self.writer = socket.socketpair()
@@ -1027,8 +1017,8 @@ class Worker:
 
     def report(self, error):
         """Log an unexpected error in the same way."""
-        problem = '%s goes on after an unexpected error: %s' % (self.name, printable(repr(error)))
-        self.report_once(problem, logging.ERROR, error)
+        self.report_once('%s goes on after an unexpected error: %s' % (self.name, printable(repr(error))),
+                         logging.ERROR, error)
 
 
 class SocketWorker(Worker):
@@ -1044,7 +1034,7 @@ class SocketWorker(Worker):
         self._wakeup.set()
 
     def woken(self):
-        """wake() was called."""
+        """Called on this thread after wake()."""
         self._wakeup.clear()
 
     def sleep(self, seconds=None):
@@ -1053,7 +1043,8 @@ class SocketWorker(Worker):
             key.data()
 
     def advance(self, connection):
-        """Let a NonblockingConnection go on until it has to wait, or is over."""
+        """Let a NonblockingConnection go on until it has to wait.  When all is done, or an error (OSError, NodeError) ends
+        it, over(connection, error or None) of the subclass is called."""
         error = None
         try:
             events = next(connection.moves, 0)
@@ -1062,9 +1053,6 @@ class SocketWorker(Worker):
         connection.watch(self.selector, events, functools.partial(self.advance, connection))
         if not events:
             self.over(connection, error)
-
-    def over(self, connection, error):
-        """It has done all that it had to, or this error (OSError, NodeError) ended it."""
 
     def finish(self):
         self.selector.close()
@@ -2413,8 +2401,8 @@ class Once(bytes):
 
 
 def plain_first(request, steps):
-    """Conversation: these `steps`, which use TLS, unless the node tells its sign, no secret, without: a dispynode without TLS
-    takes the beginning of TLS for a message of up to 4 GB, and makes room for that."""
+    """Conversation: these `steps`, which use TLS, unless the node tells its sign, no secret, without: a dispynode without
+    TLS takes the beginning of TLS for a message of up to 4 GB, and makes room for that."""
     try:
         read_info((yield Plain(frame(NO_CODE, request))))
     except MismatchError:
@@ -2426,8 +2414,8 @@ NO_CONTROL = write_message(b'SERVICE_TIME:', {'control': 'none', 'time': None}) 
 
 
 def is_admin(code):
-    """Conversation: does this auth code come from the admin secret?  A node that is opened by its client secret, for want of
-    an admin secret, answers a control that does not exist with nothing, others with -1."""
+    """Conversation: does this auth code come from the admin secret?  A node that is opened by its client secret, for want
+    of an admin secret, answers a control that does not exist with nothing, others with -1."""
     try:
         return read_control((yield frame(code, NO_CONTROL))) is not NOT_ADMIN
     except (WireError, NodeError):
@@ -2478,7 +2466,8 @@ class NonblockingConnection:
         while len(data) < 4 + size:
             more = yield from self.finish_call(self.sock.recv, 4096)  # more than any reply has
             if not more:
-                raise MismatchError('It closed the connection without an answer; is TLS (--certfile) used on one side only?')
+                raise MismatchError('It closed the connection without an answer; is TLS (--certfile) used on one side '
+                                    'only?')
             data += more
             if len(data) >= 4:
                 size, = struct.unpack_from('>L', data)
@@ -2497,7 +2486,7 @@ class NonblockingConnection:
 class Talk(NonblockingConnection):
     """One conversation with one address: exchanges, one after the other, each a connection of its own.
 
-    At its end, done(result, error) is called on the poller's thread, which alone uses all that follows; one of them is None.
+    At its end, done(result, error) is called on the poller's thread, which alone uses what follows; one of them is None.
     """
 
     def __init__(self, address, port, steps, done):
@@ -2581,7 +2570,7 @@ class Poller(SocketWorker):
         super().__init__()
         self.places = places      # exchanges at one time; each needs a file descriptor
         self._tls = tls
-        self._take_due = take_due    # talks that are due, with nodes that answered last and with others, so many at most
+        self._take_due = take_due    # talks that are due, with nodes that answered last and with others: so many at most
         self._next_look = next_look  # monotonic time at which to call that again, unless wake() is called before
         self._lanes = collections.OrderedDict((lane, collections.deque()) for lane in LANES)  # any thread appends
         # The rest is this thread's alone.
@@ -2952,7 +2941,8 @@ class Listener(SocketWorker):
 
     def _join_groups(self):
         """Let each UDP socket at the wildcard be a member of the groups on the interfaces that there are now."""
-        sockets = [sock for port in self.info_ports for (kind, _), sock in port.sockets.items() if kind == socket.SOCK_DGRAM]
+        sockets = [sock for port in self.info_ports for (kind, _), sock in port.sockets.items()
+                   if kind == socket.SOCK_DGRAM]
         wanted = {(sock, source.address, source.index) for sock in sockets for source in self._network[1]
                   if family_of(source.address) == sock.family}
         for membership in self._memberships - wanted:
@@ -3010,15 +3000,14 @@ class Announcer(Worker):
     # --- any thread ---
 
     def scan(self, all_nodes=False):
-        """Ask soon.  A node does not answer a sign that has opened it; with `all_nodes` it is asked under a new one, so that
-        forgotten nodes come back."""
+        """Ask soon.  A node does not answer a sign that has opened it: `all_nodes` are asked under a new one."""
         self._all = self._all or all_nodes
         self._wanted.set()
 
     def release_heard(self, release):
         """A node of this release exists: ask for all others of it, if that is news."""
         if release not in self.releases and len(self.releases) < MAX_RELEASES:
-            self.releases += (release,)  # if another thread adds one at the same time, one of them is lost until heard again
+            self.releases += (release,)  # if another thread adds one meanwhile, one is lost until it is heard again
             logger.info('dispy %s is heard for the first time; asking for its nodes', release)
             self.scan()
 
@@ -3030,7 +3019,9 @@ class Announcer(Worker):
     def _look_around(self):
         known = list_interfaces() or ([] if self._hosts else default_interfaces())
         self.sources = search_sources(self._hosts, known)
-        self._listener.follow(own_hearing(self._hosts, known), self.sources)
+        # Where an address is its own broadcast address (a cloud's /32), dispy's programs must have it for themselves.
+        own = self._hosts or [interface.address for interface in known if interface.broadcast != interface.address]
+        self._listener.follow(own[:MAX_OWN], self.sources)
 
     def turn(self):
         before = self.sources
@@ -3047,6 +3038,7 @@ class Announcer(Worker):
         self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due - time.monotonic())))
 
     def _ask_from(self, source, sign):
+        """Ask for nodes from this Interface's address, hence out of it."""
         ask = {'ip_addr': source.address.partition('%')[0], 'sign': sign, 'port': self._listener.reply_port}
         messages = [write_message(b'NODE_INFO:', dict(ask, version=release)) for release in self.releases]
         for target in search_targets(source, self.multicast):
@@ -3063,7 +3055,6 @@ class Announcer(Worker):
 
     @staticmethod
     def _send_from(sock, source):
-        """Let a socket send from this address, hence out of its interface."""
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOPS)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, source.index)
