@@ -2577,6 +2577,7 @@ class Poller(SocketWorker):
         self._open = set()        # talks that have an exchange
         self._limit = places      # lower than `places` while the system has no more descriptors
         self._look_at = 0.0       # monotonic time at which to look for polls that are due
+        self._expire_at = 0.0     # monotonic time at which to look at open exchanges
         self.last_turn = time.monotonic()  # at which the last turn began; read by any
         self.answered, self.answered_seconds, self.failed = 0, 0.0, 0  # exchanges; read by any
 
@@ -2610,7 +2611,8 @@ class Poller(SocketWorker):
         if late > 1.0:  # this program was stopped, or starved: that says nothing about the nodes
             for talk in self._open:
                 talk.expires += late
-        self._expire(time.monotonic())
+        if time.monotonic() >= self._expire_at:
+            self._expire(time.monotonic())
 
     def woken(self):
         super().woken()
@@ -2699,6 +2701,7 @@ class Poller(SocketWorker):
 
     def _expire(self, now):
         """Give up exchanges that were not answered in time, and count as slow those that last."""
+        self._expire_at = now + AGE_INTERVAL
         for talk in list(self._open):
             if talk.expires <= now:
                 self._guard(self.over, talk, talk.too_late())
