@@ -64,7 +64,7 @@ import logging
 import math
 import operator
 import os
-import pickle  # to write requests only: what comes in is read by read_value(), as even a strict find_class is not safe
+import pickle  # what comes in is read by read_value(): even a strict find_class is not safe
 import pickletools
 import random
 import re
@@ -465,12 +465,11 @@ class _ValueReader:
 
     def read(self, data):
         """The value."""
-        _demand(data[0] == 0x80 and 2 <= data[1] <= 5)
-        data = data[2:]
-        for count, (opcode, value, at) in enumerate(pickletools.genops(data)):
+        _demand(re.match(b'\x80[\x02-\x05]', data))
+        for count, (opcode, value, at) in enumerate(pickletools.genops(data[2:])):
             _demand(count < MAX_OPCODES)
             if opcode.name == 'INT':  # 64 bits in Python 2; and int() takes more than digits
-                _demand(value.bit_length() <= 64 and data.startswith(b'%d\n' % value, at + 1))
+                _demand(value.bit_length() <= 64 and data.startswith(b'%d\n' % value, at + 3))
             self.STEPS[opcode.name](self, value)
         _demand(not self.outer)
         value, = self.stack
@@ -480,17 +479,11 @@ class _ValueReader:
     def push(self, value):
         self.stack.append(value)
 
-    def integer(self, value):
-        """Python 2.7 writes INT for what has more than four bytes, in protocol 2 too: the memory of a machine."""
-        _demand(value.bit_length() < 8 * MAX_INT_BYTES)
-        self.push(value)
-
     def byte_string(self, text):
         """A str of Python 2, which pickletools takes for Latin-1: most are UTF-8."""
-        try:
-            self.push(text.encode('latin-1').decode('utf-8', 'surrogatepass'))
-        except UnicodeDecodeError:
-            self.push(text)
+        with contextlib.suppress(UnicodeDecodeError):
+            text = text.encode('latin-1').decode('utf-8', 'surrogatepass')
+        self.push(text)
 
     def pop(self, count):
         """The last `count` values, which leave the stack."""
@@ -509,9 +502,8 @@ class _ValueReader:
         list.extend(self.stack[-1], values)
 
     def set_items(self, flat):
-        target, keys = self.stack[-1], flat[::2]
-        _demand(type(target) is dict and len(flat) % 2 == 0 and all(isinstance(key, str) for key in keys))
-        target.update(zip(keys, flat[1::2]))
+        _demand(type(self.stack[-1]) is dict and len(flat) % 2 == 0 and all(isinstance(key, str) for key in flat[::2]))
+        self.stack[-1].update(zip(flat[::2], flat[1::2]))
 
     def push_class(self, name):
         _demand(name in ('dispy DispyNodeAvailInfo', ['dispy', 'DispyNodeAvailInfo']))
@@ -530,17 +522,17 @@ class _ValueReader:
         self.memo[index] = self.stack[-1]
 
     def get(self, index):
-        _demand(not isinstance(self.memo[index], (dict, list, tuple)))  # else it is shared
         self.push(self.memo[index])
+        _demand(not isinstance(self.stack[-1], (dict, list, tuple)))  # else it is shared
 
     # What an opcode does to the reader, given the value that is written with it; the names are those of pickletools.
     STEPS = {name: step for names, step in {
-        'NONE BININT BININT1 BININT2 BINFLOAT BINUNICODE SHORT_BINUNICODE': push,
+        'NONE INT BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE': push,
+        'BINSTRING SHORT_BINSTRING': byte_string,
         'NEWTRUE': lambda r, _: r.push(True), 'NEWFALSE': lambda r, _: r.push(False),
-        'INT LONG1': integer, 'BINSTRING SHORT_BINSTRING': byte_string,
-        'EMPTY_DICT': lambda r, _: r.push({}), 'SETITEM': lambda r, _: r.set_items(r.pop(2)),
-        'EMPTY_LIST': lambda r, _: r.push([]), 'APPEND': lambda r, _: r.extend(r.pop(1)),
-        'MARK': mark, 'SETITEMS': lambda r, _: r.set_items(r.pop_mark()), 'APPENDS': lambda r, _: r.extend(r.pop_mark()),
+        'EMPTY_DICT': lambda r, _: r.push({}), 'EMPTY_LIST': lambda r, _: r.push([]), 'MARK': mark,
+        'SETITEM': lambda r, _: r.set_items(r.pop(2)), 'SETITEMS': lambda r, _: r.set_items(r.pop_mark()),
+        'APPEND': lambda r, _: r.extend(r.pop(1)), 'APPENDS': lambda r, _: r.extend(r.pop_mark()),
         'EMPTY_TUPLE': lambda r, _: r.push(()), 'TUPLE': lambda r, _: r.push(tuple(r.pop_mark())),
         'TUPLE1': lambda r, _: r.push(tuple(r.pop(1))), 'TUPLE2': lambda r, _: r.push(tuple(r.pop(2))),
         'TUPLE3': lambda r, _: r.push(tuple(r.pop(3))),
@@ -551,29 +543,19 @@ class _ValueReader:
 
 
 def _demand_plain(value, depth=MAX_DEPTH):
-    """WireError for containers that are deeper within each other, and for the class, which is no value."""
+    """WireError for containers that are deeper within each other, longer integers, and the class, which is no value."""
     if isinstance(value, (dict, list, tuple)):
         _demand(depth)
         for inner in value.values() if isinstance(value, dict) else value:
             _demand_plain(inner, depth - 1)
-    _demand(value is not _AvailInfo)
+    _demand(value is not _AvailInfo and not (type(value) is int and value.bit_length() >= 8 * MAX_INT_BYTES))
 
 
-# A node's reply in the one order in which all releases write it from Python 3.6 on: a regular expression tells its parts,
-# as reading each opcode would add a third to the CPU of a poll.  A text begins with its length: there is one alternative
-# for each.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
-_SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]
-# Opcodes of scalars: the pattern of what follows, and what makes a value of that.
-_SCALARS = {
-    b'N': (b'', lambda _: None), b'\x88': (b'', lambda _: True), b'\x89': (b'', lambda _: False),
-    b'K': (b'.', ord), b'M': (b'..', lambda rest: int.from_bytes(rest, 'little')),
-    b'J': (b'.{4}', lambda rest: int.from_bytes(rest, 'little', signed=True)),
-    b'\x8a': (b'(?:%b)' % b'|'.join(_SIZED[:MAX_INT_BYTES + 1]),
-              lambda rest: int.from_bytes(rest[1:], 'little', signed=True)),
-    b'G': (b'.{8}', lambda rest: struct.unpack('>d', rest)[0]),
-    b'\x8c': (b'(?:%b)' % b'|'.join(_SIZED), lambda rest: rest[1:].decode('utf-8', 'surrogatepass')),
-}
-_SCALAR = b'|'.join(code + pattern for code, (pattern, _) in _SCALARS.items())
+# A node's reply in the one order in which all releases write it from Python 3.6 on: reading each of its opcodes would
+# add a third to the CPU of a poll.  What may follow is told by the next byte, so a hostile reply is given up in one pass.
+_SIZED = [re.escape(bytes([size])) + b'.{%d}' % size for size in range(64)]  # a text, or an integer, after its size
+_SCALAR = b'[N\x88\x89]|K.|M..|J.{4}|G.{8}|\x8a(?:%b)|\x8c(?:%b)' % (
+    b'|'.join(_SIZED[:MAX_INT_BYTES]), b'|'.join(_SIZED))
 
 
 def _items(keys):
@@ -593,8 +575,9 @@ def _read_reply(data):
     match = _REPLY.fullmatch(data)
     if match is None:
         return None
-    told = {key: _SCALARS[part[:1]][1](part[1:]) for key, part in match.groupdict(b'N').items()}
-    available = {key: told.pop(key) for key in ('cpu', 'memory', 'disk', 'swap')}
+    # These are scalars alone: all that pickle can do with them is make a tuple.
+    told = dict(zip(_REPLY.groupindex, pickle.loads(b'\x80\x04(%bt.' % b''.join(match.groups(b'N')))))
+    available = {key: told.pop(key) for key in AVAILABLE}
     return dict(told, avail_info=available if match.group('cpu') else None)
 
 
@@ -606,7 +589,7 @@ def read_value(data):
     _demand(len(data) <= MAX_MESSAGE, 'message of %d bytes' % len(data))
     try:
         return _read_reply(data) or _ValueReader().read(data)
-    except (LookupError, TypeError, ValueError, Warning) as error:  # Warning: pickletools may warn of an escape sequence
+    except (LookupError, TypeError, ValueError, Warning) as error:  # Warning: pickletools' of an escape sequence
         raise WireError('no pickle of plain values (%s)' % type(error).__name__)
 
 
@@ -668,10 +651,8 @@ def read_control(reply):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def canonical(address, scope=0):
-    """One spelling for each IP address: `::ffff:10.0.0.1` is 10.0.0.1, a link-local address names its interface.
-
-    `scope` is the interface index that came with it, if any.  ValueError when it is no IP address.
-    """
+    """One spelling for each IP address: `::ffff:10.0.0.1` is 10.0.0.1, a link-local address names its interface, whose
+    index may be given as `scope`.  ValueError."""
     text, _, zone = str(address).partition('%')
     if re.search(r'(^|[.:])0[0-9]+\.|\.0[0-9]+\Z', text):  # octal to some programs, decimal to others
         raise ValueError('%s: a leading zero in an IPv4 address' % printable(address))
@@ -714,8 +695,8 @@ def split_host_port(text):
 
 
 def check_host(host, needs_interface=True):
-    """`host` when it can be a host name or an IP address, else ValueError.  To be reached, a link-local address must name
-    its interface."""
+    """`host` when it can be a host name or an IP address, else ValueError.  To be reached, a link-local address must
+    name its interface."""
     if re.match(r'[0-9.]+\Z', host) or ':' in host:
         try:
             address = canonical(host)
@@ -753,37 +734,32 @@ def lacks_interface(address):
         address, address, names[0] if names else 'eth0', ' (or %s)' % ', '.join(names[1:]) if names[1:] else '')
 
 
+# Of getaddrinfo(): there is no such name, or it has no address.  All else means that nobody could tell.
+UNKNOWN_NAME = {getattr(socket, name, None) for name in ('EAI_NONAME', 'EAI_NODATA', 'EAI_ADDRFAMILY')}
+
+
 def resolve(host):
     """All addresses of a host name or an IP address, canonical, IPv4 first.  NodeError when there is none."""
+    if is_address(host):
+        socket_address(canonical(host), 0)  # NodeError
+        return [canonical(host)]
+    if is_localhost(host):
+        return ['127.0.0.1', '::1'] if is_bindable('::1') else ['127.0.0.1']
     try:
-        address = canonical(host)
-    except ValueError:
-        if is_localhost(host):
-            return ['127.0.0.1', '::1'] if is_bindable('::1') else ['127.0.0.1']
-        return _look_up(host)
-    socket_address(address, 0)  # NodeError
-    return [address]
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part that is too long
+        unknown = isinstance(error, UnicodeError) or error.errno in UNKNOWN_NAME
+        raise NodeError((
+            'The name %s is unknown. Check its spelling, enter it in DNS or /etc/hosts, or give an IP address.' if unknown
+            else 'No name server answers for %s. Check /etc/resolv.conf and the network of this machine, or give an IP '
+                 'address.') % printable(host))
+    families = socket.AF_INET, socket.AF_INET6
+    return sorted(dict.fromkeys(peer_address(entry[4]) for entry in found if entry[0] in families), key=family_of)
 
 
 def is_localhost(host):
     """Whether this name is loopback by definition (RFC 6761, section 6.3), whatever resolver there is."""
     return ('.' + host.lower().rstrip('.')).endswith('.localhost')
-
-
-# Of getaddrinfo(): there is no such name, or it has no address.  All else means that nobody could tell.
-UNKNOWN_NAME = {getattr(socket, name, None) for name in ('EAI_NONAME', 'EAI_NODATA', 'EAI_ADDRFAMILY')}
-
-
-def _look_up(name):
-    try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a part that is too long
-        unknown = isinstance(error, UnicodeError) or error.errno in UNKNOWN_NAME
-        raise NodeError(('The name %s is unknown. Check its spelling, enter it in DNS or /etc/hosts, or give an IP address.'
-                         if unknown else 'No name server answers for %s. Check /etc/resolv.conf and the network of this '
-                                         'machine, or give an IP address.') % printable(name))
-    addresses = dict.fromkeys(peer_address(entry[4]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6))
-    return sorted(addresses, key=family_of)
 
 
 def is_loopback(address):
@@ -852,19 +828,12 @@ def _kernel_interfaces():
         family, prefix, state, _, index = struct.unpack('=BBBBi', head)
         raw, flags = found.get(_LOCAL) or found.get(_ADDRESS), flags_of.get(index, 0)
         if family in (socket.AF_INET, socket.AF_INET6) and raw and flags & _UP and not state & _TENTATIVE:
-            address = socket.inet_ntop(family, raw)
+            address, broadcast = socket.inet_ntop(family, raw), None
             network = ipaddress.ip_network('%s/%d' % (address, prefix), strict=False)
-            yield Interface(canonical(address, index), index, network, _broadcast_address(network, flags, found),
-                            bool(flags & _LOOPBACK))
-
-
-def _broadcast_address(network, flags, found):
-    """Where a datagram for all of a network goes: what the kernel says, else the network's last address, else None."""
-    if network.version == 6 or not flags & (_HAS_BROADCAST | _LOOPBACK):
-        return None
-    if found.get(_BROADCAST):
-        return socket.inet_ntop(socket.AF_INET, found[_BROADCAST])
-    return str(network.broadcast_address) if network.prefixlen <= 30 else None
+            if family == socket.AF_INET and flags & (_HAS_BROADCAST | _LOOPBACK):
+                told = found.get(_BROADCAST) or (network.broadcast_address.packed if prefix <= 30 else None)
+                broadcast = told and socket.inet_ntop(family, told)
+            yield Interface(canonical(address, index), index, network, broadcast, bool(flags & _LOOPBACK))
 
 
 def list_interfaces():
@@ -875,50 +844,7 @@ def list_interfaces():
         return []
 
 
-def own_hearing(hosts, known):
-    """The addresses of this machine at which announcements may come in: `hosts`, else those of the `known` interfaces.
-
-    Where an address is its own broadcast address (a cloud's /32), dispy's programs must have it for themselves.
-    """
-    return list(hosts or [i.address for i in known or _default_interfaces() if i.broadcast != i.address])[:MAX_OWN]
-
-
-# One place from which nodes are asked: the address that goes into the datagram, and where the datagram is sent.
-Source = collections.namedtuple('Source', 'address index targets')
-
-
-def local_sources(hosts, multicast, known):
-    """Where discovery is sent from: Source records for `hosts` (addresses), or for every one of the `known` interfaces when
-    there are none.
-
-    Without a network it is the loopback interface; where the standard library cannot list interfaces, it is the address
-    of the default host name.
-    """
-    if hosts:
-        return [_source(_interface_at(address, known), multicast) for address in hosts]
-    outside = [i for i in known or _default_interfaces() if not i.loopback]
-    outside.sort(key=lambda i: '%' in i.address)  # a link-local address serves only where there is no other
-    chosen = {}
-    for interface in outside or [LOOPBACK]:
-        # one IPv6 address for each interface: the group is the same for all
-        chosen.setdefault(interface.index if ':' in interface.address else interface.address, interface)
-    return [_source(interface, multicast) for interface in chosen.values()]
-
-
-def _source(interface, multicast):
-    # nodes with netifaces listen at the interface's broadcast address alone, those without at the general one
-    targets = [GROUP_V4] if multicast else filter(None, [interface.broadcast, BROADCAST])
-    return Source(interface.address, interface.index, tuple([GROUP_V6] if ':' in interface.address else targets))
-
-
-def _interface_at(address, known):
-    """The Interface for one of our own addresses, which on loopback is any in 127/8."""
-    if address.startswith('127.'):
-        return LOOPBACK._replace(address=address)
-    return next((interface for interface in known if interface.address == address), Interface(address))
-
-
-def _default_interfaces():
+def default_interfaces():
     """The addresses of the default host name; if that is only loopback (127.0.1.1), the one that routes lead out of."""
     addresses = []
     with contextlib.suppress(NodeError):
@@ -929,17 +855,38 @@ def _default_interfaces():
     return [Interface(address) for address in addresses]
 
 
-def open_socket(kind, address, port):
-    """A bound, non-blocking socket that listens (TCP) or hears (UDP).
+def search_sources(hosts, known):
+    """From which of the `known` interfaces nodes are asked: those of `hosts` (addresses), else all; loopback where there
+    is no other."""
+    if hosts:
+        found = {interface.address: interface for interface in known}
+        return [found.get(host) or (LOOPBACK._replace(address=host) if is_loopback(host) else Interface(host))
+                for host in hosts]
+    chosen = {}
+    # a link-local address serves only where there is no other
+    for interface in sorted(known, key=lambda interface: '%' in interface.address):
+        if not interface.loopback:
+            # one IPv6 address for each interface: the group is the same for all
+            chosen.setdefault(interface.index if ':' in interface.address else interface.address, interface)
+    return list(chosen.values()) or [LOOPBACK]
 
-    TCP: SO_REUSEADDR, so that connections of an earlier run do not stand in the way.  UDP: without, so that a dispy
-    client sees the port taken.
-    """
+
+def search_targets(interface, multicast):
+    """Where nodes are asked from an interface; with `multicast`, IPv4 ones by their group."""
+    if ':' in interface.address:
+        return [GROUP_V6]
+    # nodes with netifaces listen at the interface's broadcast address alone, those without at the general one
+    return [GROUP_V4] if multicast else list(filter(None, [interface.broadcast, BROADCAST]))
+
+
+def open_socket(kind, address, port):
+    """A bound, non-blocking socket that listens (TCP) or hears (UDP).  OSError, NodeError."""
     family = family_of(address)
     with contextlib.ExitStack() as unless_done:
         sock = unless_done.enter_context(socket.socket(family, kind))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # TCP: connections of an earlier run are not in the way.  UDP: a dispy client must see the port taken.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
         sock.bind(socket_address(address, port))
         if kind == socket.SOCK_STREAM:
@@ -978,7 +925,7 @@ def _no_password():
 
 
 def allow_many_files(wanted=4096):
-    """Raise the limit of open files as far as it may be, and return it: each exchange with a node needs one.  StartError."""
+    """Raise the limit of open files as far as it may be, and return it: each exchange needs one.  StartError."""
     if resource is None:
         return 512
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -994,7 +941,7 @@ def allow_many_files(wanted=4096):
 
 
 class Wakeup:
-    """Wakes a thread that sleeps in a selector: that one registers `reader` and calls clear(), any thread calls set()."""
+    """Wakes a thread that sleeps in a selector: that one registers `reader` and calls clear(); any calls set()."""
 
     def __init__(self):
         self.reader, self.writer = socket.socketpair()
@@ -1016,10 +963,8 @@ class Wakeup:
 
 
 class Worker:
-    """A thread with a name and a loop; an unexpected error in one turn is logged, once while it repeats, and goes by.
-
-    A subclass supplies turn(), which is called again and again until end(), and may supply wake() and finish().
-    """
+    """A thread with a name that calls turn() again and again until end(); an unexpected error in it is logged, and goes
+    by."""
 
     name = 'worker'
 
@@ -1073,8 +1018,46 @@ class Worker:
 
     def report(self, error):
         """Log an unexpected error in the same way."""
-        problem = '%s goes on after an unexpected error: %s' % (self.name, printable(repr(error)))
-        self.report_once(problem, logging.ERROR, error)
+        self.report_once('%s goes on after an unexpected error: %s' % (self.name, printable(repr(error))),
+                         logging.ERROR, error)
+
+
+class SocketWorker(Worker):
+    """A Worker that sleeps until one of its sockets is ready; each is registered with what is to be called then."""
+
+    def __init__(self):
+        super().__init__()
+        self.selector = selectors.DefaultSelector()
+        self._wakeup = Wakeup()
+        self.selector.register(self._wakeup.reader, selectors.EVENT_READ, self.woken)
+
+    def wake(self):
+        self._wakeup.set()
+
+    def woken(self):
+        """Called on this thread after wake()."""
+        self._wakeup.clear()
+
+    def sleep(self, seconds=None):
+        """Wait for sockets, so many seconds at most, and do what those want that are ready."""
+        for key, _ in self.selector.select(seconds):
+            key.data()
+
+    def advance(self, connection):
+        """Let a NonblockingConnection go on until it has to wait.  When all is done, or an error (OSError, NodeError) ends
+        it, over(connection, error or None) of the subclass is called."""
+        error = None
+        try:
+            events = next(connection.moves, 0)
+        except (OSError, NodeError) as problem:
+            events, error = 0, problem
+        connection.watch(self.selector, events, functools.partial(self.advance, connection))
+        if not events:
+            self.over(connection, error)
+
+    def finish(self):
+        self.selector.close()
+        self._wakeup.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2383,8 +2366,8 @@ def clock_time(seconds):
 def ask_info(request, known, secrets_, may_send):
     """Conversation: what is this node, and does one of the admin's secrets open it?  Returns an Answer.
 
-    `request` is the NODE_INFO message with the admin's own sign; `known` is how the node was opened last; `secrets_` are
-    those to try; `may_send(sign)` says whether auth codes made from a sign may go to this address.
+    `request` is the NODE_INFO message with the admin's own sign, `known` how the node was opened last; `may_send(sign)`
+    says whether auth codes made from a sign may go to this address.
     """
     secrets_ = tuple(secrets_)  # more may be added meanwhile, by another thread
     opened = known.secret is not None and may_send(known.sign)
@@ -2421,11 +2404,8 @@ class Once(bytes):
 
 
 def plain_first(request, steps):
-    """Conversation: these `steps`, which use TLS, unless the node answers without.
-
-    A dispynode without TLS takes the beginning of it for a message of up to 4 GB, and makes room for that: one of which it
-    is not known is asked for its sign in clear first, which whoever asks may see.
-    """
+    """Conversation: these `steps`, which use TLS, unless the node tells its sign, no secret, without: a dispynode without
+    TLS takes the beginning of TLS for a message of up to 4 GB, and makes room for that."""
     try:
         read_info((yield Plain(frame(NO_CODE, request))))
     except MismatchError:
@@ -2437,52 +2417,31 @@ NO_CONTROL = write_message(b'SERVICE_TIME:', {'control': 'none', 'time': None}) 
 
 
 def is_admin(code):
-    """Conversation: does this auth code come from the admin secret?  Asks for a control that does not exist.
-
-    A node that is opened by its client secret, for want of an admin secret, answers that with nothing, others with -1.
-    """
+    """Conversation: does this auth code come from the admin secret?  A node that is opened by its client secret, for want
+    of an admin secret, answers a control that does not exist with nothing, others with -1."""
     try:
         return read_control((yield frame(code, NO_CONTROL))) is not NOT_ADMIN
     except (WireError, NodeError):
         return True  # no answer is no proof; the first real control will tell
 
 
-class Talk:
-    """One conversation with one address.  At its end, done(result, error) is called on the poller's thread, with None for
-    one of them."""
-
-    __slots__ = ('address', 'port', 'steps', 'done', 'lane', 'request')
-
-    def __init__(self, address, port, steps, done):
-        self.address = address
-        self.port = port
-        self.steps = steps
-        self.done = done
-        self.lane = None     # of LANES: where it waits, or waited; poller's thread, from here on
-        self.request = None  # what is sent, or waits to be sent, now
-
-
 class NonblockingConnection:
     """A connection whose run(), a generator, does what can be done now and yields the selector events to wait for."""
 
-    def __init__(self, sock, tls, expires):
+    def __init__(self, sock=None, tls=None, expires=math.inf):
         self.sock = sock
         self.tls = tls          # SSLContext, or None
         self.expires = expires  # monotonic time at which it is given up
         self.message = None     # the one that came in
-        self._steps = self.run()
+        self.moves = self.run()
         self._events = 0        # what a selector waits for; 0 when it is not registered
 
-    def advance(self):
-        """Go on until there is something to wait for: the events, or None when all is done.  OSError, NodeError."""
-        return next(self._steps, None)
-
-    def watch(self, selector, events, data=None):
-        """Let a selector tell `data` when one of these events happens; with 0, no more."""
+    def watch(self, selector, events, call=None):
+        """Let a selector call this when one of these events happens; with 0, no more."""
         if self._events and events:
-            selector.modify(self.sock, events, data)
+            selector.modify(self.sock, events, call)
         elif events:
-            selector.register(self.sock, events, data)
+            selector.register(self.sock, events, call)
         elif self._events:
             selector.unregister(self.sock)
         self._events = events
@@ -2510,7 +2469,8 @@ class NonblockingConnection:
         while len(data) < 4 + size:
             more = yield from self.finish_call(self.sock.recv, 4096)  # more than any reply has
             if not more:
-                raise MismatchError('It closed the connection without an answer; is TLS (--certfile) used on one side only?')
+                raise MismatchError('It closed the connection without an answer; is TLS (--certfile) used on one side '
+                                    'only?')
             data += more
             if len(data) >= 4:
                 size, = struct.unpack_from('>L', data)
@@ -2521,22 +2481,33 @@ class NonblockingConnection:
         self.message = data[4:4 + size]
 
     def close(self):
+        self.moves.close()
         if self.sock is not None:
             self.sock.close()
 
 
-class Exchange(NonblockingConnection):
-    """One request to one node: connect, send, read the reply, close.  Run by the poller's thread alone."""
+class Talk(NonblockingConnection):
+    """One conversation with one address: exchanges, one after the other, each a connection of its own.
 
-    def __init__(self, talk, tls, expires):
-        super().__init__(None, None if isinstance(talk.request, Plain) else tls, expires)
-        self.talk = talk
+    At its end, done(result, error) is called on the poller's thread, which alone uses what follows; one of them is None.
+    """
+
+    def __init__(self, address, port, steps, done):
+        self.address, self.port, self.steps, self.done = address, port, steps, done
+        self.lane = None      # of LANES: where it waits, or waited
+        self.request = None   # what is sent, or waits to be sent, now
+        self.is_slow = False  # whether it has the place of a slow one
         self.is_sent = False  # whether the node may have taken any of the request
 
+    def begin(self, tls):
+        """Begin an exchange; advance() goes on with it."""
+        super().__init__(None, None if isinstance(self.request, Plain) else tls, time.monotonic() + EXCHANGE_TIME)
+        self.is_slow, self.is_sent = self.lane in WHOLE_TIME_LANES, False
+
     def run(self):
-        self.sock = socket.socket(family_of(self.talk.address), socket.SOCK_STREAM)
+        self.sock = socket.socket(family_of(self.address), socket.SOCK_STREAM)
         self.sock.setblocking(False)
-        error = self.sock.connect_ex(socket_address(self.talk.address, self.talk.port))
+        error = self.sock.connect_ex(socket_address(self.address, self.port))
         if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
             yield selectors.EVENT_WRITE
             error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -2544,7 +2515,7 @@ class Exchange(NonblockingConnection):
             raise OSError(error, os.strerror(error))
         if self.tls:
             yield from self.start_tls()
-        request = self.talk.request
+        request = self.request
         while request:
             sent = yield from self.finish_call(self.sock.send, request, events=selectors.EVENT_WRITE)
             self.is_sent = True
@@ -2582,43 +2553,36 @@ def connection_error(error):
 
 
 # Where conversations wait for a place, in the order in which they get one: asked for, or due to be polled; the same with
-# nodes that failed last or take long; new addresses that have connected to us; those that a datagram has announced; and
-# those of them that have been tried already.
-LANES = ('asked', 'asked_slow', 'new', 'new_slow', 'aside')
-LIKELY_LANES = ('asked', 'new')           # their exchanges will likely be answered soon
-WHOLE_TIME_LANES = ('asked_slow', 'aside')  # theirs have EXCHANGE_TIME from the start
+# nodes that failed last or take long; new addresses; and those of them that have been tried already.
+LANES = ('asked', 'asked_slow', 'new', 'aside')
+WHOLE_TIME_LANES = ('asked_slow', 'aside')  # their exchanges have EXCHANGE_TIME from the start
 
 
-class Poller(Worker):
+class Poller(SocketWorker):
     """Runs conversations: many exchanges at once on one thread, so that those without an answer hold up nobody.
 
-    Of the places, one quarter is kept for quick exchanges.  One that lasts longer than QUICK_TIME needs a place among the
-    slow ones; when there is none it is set aside, which says nothing about its node, and begun again when there is.  An
-    address that a datagram has announced gives way to others that have not been tried: 3,000 forged announcements whose
-    addresses swallow connections keep a node from the table for 3000 / 384 * 0.5 = 4 s.
+    Of the places, one quarter is kept for what is asked for.  An exchange that lasts longer than QUICK_TIME needs a place
+    among the slow ones; when there is none it is set aside, which says nothing about its node, and begun again when there
+    is.  A new address gives way to others that have not been tried: 3,000 forged announcements whose addresses swallow
+    connections keep a node from the table for 3000 / 384 * 0.5 = 4 s.
     """
 
     name = 'poller'
 
     def __init__(self, places, tls=None, take_due=lambda now, room, slow_room: ([], []), next_look=lambda: math.inf):
-        """`take_due(now, room, slow_room)`: talks that are due, with nodes that answered last and with others, so many at
-        most; `next_look()`: when to call that again (monotonic time), unless wake() is called before."""
         super().__init__()
         self.places = places      # exchanges at one time; each needs a file descriptor
         self._tls = tls
-        self._take_due, self._next_look = take_due, next_look
-        self._wakeup = Wakeup()
-        self._selector = selectors.DefaultSelector()  # of exchanges; None is the wakeup
-        self._selector.register(self._wakeup.reader, selectors.EVENT_READ)
+        self._take_due = take_due    # talks that are due, with nodes that answered last and with others: so many at most
+        self._next_look = next_look  # monotonic time at which to call that again, unless wake() is called before
         self._lanes = collections.OrderedDict((lane, collections.deque()) for lane in LANES)  # any thread appends
         # The rest is this thread's alone.
-        self._quick, self._slow = collections.OrderedDict(), collections.OrderedDict()  # Exchange -> None, oldest first
+        self._open = set()        # talks that have an exchange
         self._limit = places      # lower than `places` while the system has no more descriptors
         self._look_at = 0.0       # monotonic time at which to look for polls that are due
+        self._expire_at = 0.0     # monotonic time at which to look at open exchanges
         self.last_turn = time.monotonic()  # at which the last turn began; read by any
-        # Written by this thread, read by any: exchanges that were answered, the seconds that these took, and those that
-        # failed.
-        self.answered, self.answered_seconds, self.failed = 0, 0.0, 0
+        self.answered, self.answered_seconds, self.failed = 0, 0.0, 0  # exchanges; read by any
 
     # --- any thread ---
 
@@ -2629,53 +2593,48 @@ class Poller(Worker):
 
     def load(self):
         """({lane: how many conversations wait in it}, {kind: how many exchanges are open})."""
-        return ({lane: len(talks) for lane, talks in self._lanes.items()},
-                {'quick': len(self._quick), 'slow': len(self._slow)})
-
-    def wake(self):
-        self._wakeup.set()
+        open_, slow = len(self._open), self._slow_ones()
+        return {lane: len(talks) for lane, talks in self._lanes.items()}, {'quick': open_ - slow, 'slow': slow}
 
     # --- this thread ---
 
     def turn(self):
         self.last_turn = now = time.monotonic()
         self._limit = min(self.places, self._limit + 1)
-        self._start_talks(now)
-        patience = self._patience(now)
-        for key, _ in self._selector.select(patience):
-            if key.data is None:
-                self._wakeup.clear()
-                self._look_at = 0.0
-            else:
-                self._guard(key.data.talk, self._advance, key.data)
-        late = time.monotonic() - now - patience
-        if late > 1.0:  # this program was stopped, or starved: that says nothing about the nodes
-            for exchange in self._open():
-                exchange.expires += late
-        self._expire(time.monotonic())
-
-    def _patience(self, now):
-        """Seconds until there may be something to do that no socket tells."""
-        is_busy = self._quick or self._slow or any(self._lanes.values())
-        then = now + (AGE_INTERVAL if is_busy else LONGEST_TURN)
-        return max(0.0, (min(then, self._look_at) if self._room('asked') > 0 else then) - now)
-
-    def _open(self):
-        """The exchanges that are under way."""
-        return list(self._quick) + list(self._slow)
-
-    def _room(self, lane):
-        """How many exchanges may begin now for talks of this lane."""
-        return self._limit - len(self._quick) - len(self._slow) - (0 if lane in LIKELY_LANES else self._limit // 4)
-
-    def _start_talks(self, now):
         if now >= self._look_at and not self._lanes['asked']:
             self._take_polls(now)
         for lane, talks in self._lanes.items():
             while talks and self._room(lane) > 0:
                 talk = talks.popleft()
                 talk.lane = lane
-                self._guard(talk, self._start, talk)
+                self._guard(self._launch if talk.request else self._step, talk)
+        patience = self._patience(now)
+        self.sleep(patience)
+        late = time.monotonic() - now - patience
+        if late > 1.0:  # this program was stopped, or starved: that says nothing about the nodes
+            for talk in self._open:
+                talk.expires += late
+        if time.monotonic() >= self._expire_at:
+            self._expire(time.monotonic())
+
+    def woken(self):
+        super().woken()
+        self._look_at = 0.0
+
+    def advance(self, talk):
+        self._guard(super().advance, talk)
+
+    def _patience(self, now):
+        """Seconds until there may be something to do that no socket tells."""
+        then = now + (AGE_INTERVAL if self._open or any(self._lanes.values()) else LONGEST_TURN)
+        return max(0.0, (min(then, self._look_at) if self._room('asked') > 0 else then) - now)
+
+    def _slow_ones(self):
+        return sum([talk.is_slow for talk in list(self._open)])
+
+    def _room(self, lane):
+        """How many exchanges may begin now for talks of this lane."""
+        return self._limit - len(self._open) - (0 if lane == 'asked' else self._limit // 4)
 
     def _take_polls(self, now):
         room, slow_room = self._room('asked'), self._room('asked_slow') - len(self._lanes['asked_slow'])
@@ -2685,31 +2644,23 @@ class Poller(Worker):
             self._lanes['asked_slow'].extend(others)
             self._look_at = now if len(likely) == room else self._next_look()
 
-    def _start(self, talk):
-        """Begin a conversation, or go on with one that had to wait for its place."""
-        if talk.request is None:
-            self._step(talk, talk.steps.send, None)
-        else:
-            self._launch(talk)
-
-    def _guard(self, talk, call, *arguments):
+    def _guard(self, call, talk, *arguments):
         """Do a part of a conversation.  Whatever goes wrong in it, the conversation ends and the others go on."""
         try:
-            call(*arguments)
+            call(talk, *arguments)
         except Exception as problem:
             self.report(problem)
-            for exchange in [exchange for exchange in self._open() if exchange.talk is talk]:
-                self._land(exchange)
+            self._land(talk)
             self._end(talk, None, NodeError(UNEXPECTED))
 
-    def _step(self, talk, step, argument):
-        """Let a conversation go one step: it has a request, or it ends."""
+    def _step(self, talk, reply=None, error=None):
+        """Let a conversation go on: it has a request, or it ends."""
         try:
-            talk.request = step(argument)
+            talk.request = talk.steps.throw(error) if error else talk.steps.send(reply)
         except StopIteration as end:
             self._end(talk, end.value, None)
-        except (NodeError, WireError) as error:
-            self._end(talk, None, error)
+        except (NodeError, WireError) as problem:
+            self._end(talk, None, problem)
         else:
             self._launch(talk)
 
@@ -2721,81 +2672,58 @@ class Poller(Worker):
             self.report(problem)
 
     def _launch(self, talk):
-        exchange = Exchange(talk, self._tls, time.monotonic() + EXCHANGE_TIME)
-        (self._slow if talk.lane in WHOLE_TIME_LANES else self._quick)[exchange] = None
-        self._advance(exchange)
+        talk.begin(self._tls)
+        self._open.add(talk)
+        self.advance(talk)
 
-    def _advance(self, exchange):
-        """Let an exchange go on.  Without a free descriptor it begins again later: that says nothing about its node."""
-        error = None
-        try:
-            events = exchange.advance()
-            if events:
-                exchange.watch(self._selector, events, exchange)
-                return
-        except NodeError as problem:
-            error = problem
-        except OSError as problem:
-            if problem.errno in (errno.EMFILE, errno.ENFILE):
-                self._set_aside(exchange, exchange.talk.lane)
-                self._limit = len(self._quick) + len(self._slow)
-                return
-            error = connection_error(problem)
-        self._conclude(exchange, error)
-
-    def _conclude(self, exchange, error):
-        """An exchange is over: give its place back, and tell its conversation."""
-        self._land(exchange)
-        talk = exchange.talk
+    def over(self, talk, error):
+        self._land(talk)
         if error is None:
             self.answered += 1
-            self.answered_seconds += time.monotonic() + EXCHANGE_TIME - exchange.expires
+            self.answered_seconds += time.monotonic() + EXCHANGE_TIME - talk.expires
             talk.lane = 'asked'  # what answers is no slow one
-            self._step(talk, talk.steps.send, exchange.message)
-        else:  # the conversation may know what to do
+            self._step(talk, talk.message)
+        elif isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            self._lanes[talk.lane].append(talk)  # it begins again: that says nothing about its node
+            self._limit = len(self._open)
+        else:
             self.failed += 1
-            error.is_sent = exchange.is_sent
-            self._step(talk, talk.steps.throw, error)
+            error = connection_error(error) if isinstance(error, OSError) else error
+            error.is_sent = talk.is_sent
+            self._step(talk, error=error)
 
-    def _land(self, exchange):
-        """Give the place of an exchange back.  Raises nothing: its conversation has to be told next."""
-        self._quick.pop(exchange, None)
-        self._slow.pop(exchange, None)
-        try:
-            exchange.watch(self._selector, 0)
-            exchange.close()
-        except Exception as error:
-            self.report(error)
-
-    def _set_aside(self, exchange, lane):
-        self._land(exchange)
-        exchange.talk.lane = lane
-        self._lanes[lane].append(exchange.talk)
+    def _land(self, talk):
+        """Give its place back.  Raises nothing: the conversation has to be told next."""
+        if talk in self._open:
+            self._open.remove(talk)
+            try:
+                talk.watch(self.selector, 0)
+                talk.close()
+            except Exception as error:
+                self.report(error)
 
     def _expire(self, now):
         """Give up exchanges that were not answered in time, and count as slow those that last."""
-        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires <= now, self._slow)):
-            self._guard(exchange.talk, self._conclude, exchange, exchange.too_late())
-        for exchange in list(itertools.takewhile(lambda exchange: exchange.expires - EXCHANGE_TIME + QUICK_TIME <= now,
-                                                 self._quick)):
-            self._slow_down(exchange)
+        self._expire_at = now + AGE_INTERVAL
+        for talk in list(self._open):
+            if talk.expires <= now:
+                self._guard(self.over, talk, talk.too_late())
+            elif not talk.is_slow and talk.expires <= now + EXCHANGE_TIME - QUICK_TIME:
+                self._slow_down(talk)
 
-    def _slow_down(self, exchange):
+    def _slow_down(self, talk):
         """An exchange lasts longer than a quick one: it goes on among the slow ones, or begins again when it may."""
-        is_full = len(self._slow) >= self._limit - self._limit // 4
-        is_new = exchange.talk.lane == 'new_slow'
-        if isinstance(exchange.talk.request, Once) or not (is_full or is_new and self._lanes['new_slow']):
-            del self._quick[exchange]
-            self._slow[exchange] = None
-        else:
-            self._set_aside(exchange, 'aside' if is_new else 'asked_slow')
+        is_new, is_full = talk.lane == 'new', self._slow_ones() >= self._limit - self._limit // 4
+        talk.is_slow = isinstance(talk.request, Once) or not (is_full or is_new and self._lanes['new'])
+        if not talk.is_slow:
+            self._land(talk)
+            self._lanes['aside' if is_new else 'asked_slow'].append(talk)
 
     def finish(self):
-        for exchange in self._open():
-            self._land(exchange)
-            exchange.talk.steps.close()
-        self._selector.close()
-        self._wakeup.close()
+        for talk in list(self._open):
+            self._land(talk)
+            talk.steps.close()
+        super().finish()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2817,12 +2745,11 @@ def has_ipv6():
 class HeardPort:
     """A port of this machine, and the sockets at which it is heard.  Run by the listener's thread alone."""
 
-    def __init__(self, port, take_up, give_up):
-        self.port = port
+    def __init__(self, port, listener):
+        self.port, self._listener = port, listener
         self.state = 'off'         # 'held', 'resting' (free for a while), 'left to a client', 'own addresses'
         self.next_turn = math.inf  # monotonic time at which to take it, or to leave it
         self.sockets = {}          # (kind, address) -> socket
-        self._take_up, self._give_up = take_up, give_up  # called with (socket, kind) when it begins and ends to be used
 
     def hear(self, places, whole=True):
         """Hear at these (kind, address) and no others: at all of them or at none (OSError), or else at what can be had.
@@ -2831,20 +2758,27 @@ class HeardPort:
         `places`, and is given up last.
         """
         for place in reversed([place for place in self.sockets if place not in places]):
-            sock = self.sockets.pop(place)
-            self._give_up(sock)
-            sock.close()
+            with self.sockets.pop(place) as sock:
+                self._listener.selector.unregister(sock)
         for kind, address in [place for place in places if place not in self.sockets]:
             try:
-                sock = open_socket(kind, address, self.port)
-            except (OSError, NodeError) as error:
+                sock = self.sockets[kind, address] = open_socket(kind, address, self.port)
+                self._listener.take_up(sock, kind)
+            except (OSError, NodeError) as error:  # what cannot be had is tried again in WATCH_INTERVAL
                 logger.debug('port %d is not heard at %s: %s', self.port, address, error)
                 if whole:
                     self.hear(())
                     raise
-            else:  # what cannot be had is tried again in WATCH_INTERVAL
-                self.sockets[kind, address] = sock
-                self._take_up(sock, kind)
+
+    def take_turn(self, places):
+        """Take the port for a while, or leave it to dispy clients."""
+        was_held = self.state == 'held'
+        try:
+            self.hear(() if was_held else places)
+            self.state, pause = ('resting', REST_TIME) if was_held else ('held', HOLD_TIME)
+        except OSError:
+            self.state, pause = 'left to a client', RETRY_TIME
+        self.next_turn = time.monotonic() + pause
 
 
 class Inbound(NonblockingConnection):
@@ -2862,7 +2796,7 @@ class Inbound(NonblockingConnection):
         yield from self.receive()
 
 
-class Listener(Worker):
+class Listener(SocketWorker):
     """Hears nodes: datagrams on the info ports, and connections on the reply port.
 
     `hear(address, announcement, connected)` is called for each announcement, on this thread.
@@ -2879,11 +2813,8 @@ class Listener(Worker):
         self.is_deaf = not info_port  # whether announcements to all are missed, at least at times
         self._places = places         # connections at one time
         self._tls = tls
-        self._selector = selectors.DefaultSelector()
-        self._wakeup = Wakeup()
-        self._selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup.clear)
         self._inbound = collections.OrderedDict()  # Inbound -> None, by deadline
-        self._network = self._followed = ((), ())  # (own addresses, Sources): replaced whole by follow(); what was taken up
+        self._network = (), ()                     # (own addresses, Interfaces): replaced whole by follow()
         self._memberships = set()                  # (socket, address, index of its interface): joined groups
         self._complained = set()                   # addresses whose bad messages were logged, this hour
         self._complained_since = time.monotonic()
@@ -2893,8 +2824,8 @@ class Listener(Worker):
         self._whole = [(socket.SOCK_DGRAM, address) for address in wildcards] + self._tcp
         self._goes_apart = info_port is None and HEARS_APART
         ports = [info for info, _ in PORT_PAIRS] if info_port is None else [info_port] if info_port else []
-        self.info_ports = [HeardPort(port, self._take_up, self._selector.unregister) for port in ports]
-        self._reply_ports = []                     # none where it is an info port
+        self.info_ports = [HeardPort(port, self) for port in ports]
+        self._reply = None                         # HeardPort, where it is no info port
         try:
             self.reply_port = self._open(info_port, reply_port)
         except StartError:
@@ -2916,11 +2847,10 @@ class Listener(Worker):
         if info_port and wanted in (None, info_port):
             return info_port
         # The usual one may be another dispyadmin's: then any will do that is free at all addresses.
-        tries = [wanted] if wanted else [REPLY_PORT] * (wanted is None) + random.sample(range(49152, 65536), 20)
-        for port in tries:
+        for port in [wanted] if wanted else [REPLY_PORT] * (wanted is None) + random.sample(range(49152, 65536), 20):
             try:
-                self._reply_ports = [HeardPort(port, self._take_up, self._selector.unregister)]
-                self._reply_ports[0].hear(self._tcp)
+                self._reply = HeardPort(port, self)
+                self._reply.hear(self._tcp)
                 return port
             except OSError as error:
                 refused = error
@@ -2931,12 +2861,9 @@ class Listener(Worker):
     # --- any thread ---
 
     def follow(self, own, sources):
-        """Hear at these `own` addresses of this machine, and the groups in the networks of these Sources."""
+        """Hear at these `own` addresses of this machine, and the groups in the networks of these Interfaces."""
         self._network = own, sources
         self.wake()
-
-    def wake(self):
-        self._wakeup.set()
 
     # --- this thread ---
 
@@ -2944,43 +2871,27 @@ class Listener(Worker):
         now = time.monotonic()
         for info_port in self.info_ports:
             if now >= info_port.next_turn:
-                self._take_turn(info_port, now)
-        if self._followed is not self._network:
-            self._followed = self._network
-            self._follow()
-        for key, _ in self._selector.select(self._patience(now)):
-            key.data()
+                info_port.take_turn(self._whole)
+                self._join_groups()
+        times = [info_port.next_turn for info_port in self.info_ports]
+        times += [inbound.expires for inbound in itertools.islice(self._inbound, 1)]
+        self.sleep(max(0.0, min(times + [now + 60.0]) - now))
         while self._inbound and next(iter(self._inbound)).expires <= time.monotonic():
             self._drop(next(iter(self._inbound)))
 
-    def _take_turn(self, info_port, now):
-        """Take an info port for a while, or leave it to dispy clients."""
-        was_held = info_port.state == 'held'
-        try:
-            info_port.hear(() if was_held else self._whole)
-            info_port.state, pause = ('resting', REST_TIME) if was_held else ('held', HOLD_TIME)
-        except OSError:
-            info_port.state, pause = 'left to a client', RETRY_TIME
-        self._join_groups()
-        info_port.next_turn = now + pause
-
-    def _follow(self):
-        if self._goes_apart:
-            for info_port in self.info_ports:
-                info_port.hear([(socket.SOCK_DGRAM, address) for address in self._followed[0]], whole=False)
-                info_port.state = 'own addresses' if info_port.sockets else 'left to a client'
-        else:
+    def woken(self):
+        super().woken()
+        for info_port in self.info_ports if self._goes_apart else ():
+            info_port.hear([(socket.SOCK_DGRAM, address) for address in self._network[0]], whole=False)
+            info_port.state = 'own addresses' if info_port.sockets else 'left to a client'
+        if not self._goes_apart:
             self._join_groups()
 
-    def _patience(self, now):
-        times = [info_port.next_turn for info_port in self.info_ports]
-        times += [inbound.expires for inbound in itertools.islice(self._inbound, 1)]
-        return max(0.0, min(times + [now + 60.0]) - now)
-
-    def _take_up(self, sock, kind):
+    def take_up(self, sock, kind):
+        """Begin to hear at a socket."""
         take, handle = ((sock.accept, self._accept) if kind == socket.SOCK_STREAM else
                         (functools.partial(sock.recvfrom, MAX_DATAGRAM + 1), self._understand))
-        self._selector.register(sock, selectors.EVENT_READ, lambda: self._take_all(take, handle))
+        self.selector.register(sock, selectors.EVENT_READ, functools.partial(self._take_all, take, handle))
 
     def _take_all(self, take, handle):
         for _ in range(256):  # then other sockets have their turn
@@ -2999,27 +2910,20 @@ class Listener(Worker):
             self._drop(next(iter(self._inbound)))  # the oldest has had its chance
         inbound = Inbound(sock, address, self._tls, time.monotonic() + EXCHANGE_TIME)
         self._inbound[inbound] = None
-        self._advance(inbound)
+        self.advance(inbound)
 
-    def _advance(self, inbound):
-        if inbound not in self._inbound:
-            return  # it was dropped for another since the selector told of it
-        try:
-            events = inbound.advance()
-            if events:
-                inbound.watch(self._selector, events, lambda: self._advance(inbound))
-                return
-        except (ssl.SSLError, NodeError) as error:
-            self._complain(inbound.address, error)
-        except OSError as error:
-            logger.debug('%s connected and went: %s', inbound.address, error)
+    def over(self, inbound, error):
         self._drop(inbound)
-        if inbound.message is not None:
+        if isinstance(error, (ssl.SSLError, NodeError)):
+            self._complain(inbound.address, error)
+        elif error:
+            logger.debug('%s connected and went: %s', inbound.address, error)
+        elif inbound.message is not None:  # else it was dropped for another since the selector told of it
             self._understand(inbound.message, inbound.address, True)
 
     def _drop(self, inbound):
         self._inbound.pop(inbound, None)
-        inbound.watch(self._selector, 0)
+        inbound.watch(self.selector, 0)
         inbound.close()
 
     def _understand(self, message, address, connected=False):
@@ -3027,9 +2931,9 @@ class Listener(Worker):
             announcement = read_announcement(message) if len(message) <= MAX_MESSAGE else None
         except WireError as error:
             self._complain(address, error)
-            return
-        if announcement is not None:
-            self.hear(address, announcement, connected)
+        else:
+            if announcement:
+                self.hear(address, announcement, connected)
 
     def _complain(self, address, error):
         """Log what is wrong with a sender's message, once for each sender."""
@@ -3043,8 +2947,9 @@ class Listener(Worker):
 
     def _join_groups(self):
         """Let each UDP socket at the wildcard be a member of the groups on the interfaces that there are now."""
-        sockets = [sock for port in self.info_ports for (kind, _), sock in port.sockets.items() if kind == socket.SOCK_DGRAM]
-        wanted = {(sock, source.address, source.index) for sock in sockets for source in self._followed[1]
+        sockets = [sock for port in self.info_ports for (kind, _), sock in port.sockets.items()
+                   if kind == socket.SOCK_DGRAM]
+        wanted = {(sock, source.address, source.index) for sock in sockets for source in self._network[1]
                   if family_of(source.address) == sock.family}
         for membership in self._memberships - wanted:
             self._set_membership(*membership, join=False)
@@ -3068,12 +2973,11 @@ class Listener(Worker):
             return error.errno == errno.EADDRINUSE  # joined already
 
     def finish(self):
-        for port in self.info_ports + self._reply_ports:
+        for port in self.info_ports + [self._reply] * (self._reply is not None):
             port.hear(())
         for inbound in list(self._inbound):
             self._drop(inbound)
-        self._selector.close()
-        self._wakeup.close()
+        super().finish()
 
 
 class Announcer(Worker):
@@ -3088,16 +2992,14 @@ class Announcer(Worker):
         super().__init__()
         # Seconds between two searches: few where announcements to all are not heard.
         self.interval = min(ping_interval, DEAF_PING_INTERVAL) if listener.is_deaf else ping_interval
-        self._sign = sign
-        self._hosts = hosts
-        self._node_ports = node_ports
-        self._multicast = multicast
-        self._listener = listener
+        self._sign, self._hosts, self._node_ports, self._listener = sign, hosts, node_ports, listener
+        self.multicast = multicast
         self._wanted = threading.Event()  # ask now
         self._all = False                 # ask those too that have been asked before; any thread sets it
         self.releases = DISPY_RELEASES    # those that are asked for: replaced whole
-        self.interfaces = list_interfaces()  # replaced whole, as `sources`, by this thread
-        self.sources = local_sources(hosts, multicast, self.interfaces)
+        self.interfaces = []              # of this machine: replaced whole, by this thread, as are
+        self.sources = []                 # the Interfaces from which it asks
+        self._look_around()
         self._due = 0.0                   # monotonic time of the next search
         self._times = 0                   # searches so far
         self._failed = {}                 # (address, target) -> the error that was logged
@@ -3105,15 +3007,14 @@ class Announcer(Worker):
     # --- any thread ---
 
     def scan(self, all_nodes=False):
-        """Ask soon.  A node does not answer a sign that has opened it; with `all_nodes` it is asked under a new one, so that
-        forgotten nodes come back."""
+        """Ask soon.  A node does not answer a sign that has opened it: `all_nodes` are asked under a new one."""
         self._all = self._all or all_nodes
         self._wanted.set()
 
     def release_heard(self, release):
         """A node of this release exists: ask for all others of it, if that is news."""
         if release and release not in self.releases and len(self.releases) < MAX_RELEASES:
-            self.releases += (release,)  # if another thread adds one at the same time, one of them is lost until heard again
+            self.releases += (release,)  # if another thread adds one meanwhile, one is lost until it is heard again
             logger.info('dispy %s is heard for the first time; asking for its nodes', release)
             self.scan()
 
@@ -3122,10 +3023,17 @@ class Announcer(Worker):
 
     # --- this thread ---
 
+    def _look_around(self):
+        self.interfaces = list_interfaces()
+        known = self.interfaces or ([] if self._hosts else default_interfaces())
+        self.sources = search_sources(self._hosts, known)
+        # Where an address is its own broadcast address (a cloud's /32), dispy's programs must have it for themselves.
+        own = self._hosts or [interface.address for interface in known if interface.broadcast != interface.address]
+        self._listener.follow(own[:MAX_OWN], self.sources)
+
     def turn(self):
-        before, self.interfaces = self.sources, list_interfaces()
-        self.sources = local_sources(self._hosts, self._multicast, self.interfaces)
-        self._listener.follow(own_hearing(self._hosts, self.interfaces), self.sources)
+        before = self.sources
+        self._look_around()
         if self._wanted.is_set() or time.monotonic() >= self._due or set(self.sources) - set(before):
             self._wanted.clear()
             self._times += 1
@@ -3138,9 +3046,10 @@ class Announcer(Worker):
         self._wanted.wait(min(WATCH_INTERVAL, max(0.0, self._due - time.monotonic())))
 
     def _ask_from(self, source, sign):
+        """Ask for nodes from this Interface's address, hence out of it."""
         ask = {'ip_addr': source.address.partition('%')[0], 'sign': sign, 'port': self._listener.reply_port}
         messages = [write_message(b'NODE_INFO:', dict(ask, version=release)) for release in self.releases]
-        for target in source.targets:
+        for target in search_targets(source, self.multicast):
             try:
                 with socket.socket(family_of(source.address), socket.SOCK_DGRAM) as sock:
                     self._send_from(sock, source)
@@ -3154,7 +3063,6 @@ class Announcer(Worker):
 
     @staticmethod
     def _send_from(sock, source):
-        """Let a socket send from this address, hence out of its interface."""
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOPS)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, source.index)
@@ -3186,13 +3094,12 @@ class Schedule:
     """When each node is to be asked next.  Nodes that failed last are kept apart, and are asked with growing pauses.
 
     Its lock guards everything in it; any thread may call.  Times are monotonic, so steps of the clock do not matter,
-    and a time missed while the machine slept is made up for once.
+    and a time missed while the machine slept is made up for once.  Methods with _ are called with the lock held.
     """
 
     def __init__(self, interval, clock=time.monotonic, rand=random.random):
         self._interval = interval
-        self._clock = clock
-        self._rand = rand
+        self._clock, self._rand = clock, rand
         self.earlier = lambda: None  # set by Admin: called when a node is due before all others
         self._lock = threading.Lock()
         self._nodes = {}             # id -> _Due
@@ -3213,30 +3120,29 @@ class Schedule:
     def ask_now(self, node_id):
         """Ask it at once, or once more if it is being asked."""
         with self._lock:
-            due = self._nodes.get(node_id)
-            if due and due.at == math.inf:
-                due.again = True
-            elif due:
-                self._put(node_id, due, self._clock())
+            self._hasten(node_id, self._clock())
 
     def ask_soon(self, node_id):
         """Ask it at once, but not more than once a second, nor so often while it fails: anybody can make us call this."""
         with self._lock:
             due, now = self._nodes.get(node_id), self._clock()
-            if due is None or due.nudged > now:
-                return
-            due.nudged = max(now, due.nudged + min(2.0 ** due.failures, 16.0))
-            if due.at == math.inf:
-                due.again = True
-            else:
-                self._put(node_id, due, due.nudged)
+            if due and due.nudged <= now:
+                due.nudged = max(now, due.nudged + min(2.0 ** due.failures, 16.0))
+                self._hasten(node_id, due.nudged)
 
     def ask_in(self, node_id, seconds):
         """Ask it in so many seconds or a tick later, unless it is being asked, or will be before."""
         with self._lock:
-            due, then = self._nodes.get(node_id), self._clock() + seconds + self.tick
-            if due and then < due.at < math.inf:
-                self._put(node_id, due, then)
+            then = self._clock() + seconds + self.tick
+            if node_id in self._nodes and then < self._nodes[node_id].at < math.inf:
+                self._hasten(node_id, then)
+
+    def _hasten(self, node_id, then):
+        due = self._nodes.get(node_id)
+        if due and due.at == math.inf:
+            due.again = True
+        elif due:
+            self._put(node_id, due, then)
 
     @property
     def interval(self):
@@ -3272,12 +3178,11 @@ class Schedule:
         return taken
 
     def _counts(self, entry):
-        """Whether an entry of a heap is no stale one.  Lock held."""
-        due = self._nodes.get(entry[1])
-        return due is not None and due.at == entry[0]
+        """Whether an entry of a heap is no stale one."""
+        return entry[1] in self._nodes and self._nodes[entry[1]].at == entry[0]
 
     def _first(self, heap):
-        """The time of the first entry in a heap that counts.  Lock held."""
+        """The time of the first entry in a heap that counts."""
         while heap and not self._counts(heap[0]):
             heapq.heappop(heap)
         return heap[0][0] if heap else math.inf
@@ -3295,31 +3200,25 @@ class Schedule:
     def finished(self, node_id, ok):
         """A node that was taken has answered, or not."""
         with self._lock:
-            due = self._nodes.get(node_id)
-            if due:
-                self._next(node_id, due, ok)
+            if node_id in self._nodes:
+                self._next(node_id, self._nodes[node_id], ok)
 
     def _next(self, node_id, due, ok):
-        """Lock held."""
-        now = self._clock()
+        now = then = self._clock()
         due.failures = 0 if ok else due.failures + 1
-        if due.again:
-            self._put(node_id, due, now)
-        elif not ok:
-            self._put(node_id, due, now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(due.failures - 1, 10)))
-        else:
-            due.beat = self._next_beat(due.beat, now)
-            self._put(node_id, due, due.beat)
-
-    def _next_beat(self, beat, now):
-        """The regular turn after `now`, for a node whose turn was, or is, at `beat`.  Lock held."""
-        if beat is None:  # its place: nodes that were found together are spread over the interval
-            return now + self._interval * self._rand()
-        soon = now + min(2 * self.tick, self._interval / 2)  # a turn that would be before is this one, taken a little early
-        return beat + self._interval * max(0, math.ceil((soon - beat) / self._interval))
+        if due.failures:
+            then = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(due.failures - 1, 10))
+        elif not due.again:
+            if due.beat is None:  # its place: nodes that were found together are spread over the interval
+                due.beat = now + self._interval * self._rand()
+            else:
+                # A turn that would be sooner is this one, taken a little early.
+                soon = now + min(2 * self.tick, self._interval / 2)
+                due.beat += self._interval * max(0, math.ceil((soon - due.beat) / self._interval))
+            then = due.beat
+        self._put(node_id, due, now if due.again else then)
 
     def _put(self, node_id, due, then):
-        """Lock held."""
         due.at = then
         heap = self._heaps[due.failures > 0]
         heapq.heappush(heap, (then, node_id))
@@ -4642,8 +4541,8 @@ class Admin:
         return {'version': __version__, 'hosts': self.settings.hosts, 'node_ports': self.node_ports,
                 'info_ports': [{'port': p.port, 'state': p.state} for p in self.listener.info_ports],
                 'reply_port': self.listener.reply_port, 'own_port': self.listener.reply_port,  # as it was called in 1.0.0
-                'asks': [{'address': source.address, 'to': target}
-                         for source in self.announcer.sources for target in source.targets],
+                'asks': [{'address': source.address, 'to': target} for source in self.announcer.sources
+                         for target in search_targets(source, self.announcer.multicast)],
                 'poll_interval': self.schedule.interval, 'ping_interval': self.settings.ping_interval,
                 'search_interval': self.announcer.interval,
                 'secrets': len(self._secrets) - 1, 'tls': self.server_tls is not None,
@@ -4921,8 +4820,8 @@ class Admin:
             elif announcement and self.table.heard(node_id, announcement)[0] == SAME:
                 self.announcer.release_heard(announcement.version)
                 if not self.reaches(address):
-                    self.table.keep(node_id, added=True)  # it may not announce itself again
-        self.ask(node_id, met, create=True, lane='new' if connected else 'new_slow')
+                    self.table.keep(node_id, added=True)  # no search reaches it, and it may not announce itself again
+        self.ask(node_id, met, create=True, lane='new')
 
     def _list_unasked(self, node_id, announcement, error, connected):
         """List what announces itself and cannot be asked, where its TLS, release or address is not as it is here.
@@ -9952,23 +9851,21 @@ def refuse(reasons):
 
 # --- server: connections, each with a thread ---
 
-class WebServer(Worker):
+class WebServer(SocketWorker):
     """Accepts connections of browsers and scripts, and gives each a thread of its own, up to `places`."""
 
     name = 'http'
 
     def __init__(self, admin, settings, places):
+        self._sockets = self._open(settings.http_host, settings.http_port)
         super().__init__()
         self.admin, self.tls, self._places = admin, admin.server_tls, places
-        self._sockets = self._open(settings.http_host, settings.http_port)
         self.port = self._sockets[0].getsockname()[1]
         self.loopback = all(is_loopback(peer_address(sock.getsockname())) for sock in self._sockets)
         self.access = Access(settings, self.loopback, self.tls)
         self.connections = set()  # RequestHandlers.  No lock: adding, removing and copying are one step each
-        self._wakeup = Wakeup()
-        self._selector = selectors.DefaultSelector()
-        for sock in self._sockets + [self._wakeup.reader]:
-            self._selector.register(sock, selectors.EVENT_READ)
+        for sock in self._sockets:
+            self.selector.register(sock, selectors.EVENT_READ, functools.partial(self._accept, sock))
 
     @staticmethod
     def _open(host, port):
@@ -10003,15 +9900,10 @@ class WebServer(Worker):
             'https' if self.tls else 'http', '[%s]' % host if ':' in host else host, self.port,
             '?token=' + self.access.token if self.access.tells_token else '')
 
-    def wake(self):
-        self._wakeup.set()
-
     # --- its thread ---
 
     def turn(self):
-        for key, _ in self._selector.select():
-            if key.fileobj in self._sockets:
-                self._accept(key.fileobj)
+        self.sleep()
 
     def _accept(self, sock):
         try:
@@ -10045,12 +9937,13 @@ class WebServer(Worker):
 
     def finish(self):
         deadline, connections = time.monotonic() + END_TIME / 2, list(self.connections)
-        for part in self._sockets + [self._selector, self._wakeup]:
-            part.close()
+        for sock in self._sockets:
+            sock.close()
         for connection in connections:
             connection.shut()
         for connection in connections:
             connection.thread.join(max(0.0, deadline - time.monotonic()))
+        super().finish()
 
 
 class _TimedReader(socket.SocketIO):

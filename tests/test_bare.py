@@ -305,7 +305,7 @@ class Streams(BareTest):
 class Signals(BareTest):
     # Before a signal is waited for, and from then on.
     EARLY = ('build_parser', 'read_settings', 'parse_config', 'read_text', 'start_logging', 'allow_many_files',
-             'tls_contexts', 'Listener.__init__', 'open_socket', 'local_sources', 'StateFile.open', 'StateFile.write',
+             'tls_contexts', 'Listener.__init__', 'open_socket', 'search_sources', 'StateFile.open', 'StateFile.write',
              'WebServer.__init__', 'WebServer._open', 'resolve', 'Wakeup.__init__')
     LATE = ('Console.is_possible', 'Worker.start', 'WebServer.url', 'tell')
 

@@ -53,9 +53,9 @@ sys.exit(dispyadmin.main())
 ONCE = ('Listener.turn', 'Announcer.turn', 'Poller.turn', 'WebServer.turn',
         'Listener._understand', 'Listener._accept', 'Listener._take_all', 'Admin._heard', 'Admin._meet',
         'Admin._tell', 'Admin._due_talks', 'NodeTable.failed', 'Admin.info_steps', 'Announcer._ask_from',
-        'Exchange.__init__', 'Exchange.advance', 'Exchange.receive', 'Schedule.take',
+        'Talk.begin', 'Talk.watch', 'Talk.receive', 'Schedule.take',
         'NodeTable.answered', 'NodeTable.heard', 'NodeTable.known', 'NodeTable.may_send', 'Poller._launch',
-        'Poller._advance', 'Poller._step', 'Poller._expire', 'WebServer._accept', 'RequestHandler.setup',
+        'Poller.advance', 'Poller._step', 'Poller._expire', 'WebServer._accept', 'RequestHandler.setup',
         'RequestHandler._read_target', 'RequestHandler._send', 'Seeker.turn', 'Inbound.__init__')
 
 
@@ -123,7 +123,7 @@ class Errors(FaultTest):
         """The text of an error may be the network's: it cannot add lines or move the cursor. Nor does it hold a secret."""
         secret = 'a-secret-of-this-test'
         for place in ('Listener._understand!', 'Admin.take', 'Schedule.finished', 'NodeTable.answered',
-                      'NodeTable.may_send', 'Exchange.receive', 'Poller._end', 'RequestHandler._reply'):
+                      'NodeTable.may_send', 'Talk.receive', 'Poller._end', 'RequestHandler._reply'):
             with self.subTest(place):
                 node = self.start(lab.Watched, self.address(), self.info_port + 1, secret)
                 admin = self.broken('marked ' + place, '--secret', '@' + self.write(secret), '--node', node.id)

@@ -2,7 +2,10 @@
 
 import json
 import math
+import socket
+import struct
 import unittest
+import unittest.mock
 
 import dispyadmin
 from dispyadmin import Answer, Announcement, Info, Known, NodeError, NodeTable, Schedule
@@ -455,9 +458,14 @@ class Addresses(unittest.TestCase):
 
     def test_broadcast_addresses(self):
         def found(prefix, kernel=None, flags=dispyadmin._HAS_BROADCAST):
-            attributes = {dispyadmin._BROADCAST: dispyadmin.socket.inet_aton(kernel)} if kernel else {}
-            network = dispyadmin.ipaddress.ip_network('10.1.2.3/%d' % prefix, strict=False)
-            return dispyadmin._broadcast_address(network, flags, attributes)
+            attributes = {dispyadmin._LOCAL: socket.inet_aton('10.1.2.3')}
+            if kernel:
+                attributes[dispyadmin._BROADCAST] = socket.inet_aton(kernel)
+            tables = {dispyadmin._GET_LINKS: [(struct.pack('=IiII', 0, 7, flags | dispyadmin._UP, 0), {})],
+                      dispyadmin._GET_ADDRESSES: [(struct.pack('=BBBBi', socket.AF_INET, prefix, 0, 0, 7), attributes)]}
+            with unittest.mock.patch('dispyadmin._kernel_table', lambda kind, head_size: tables[kind]):
+                interface, = dispyadmin.list_interfaces()
+            return interface.broadcast
         self.assertEqual(found(20, '10.1.15.255'), '10.1.15.255')
         self.assertEqual(found(20), '10.1.15.255')
         self.assertIsNone(found(32))
