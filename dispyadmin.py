@@ -5592,11 +5592,11 @@ def hear_release(ear, sign, tls):
 class Diagnosis:
     """Why there is no node, or none that works, at a host: run() looks at one thing after the other."""
 
-    def __init__(self, admin, host, port, has_table):
+    def __init__(self, admin, host, port, ask_running):
         self._admin = admin
         self._host = host
         self._ports = [port] if port else admin.node_ports
-        self._has_table = has_table  # whether its table of nodes means anything
+        self._ask_running = ask_running
         self._steps = []             # as HTTP shows them
         self._fixes = []             # (rank, sentence)
 
@@ -5630,7 +5630,7 @@ class Diagnosis:
             self._add(step, SKIPPED, 'Not looked at, as it cannot be %s.' % ('asked' if told else 'reached'))
         if told and not nodes:
             nodes = self._look_elsewhere(reached, told[0])
-        if self._has_table:
+        if self._ask_running is None:
             self._look_in_table(nodes, addresses)
         return self._steps, [node.id for node in nodes]
 
@@ -5714,15 +5714,20 @@ class Diagnosis:
         return found
 
     def _look_for_announcement(self, node_id):
-        """See whether a node listens at another address of this machine and announces itself from here."""
-        deadline = time.monotonic() + SEARCH_TIME
+        """See whether a node listens at another address of this machine and announces itself from here.  Behind a firewall
+        it is heard only by the dispyadmin that has the reply port."""
+        deadline, told = time.monotonic() + SEARCH_TIME, None
         self._admin.announcer.scan()
-        while time.monotonic() < deadline:
+        while not told and time.monotonic() < deadline:
             row = self._admin.table.get(node_id)
-            if row and row.view['announces']:
-                self.say('announced', id=row.view['announces'])
-                break
+            told = row and row.view['announces']
             time.sleep(0.05)
+        if not told and self._ask_running:
+            with contextlib.suppress(StartError):
+                rows = {row['id']: row for row in self._ask_running()[1] or ()}
+                told = rows.get(node_id, {}).get('announces')
+        if told:
+            self.say('announced', id=told)
 
     def _look_in_table(self, nodes, addresses):
         """Say as what these nodes are listed, or the places that were asked for."""
@@ -5752,16 +5757,17 @@ def most_telling(contacts):
 _diagnoses = threading.BoundedSemaphore(MAX_DIAGNOSES)
 
 
-def diagnose(admin, host, port=None, has_table=True):
+def diagnose(admin, host, port=None, ask_running=None):
     """Why is this host's node not there?  {'host', 'port', 'steps', 'cure' and 'fix', which are the same, 'nodes'};
     InputError when too many are asked.
 
+    An admin that only looks has no table that means anything, and asks the dispyadmin that runs by `ask_running()`.
     Nothing is changed, but that rows of the table learn what their nodes answered.
     """
     if not _diagnoses.acquire(timeout=RESOLVE_TIME):
         raise InputError('host: %d hosts are being diagnosed; try again in a moment' % MAX_DIAGNOSES)
     try:
-        diagnosis = Diagnosis(admin, host, port, has_table)
+        diagnosis = Diagnosis(admin, host, port, ask_running)
         steps, nodes = diagnosis.run()
         return {'host': host, 'port': port, 'steps': steps, 'cure': diagnosis.fix, 'fix': diagnosis.fix, 'nodes': nodes}
     finally:
@@ -11532,6 +11538,8 @@ def check_node(node):
     check_id(node['id'])
     if node['state'] not in STATES or format_id(node['ip_addr'], node['port']) != node['id']:
         raise ValueError('a node that is none')
+    if node.get('announces') is not None:
+        check_id(node['announces'])
     for field in FIELDS:
         if field.is_in_csv:
             kinds = (int, float, type(None)) if field.outer else (int, float, str, type(None))
@@ -11750,7 +11758,7 @@ def tell_diagnosis(settings):
     """Diagnose a host and print what is found.  The exit status: 0 when no problem is found, else 3."""
     admin = bystander(settings)
     with running(admin.poller, admin.listener, admin.announcer):
-        found = diagnose(admin, *settings.diagnose, has_table=False)
+        found = diagnose(admin, *settings.diagnose, ask_running=functools.partial(ask_running, settings))
     for step in found['steps']:
         tell('%s %-9s %-9s %s' % (MARKS[step['state']], step['state'], step['step'], step['message']))
     tell('Fix: %s' % found['fix'] if found['fix'] else 'No problem found.')
