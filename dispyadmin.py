@@ -4678,7 +4678,7 @@ class Admin:
         self.schedule = Schedule(settings.poll_interval)
         self.journal = Journal()
         self.alerts = Alerts(settings.on_event, settings.events) if settings.on_event else None
-        self._hosts = hosts = own_addresses(settings.hosts)
+        self.hosts = hosts = own_addresses(settings.hosts)
         reply_port = 0 if settings.reply_port is None and settings.http_port == REPLY_PORT else settings.reply_port
         self.listener = Listener(hosts, settings.info_port, reply_port, max(16, min(512, files // 8)), server_tls,
                                  self._heard)
@@ -4705,6 +4705,7 @@ class Admin:
         self._minute = 0.0             # monotonic time at which that began
         self._changed_aliases = {}     # id -> other addresses of that node which announced another sign
         self._unasked = set()          # ids that announce themselves and cannot be asked; poller's thread alone
+        self.diagnosed = {}            # sign -> [release] of nodes that are asked for it: what they announce lists nothing
         self._own = (-math.inf, frozenset(), ())  # (monotonic time, addresses and networks of this machine)
         self.schedule.earlier = self.poller.wake
 
@@ -5048,6 +5049,10 @@ class Admin:
         logger.debug('%s from %s', announcement.tag, node_id)
         if announcement.sign == self.sign:
             return
+        told = self.diagnosed.get(announcement.sign)
+        if told is not None:
+            told.append(announcement.version)
+            return
         verdict, row = self.table.heard(node_id, announcement, named, connected)
         if verdict == SAME:
             self._release_heard(announcement)
@@ -5092,7 +5097,7 @@ class Admin:
         if now - self._own[0] > WATCH_INTERVAL:
             known = list_interfaces()
             searched = [interface for interface in known if (interface.broadcast or ':' in interface.address) and
-                        (not self._hosts or interface.address in self._hosts)]
+                        (not self.hosts or interface.address in self.hosts)]
             self._own = now, frozenset(i.address for i in known), tuple(interface.network for interface in searched)
         return self._own[1:]
 
@@ -5295,13 +5300,12 @@ OK, WARNING, FAILED, SKIPPED = 'ok', 'warning', 'failed', 'skipped'
 MARKS = {OK: '+', WARNING: '!', FAILED: 'x', SKIPPED: '-'}
 
 # One diagnosis takes at most RESOLVE_TIME, then three contacts that go on at all places at once, then for each node that
-# is there RELEASE_TIME and SECRET_TIME; nearly always it is a second.
+# is there TELL_TIME and SECRET_TIME; nearly always it is a second.
 RESOLVE_TIME = 8.0             # seconds for the look-up of a name
 CONTACT_TIME = 3.0             # seconds for a connection, for the beginning of TLS, and for what comes back
 NUDGE_TIME = 1.0               # seconds until what says nothing is sent two ends of line, which many programs wait for
-RELEASE_TIME = 1.5             # seconds in which a node tells its release
+TELL_TIME = 2.0                # seconds in which a node tells its release, or announces itself
 SECRET_TIME = 8.0              # seconds in which it is tried which secret opens it
-SEARCH_TIME = 2.5              # seconds in which a node that is searched for announces itself
 MAX_DIAGNOSED = 4              # addresses of one name
 MAX_DIAGNOSES = 4              # at one time: each has up to 4 addresses * 3 ports = 12 threads for some seconds
 LOOPBACKS = ('127.0.0.1', '127.0.1.1')  # where dispynode listens when the machine's own name stands for one of them
@@ -5309,14 +5313,11 @@ LOOPBACKS = ('127.0.0.1', '127.0.1.1')  # where dispynode listens when the machi
 ADD_FIX = 'Add %(id)s here, or start dispyadmin with --node %(id)s: then it is asked whether broadcasts reach it or not.'
 ADMIN_SECRET_FIX = ('Restart dispynode at %(id)s with an --admin_secret that differs from its --secret, and enter that '
                     '--admin_secret here.')
-NAME_FIX = 'Enter an IP address instead of %(host)s, or add the name to DNS or to /etc/hosts of this machine.'
 ROUTE_FIX = ('Check that %(address)s is on and in a network that this machine reaches; a firewall that rejects looks the '
              'same: let TCP and UDP port %(port)d through.')
 FINDINGS = {  # cause: (step, state, message, fix or None)
-    'no name': ('name', FAILED, '%(why)s', NAME_FIX),
-    'no interface': ('name', FAILED, '%(why)s', 'Name an interface of this machine after the address.'),
-    'silent dns': ('name', FAILED, 'No name server answers within %(seconds)d seconds.',
-                   'Enter an IP address instead of %(host)s, or check the name servers of this machine.'),
+    'no name': ('name', FAILED, '%(why)s', 'Enter an IP address instead of %(host)s, or add the name to DNS or to /etc/hosts '
+                'of this machine; after a link-local address, name an interface of this machine.'),
     'an address': ('name', SKIPPED, '%(host)s is an address.', None),
     'a name': ('name', OK, '%(host)s stands for %(addresses)s.', None),
     'no route': ('route', FAILED, '%(address)s: %(why)s', ROUTE_FIX),
@@ -5336,7 +5337,7 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
                  'Start dispynode at %(id)s with the same --certfile and --keyfile as dispyadmin.'),
     'tls there': ('tls', FAILED, 'It uses TLS, and dispyadmin does not.',
                   'Start dispyadmin with the --certfile and --keyfile of the nodes, or dispynode at %(id)s without.'),
-    'certificate': ('tls', FAILED, 'It has another certificate than dispyadmin%(why)s.', 'Start dispynode at %(id)s and '
+    'certificate': ('tls', FAILED, 'It has another certificate than dispyadmin (%(why)s).', 'Start dispynode at %(id)s and '
                     'dispyadmin with the same --certfile; if it is the same, it may have expired.'),
     'dispynode': ('protocol', OK, 'It answers as dispynode does.', None),
     'stranger': ('protocol', FAILED, '%(why)s', 'Start dispynode at %(id)s with another port (-p), or enter its right '
@@ -5418,40 +5419,32 @@ def contact(admin, place):
     """Connect to a place (address, port), and see what speaks there: a Contact.  Any thread.
 
     Without TLS first, whatever is used here: a dispynode without it takes the beginning of TLS for a message of up to
-    4 GB, and makes room for that.
+    4 GB, and makes room for that.  Nothing secret goes where any certificate is taken.
     """
-    tls, why = admin.client_tls, ''
-    data, error = exchange(admin, place)
-    sign = sign_in(data)
-    if data is None:
-        causes = ('silent' if isinstance(error, socket.timeout) else
-                  'refused' if isinstance(error, ConnectionRefusedError) else 'unreachable'),
-        why = connection_error(error) if isinstance(error, OSError) else str(error)
-    elif sign:
-        causes = 'connected', 'tls here' if tls else 'no tls', 'dispynode'
-    else:
-        causes, why, sign = contact_with_tls(admin, place, data, error)
-    return Contact(format_id(*place), place[0], place[1], causes, why, sign)
+    distrusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    distrusting.check_hostname, distrusting.verify_mode = False, ssl.CERT_NONE
+    contexts = {'no tls': None, 'tls there': distrusting}
+    if admin.client_tls:
+        contexts = {'tls here': None, 'tls': admin.client_tls, 'certificate': distrusting}
+    found, said, why = functools.partial(Contact, format_id(*place), *place), b'', ''
+    for cause, context in contexts.items():
+        data, error = exchange(admin, place, context)
+        sign = re.match(rb'\0\0\0\x28([0-9a-f]{40})', data or b'')
+        if sign:
+            return found(('connected', cause, 'dispynode'), why, sign.group(1).decode('ascii'))
+        if data is None and context is None:
+            return found(('silent' if isinstance(error, socket.timeout) else
+                          'refused' if isinstance(error, ConnectionRefusedError) else 'unreachable',),
+                         error if isinstance(error, NodeError) else connection_error(error), None)
+        said = said or data
+        why = getattr(error, 'verify_message', None) or getattr(error, 'reason', None) or error  # before Python 3.7
+    return found(('connected', 'stranger'), what_speaks(said, error), None)
 
 
-def contact_with_tls(admin, place, data, error):
-    """(causes, why, sign) of a place that showed no sign without TLS, where this came back."""
-    tls = admin.client_tls
-    secure, secure_error = exchange(admin, place, tls or distrusting_tls())
-    sign = sign_in(secure)
-    if getattr(secure_error, 'reason', None) == 'CERTIFICATE_VERIFY_FAILED':
-        why, sign = getattr(secure_error, 'verify_message', None), sign_in(exchange(admin, place, distrusting_tls())[0])
-        causes = ('connected', 'certificate', 'dispynode') if sign else ('connected', 'certificate')
-        return causes, ' (%s)' % why if why else '', sign
-    if sign:
-        return ('connected', 'tls' if tls else 'tls there', 'dispynode'), '', sign
-    return ('connected', 'stranger'), what_speaks(*(data, error) if data else (secure, secure_error)), None
-
-
-def exchange(admin, place, tls=None):
-    """(what comes back when NODE_INFO is asked with an auth code that opens nothing, None without a connection; what ended
-    it, or None)."""
-    data = None
+def exchange(admin, place, tls):
+    """(the first 44 bytes that come back when NODE_INFO is asked with an auth code that opens nothing, None without a
+    connection; what ended it, or None)."""
+    data, nudge = None, b'\r\n\r\n'
     try:
         with socket.socket(family_of(place[0]), socket.SOCK_STREAM) as sock:
             sock.settimeout(CONTACT_TIME)
@@ -5459,37 +5452,23 @@ def exchange(admin, place, tls=None):
             data = b''
             with tls.wrap_socket(sock) if tls else sock as stream:
                 stream.sendall(frame(NO_CODE, write_message(b'NODE_INFO:', {'sign': admin.sign})))
-                data, error = receive(stream, 44, time.monotonic() + NUDGE_TIME)
-                if isinstance(error, socket.timeout):
-                    stream.sendall(b'\r\n\r\n')
-                    more, error = receive(stream, 44 - len(data), time.monotonic() + CONTACT_TIME - NUDGE_TIME)
+                deadline = time.monotonic() + NUDGE_TIME
+                while len(data) < 44:
+                    stream.settimeout(max(0.001, deadline - time.monotonic()))
+                    try:
+                        more = stream.recv(44 - len(data))
+                    except socket.timeout:
+                        if not nudge:
+                            raise
+                        stream.sendall(nudge)
+                        nudge, deadline = b'', deadline + CONTACT_TIME - NUDGE_TIME
+                        continue
+                    if not more:
+                        break
                     data += more
-    except (OSError, NodeError) as problem:
-        error = problem
-    return data, error
-
-
-def receive(stream, size, deadline):
-    """(what comes in, `size` bytes at most; what ended it, or None): until it is closed, or until this monotonic time."""
-    data = b''
-    try:
-        while len(data) < size:
-            stream.settimeout(max(0.001, deadline - time.monotonic()))
-            more = stream.recv(size - len(data))
-            if not more:
-                break
-            data += more
-            if time.monotonic() > deadline:
-                raise socket.timeout('timed out')
-    except OSError as error:
+    except (OSError, NodeError) as error:
         return data, error
     return data, None
-
-
-def sign_in(data):
-    """The sign in a dispynode's answer; None when it is another program's."""
-    match = re.match(rb'\0\0\0\x28([0-9a-f]{40})', data or b'')
-    return match and match.group(1).decode('ascii')
 
 
 def what_speaks(data, error):
@@ -5502,14 +5481,6 @@ def what_speaks(data, error):
     if isinstance(error, socket.timeout):
         return 'It takes the connection and then says nothing: it hangs, or it is another program.'
     return 'It closes the connection without an answer: it is another program.'
-
-
-def distrusting_tls():
-    """A TLS context that takes any certificate: it finds out whether there is TLS, and nothing secret goes through it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def source_for(address, port):
@@ -5529,62 +5500,34 @@ def find_client_secret(request, known, secrets_, may_send):
     """
     answer = yield from ask_info(request, known, secrets_, may_send)
     sign = answer.known.sign
-    if answer.known.secret is not None or not may_send(sign):
-        return answer, None
-    try:
-        for secret in tuple(secrets_):
-            if read_control((yield frame(auth_code(secret, sign), NO_CONTROL))) is NOT_ADMIN:
-                return answer, secret
-    except (NodeError, WireError):
-        pass  # what is known already will do
+    if answer.known.secret is None and may_send(sign):
+        with contextlib.suppress(NodeError, WireError):  # what is known already will do
+            for secret in tuple(secrets_):
+                if read_control((yield frame(auth_code(secret, sign), NO_CONTROL))) is NOT_ADMIN:
+                    return answer, secret
     return answer, None
 
 
-def ask_release(admin, node):
-    """The dispy release of the dispynode of this Contact, or None when it does not tell.
+def ask_release(admin, node, source):
+    """The dispy release of the dispynode of this Contact, which is reached from our address `source`; None when it does
+    not tell.
 
-    A node answers to its own release alone, by a connection to the one who asks: a dispy client's PING over TCP while it
-    runs no jobs, and NODE_INFO as a datagram where its system lets it hear those that are sent to it alone.
+    A node answers to its own release alone, by an announcement to the one who asks: a dispy client's PING over TCP while
+    it runs no jobs, and NODE_INFO as a datagram where its system lets it hear those that are sent to it alone.
     """
-    try:
-        source = source_for(node.address, node.port)
-        ear = open_socket(socket.SOCK_STREAM, source, 0)
-    except (OSError, NodeError):
-        return None
-    with ear, socket.socket(family_of(node.address), socket.SOCK_DGRAM) as sock:
-        own_port = ear.getsockname()[1]
-        ask = {'ip_addr': source.partition('%')[0], 'port': own_port, 'sign': secrets.token_hex(20)}
+    own = (admin.hosts or [source])[0].partition('%')[0]
+    ask = {'ip_addr': own, 'ip_addrs': [own], 'port': admin.listener.reply_port}
+    deadline, told = time.monotonic() + TELL_TIME, admin.diagnosed.setdefault(node.sign, [])
+    with socket.socket(family_of(node.address), socket.SOCK_DGRAM) as sock:
         for release in admin.announcer.releases:
-            ping = frame(NO_CODE, write_message(b'PING:', {'version': release, 'ip_addrs': [], 'port': own_port}))
+            ping = frame(NO_CODE, write_message(b'PING:', dict(ask, version=release)))
             admin.poller.submit(Talk(node.address, node.port, (request for request in [ping]), lambda *_: None))
-            try:
-                target = socket_address(node.address, node.port)
-                sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), target)
-            except OSError:
-                pass  # nothing there takes datagrams
-        return hear_release(ear, node.sign, admin.server_tls)
-
-
-def hear_release(ear, sign, tls):
-    """The release in the first announcement of the node with this sign that comes in at a listening socket, or None."""
-    deadline = time.monotonic() + RELEASE_TIME
-    while time.monotonic() < deadline:
-        ear.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            sock, _ = ear.accept()
-        except OSError:
-            break
-        try:
-            with sock:
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
-                with tls.wrap_socket(sock, server_side=True) if tls else sock as stream:
-                    size = int.from_bytes(receive(stream, 4, deadline)[0], 'big')
-                    announcement = read_announcement(receive(stream, min(size, MAX_MESSAGE), deadline)[0])
-        except (OSError, WireError):
-            continue
-        if announcement and announcement.sign == sign and announcement.version:
-            return announcement.version
-    return None
+            with contextlib.suppress(OSError):  # nothing there takes datagrams
+                sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), socket_address(node.address, node.port))
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.02)
+    admin.diagnosed.pop(node.sign, None)
+    return told[0] if told else None
 
 
 # --- all of a host ---
@@ -5593,10 +5536,8 @@ class Diagnosis:
     """Why there is no node, or none that works, at a host: run() looks at one thing after the other."""
 
     def __init__(self, admin, host, port, ask_running):
-        self._admin = admin
-        self._host = host
+        self._admin, self._host, self._ask_running = admin, host, ask_running
         self._ports = [port] if port else admin.node_ports
-        self._ask_running = ask_running
         self._steps = []             # as HTTP shows them
         self._fixes = []             # (rank, sentence)
 
@@ -5604,12 +5545,9 @@ class Diagnosis:
         """Add one of FINDINGS; its sentences may name these values."""
         step, state, message, fix = FINDINGS[cause]
         values = dict({'host': self._host, 'seconds': CONTACT_TIME}, **values)
-        self._add(step, state, message % values)
+        self._steps.append({'step': step, 'state': state, 'message': message % values})
         if fix:
             self._fixes.append((FIX_RANKS.get(step, 2), fix % values))
-
-    def _add(self, step, state, message):
-        self._steps.append({'step': step, 'state': state, 'message': message})
 
     @property
     def fix(self):
@@ -5619,17 +5557,22 @@ class Diagnosis:
     def run(self):
         """(the steps as HTTP shows them, ids of the dispynodes that answer)."""
         addresses = self._find_addresses()
-        reached = self._find_routes(addresses)
-        contacts = self._contact(itertools.product(reached, self._ports))
+        sources = self._find_routes(addresses)
+        contacts = self._contact(itertools.product(sources, self._ports))
+        contacts.sort(key=lambda place: REACHED.index(place.causes[0]))
         nodes = [node for number, node in enumerate(contacts) if node.sign and
                  node.sign not in {other.sign for other in contacts[:number]}]  # else it has two addresses
-        told = nodes or most_telling(contacts)
+        told = nodes or [place for place in contacts if place.causes[0] == 'connected'] or contacts
         for place in told:
-            self._tell(place)
-        for step in [step for step in STEPS if step not in {done['step'] for done in self._steps}]:
-            self._add(step, SKIPPED, 'Not looked at, as it cannot be %s.' % ('asked' if told else 'reached'))
+            for cause in place.causes:
+                self.say(cause, **place._asdict())
+            if {'tls', 'no tls'} & set(place.causes):
+                self._ask(place, sources[place.address])
+        done = {step['step'] for step in self._steps}
+        why = 'Not looked at, as it cannot be %s.' % ('asked' if told else 'reached')
+        self._steps += [{'step': step, 'state': SKIPPED, 'message': why} for step in STEPS if step not in done]
         if told and not nodes:
-            nodes = self._look_elsewhere(reached, told[0])
+            nodes = self._look_elsewhere(list(sources), told[0])
         if self._ask_running is None:
             self._look_in_table(nodes, addresses)
         return self._steps, [node.id for node in nodes]
@@ -5637,20 +5580,14 @@ class Diagnosis:
     def _contact(self, places):
         return run_parallel(functools.partial(contact, self._admin), list(places))
 
-    def _tell(self, place):
-        for cause in place.causes:
-            self.say(cause, **place._asdict())
-        if {'tls', 'no tls'} & set(place.causes):
-            self._ask(place)
-
     def _find_addresses(self):
         try:
             found, = run_parallel(resolve, [self._host], RESOLVE_TIME)
+            why = 'No name server answers within %d seconds.' % RESOLVE_TIME
         except NodeError as error:
-            self.say('no interface' if '%' in self._host else 'no name', why=error)
-            return []
+            found, why = None, error
         if not found:
-            self.say('silent dns', seconds=RESOLVE_TIME)
+            self.say('no name', why=why)
         elif found == [self._host]:
             self.say('an address')
         else:
@@ -5659,24 +5596,23 @@ class Diagnosis:
         return (found or [])[:MAX_DIAGNOSED]
 
     def _find_routes(self, addresses):
-        """The addresses to which there is a way.  That there is none to some of them matters only when there is no other."""
-        reached, failed = [], []
+        """{address: our address from which it is reached}.  That there is no way to some of them matters only when there is
+        none to any."""
+        sources, errors = {}, {}
         for address in addresses:
             try:
-                source = source_for(address, self._ports[0])
+                sources[address] = source_for(address, self._ports[0])
+                self.say('near' if self._admin.reaches(address) else 'far', address=address, source=sources[address])
             except (OSError, NodeError) as error:
-                failed.append((address, error))
-            else:
-                reached.append(address)
-                self.say('near' if self._admin.reaches(address) else 'far', address=address, source=source)
-        for address, error in () if reached else failed:
+                errors[address] = error
+        for address, error in () if sources else errors.items():
             self.say('no route', address=address, port=self._ports[0], why=system_error(error))
-        return reached
+        return sources
 
-    def _ask(self, node):
+    def _ask(self, node, source):
         """Find out the release of a dispynode, which secret opens it, and whether it has psutil."""
-        row = self._row(node)
-        release = row and row.view['version'] or ask_release(self._admin, node)
+        row = self._row(node.id, node.sign)
+        release = row and row.view['version'] or ask_release(self._admin, node, source)
         self.say('release' if release in DISPY_RELEASES else 'strange release' if release else 'no release', release=release,
                  releases='%s to %s' % (DISPY_RELEASES[0], DISPY_RELEASES[-1]))
         answer, client_secret, error = self._admin.find_client_secret(node.id)
@@ -5716,7 +5652,7 @@ class Diagnosis:
     def _look_for_announcement(self, node_id):
         """See whether a node listens at another address of this machine and announces itself from here.  Behind a firewall
         it is heard only by the dispyadmin that has the reply port."""
-        deadline, told = time.monotonic() + SEARCH_TIME, None
+        deadline, told = time.monotonic() + TELL_TIME, None
         self._admin.announcer.scan()
         while not told and time.monotonic() < deadline:
             row = self._admin.table.get(node_id)
@@ -5731,27 +5667,21 @@ class Diagnosis:
 
     def _look_in_table(self, nodes, addresses):
         """Say as what these nodes are listed, or the places that were asked for."""
-        places = nodes or [Contact(format_id(*place), *place, causes=(), why='', sign=None)
-                           for place in itertools.product(addresses, self._ports)]
-        rows = [(place.id, row.view) for place in places for row in [self._row(place)] if row]
+        places = ([(node.id, node.sign) for node in nodes] or
+                  [(format_id(*place), None) for place in itertools.product(addresses, self._ports)])
+        rows = [(place[0], row.view) for place in places for row in [self._row(*place)] if row]
         for node_id, view in rows:
             where = node_id if view['id'] == node_id else '%s, of which %s is another address' % (view['id'], node_id)
             why = ' ' + view['reason'] if view['reason'] and not self.fix else ''  # else it was said above
             good = view['state'] in (READY, STOPPED)
             self.say('listed' if good else 'listed badly', where=where, state=view['state'], why=why)
         if not rows:
-            self.say('not listed' if nodes else 'nothing listed', id=places[0].id if places else '')
+            self.say('not listed' if nodes else 'nothing listed', id=places[0][0] if places else '')
 
-    def _row(self, node):
-        """The NodeSnapshot of the row that stands for this Contact, or None."""
+    def _row(self, node_id, sign):
+        """The NodeSnapshot of the row that stands for this id or has this sign, or None."""
         table = self._admin.table
-        return table.get(table.row(node.id)) or table.get(table.owner(node.sign))
-
-
-def most_telling(contacts):
-    """Of these Contacts, none of which is with a dispynode, those to whom there was a connection, or else all."""
-    contacts = sorted(contacts, key=lambda place: REACHED.index(place.causes[0]))
-    return [place for place in contacts if place.causes[0] == 'connected'] or contacts
+        return table.get(table.row(node_id)) or table.get(table.owner(sign))
 
 
 _diagnoses = threading.BoundedSemaphore(MAX_DIAGNOSES)
