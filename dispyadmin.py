@@ -11386,8 +11386,6 @@ def start_logging(debug, level=logging.INFO):
 # ---------------------------------------------------------------------------------------------------------------------
 
 ALL_ANSWER, SOME_DO_NOT, NO_NODES = 0, 3, 4  # exit statuses of --list; 1 and 2 are as without it
-NO_DISPYADMIN = ("--list: the server at %s is not dispyadmin, perhaps dispy's own web server (dispyscheduler --httpd); give "
-                 'another --http_port')
 
 
 def list_nodes(settings):
@@ -11424,89 +11422,80 @@ def ask_running(settings):
     StartError when it does not tell them.
     """
     host, port = {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(settings.http_host, settings.http_host), settings.http_port
-    place = format_id(host, port)
+    place, token = format_id(host, port), settings.http_token
+    why = "is not dispyadmin, perhaps dispy's own web server (dispyscheduler --httpd); give another --http_port"
     host = '127.0.0.1' if is_localhost(host) else host  # no resolver is needed for that
+    contexts = [None, ssl.create_default_context()]
     if settings.certfile:
         contexts = [tls_contexts(settings.certfile, settings.keyfile)[0]]
-    else:
-        contexts = [None, ssl.create_default_context()]
-        if re.match(r'(127\.[0-9.]+|::1)\Z', host):  # on loopback nothing is checked, as without TLS
-            contexts[1].check_hostname, contexts[1].verify_mode = False, ssl.CERT_NONE
+    elif is_address(host) and is_loopback(host):  # nothing is checked, as without TLS
+        contexts[1].check_hostname, contexts[1].verify_mode = False, ssl.CERT_NONE
     for context in contexts:
         try:
-            return '%s://%s/' % ('https' if context else 'http', place), _ask_for_nodes(settings, host, port, context)
+            status, data = _request_nodes(host, port, context, {})
+            if status == 401 and token:  # it is sent only when it is asked for
+                status, data = _request_nodes(host, port, context, {'Authorization': 'Bearer ' + token})
+            return '%s://%s/' % ('https' if context else 'http', place), _read_nodes(status, data, token)
         except ConnectionRefusedError:
             return place, None
-        except http.client.HTTPException:
+        except ssl.SSLError as error:
+            why = 'fails in TLS (%s); give the certificate of dispyadmin as --certfile FILE, or another --http_port' % (
+                printable(getattr(error, 'reason', None) or error))
+        except socket.timeout:
+            why = ('does not answer within %d seconds; if it is not dispyadmin, give another --http_port' % LIST_ANSWER_TIME)
+        except (OSError, http.client.HTTPException):
             continue
-    raise StartError(NO_DISPYADMIN % place)
+        except Error as error:
+            why = error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            pass
+        break
+    raise StartError('--list: the server at %s %s' % (place, why))
 
 
-def _ask_for_nodes(settings, host, port, context):
-    # The token is sent only when it is asked for.
-    place, token = format_id(host, port), settings.http_token
-    status, data = _request_nodes(host, port, context, {})
-    if status == 401 and token:
-        status, data = _request_nodes(host, port, context, {'Authorization': 'Bearer ' + token})
+def _request_nodes(host, port, context, headers):
+    """(status, body) of GET /api/nodes, at most one byte more than MAX_LIST.  ConnectionRefusedError when nothing listens
+    there, another OSError or HTTPException when it does not speak HTTP in this way."""
+    with contextlib.closing(http.client.HTTPConnection(host, port)) as connection:
+        try:
+            connection.sock = socket.create_connection((host, port), LIST_ANSWER_TIME)
+        except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
+            raise  # it was connected, and ended at once
+        except (OSError, UnicodeError):
+            raise ConnectionRefusedError()
+        if context:
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
+        connection.request('GET', '/api/nodes', headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read(MAX_LIST + 1)
+
+
+def _read_nodes(status, data, token):
+    """The nodes in an answer.  Error with what else it says; else as check_node()."""
     if status == 401:
-        raise StartError('--list: the dispyadmin at %s %s' % (
-            place, 'does not take the token in the file of --http_token' if token else
-            'wants its token: give the file with it as --http_token FILE'))
-    try:
-        answer = json.loads(data.decode('utf-8'))
-        if status != 200:
-            raise StartError('--list: the dispyadmin at %s says: %s' % (place, printable(answer['error'])[:500]))
-        for node in answer['nodes']:
-            check_node(node)
-        return answer['nodes']
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise StartError(NO_DISPYADMIN % place)
+        raise Error('does not take the token in the file of --http_token' if token else
+                        'wants its token: give the file with it as --http_token FILE')
+    if len(data) > MAX_LIST:
+        raise Error('tells more than %d bytes' % MAX_LIST)
+    answer = json.loads(data.decode('utf-8'))
+    if status != 200:
+        raise Error('says: %s' % printable(answer['error'])[:500])
+    for node in answer['nodes']:
+        check_node(node)
+    return answer['nodes']
 
 
 def check_node(node):
     """ValueError, TypeError, KeyError or AttributeError unless this is a node as the HTTP interface shows it."""
     check_id(node['id'])
+    check_id(node.get('announces') or node['id'])
     if node['state'] not in STATES or format_id(node['ip_addr'], node['port']) != node['id']:
         raise ValueError('a node that is none')
-    if node.get('announces') is not None:
-        check_id(node['announces'])
     for field in FIELDS:
-        if field.is_in_csv:
-            kinds = (int, float, type(None)) if field.outer else (int, float, str, type(None))
-            if (field.outer or field.key) not in node or not isinstance(field.of(node), kinds):
-                raise TypeError('a field that is none')
+        kinds = (int, float, type(None)) + (() if field.outer else (str,))
+        if field.is_in_csv and not ((field.outer or field.key) in node and isinstance(field.of(node), kinds)):
+            raise TypeError('a field that is none')
     encode_json(node)  # ValueError when a number is none that JSON has
-
-
-def _request_nodes(host, port, context, headers):
-    """(status, body) of GET /api/nodes.  ConnectionRefusedError when nothing listens there, HTTPException when it does not
-    speak HTTP in this way, StartError."""
-    place, connection = format_id(host, port), http.client.HTTPConnection(host, port)
-    try:
-        connection.sock = socket.create_connection((host, port), LIST_ANSWER_TIME)
-    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
-        raise http.client.HTTPException()  # it was connected, and ended at once
-    except (OSError, UnicodeError):
-        raise ConnectionRefusedError()
-    try:
-        if context:
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
-        connection.request('GET', '/api/nodes', headers=headers)
-        response = connection.getresponse()
-        data = response.read(MAX_LIST)
-        if response.read(1):
-            raise StartError('--list: the dispyadmin at %s tells more than %d bytes' % (place, MAX_LIST))
-        return response.status, data
-    except ssl.SSLError as error:
-        raise StartError('--list: TLS with the server at %s fails (%s); give the certificate of dispyadmin as --certfile '
-                         'FILE, or another --http_port' % (place, printable(getattr(error, 'reason', None) or error)))
-    except socket.timeout:
-        raise StartError('--list: the server at %s does not answer within %d seconds; if it is not dispyadmin, give another '
-                         '--http_port' % (place, LIST_ANSWER_TIME))
-    except OSError:
-        raise http.client.HTTPException()
-    finally:
-        connection.close()
 
 
 # --- without one ---
@@ -11521,18 +11510,16 @@ def find_nodes(settings):
 
 
 def bystander(settings):
-    """An Admin that only looks, beside one that may run.  StartError.
-
-    The info port is left to whom it belongs to: nodes that are asked answer to any.  Nothing is kept, set, or told.
-    """
+    """An Admin that only looks, beside one that may run: nothing is kept, set, or told, and the info port is left to whom it
+    belongs to.  StartError."""
     vars(settings).update(info_port=0, state='', keep=False, on_event='', events=[], poll_interval=MOST_INTERVAL)
     try:
         return Admin(settings)
     except StartError:
         if not settings.reply_port:
             raise
-    settings.reply_port = None  # the one that runs has it
-    return Admin(settings)
+        settings.reply_port = None  # the one that runs has it
+        return Admin(settings)
 
 
 def wait_until_found(admin):
@@ -11556,20 +11543,19 @@ WIDEST = 40  # characters of a cell, but in the last column
 
 def table_of_nodes(nodes):
     """Aligned columns, with a line of titles; numbers are on the right."""
-    columns = [[field.title.upper()] + [_cell(field, node) for node in nodes] for field in COLUMNS]
-    for field, cells in zip(COLUMNS, columns):
+    columns = []
+    for field in COLUMNS:
+        cells = [field.title.upper()] + [_cell(field, node) for node in nodes]
         widest = max(map(width, cells))
-        for number, cell in enumerate(cells):
-            space = ' ' * (widest - width(cell))
-            cells[number] = space + cell if field.is_number else cell + space
+        spaces = [' ' * (widest - width(cell)) for cell in cells]
+        columns.append(map(operator.add, *(spaces, cells) if field.is_number else (cells, spaces)))
     return ''.join('  '.join(row).rstrip() + '\n' for row in zip(*columns))
 
 
 def _cell(field, node):
     value = field.of(node)
-    if value is None:
-        return ''
-    text = '%d %%' % value if field.unit == '%' else _bytes(value) if field.unit == 'B' else printable(value)
+    text = ('' if value is None else '%d %%' % value if field.unit == '%' else _bytes(value) if field.unit == 'B' else
+            printable(value))
     return text if len(text) <= WIDEST or field is COLUMNS[-1] else text[:WIDEST - 1] + '\u2026'
 
 
@@ -11587,8 +11573,8 @@ def width(text):
 
 def json_of_nodes(nodes):
     """A JSON array, one node in each line."""
-    text = '[%s]\n' % ',\n '.join(encode_json(node) for node in nodes)
-    return text.replace('\x7f', '\\u007f')  # the one control character that JSON leaves as it is
+    text = ',\n '.join(map(encode_json, nodes))
+    return '[%s]\n' % text.replace('\x7f', '\\u007f')  # the one control character that JSON leaves as it is
 
 
 def csv_of_nodes(nodes):
