@@ -5303,7 +5303,7 @@ MARKS = {OK: '+', WARNING: '!', FAILED: 'x', SKIPPED: '-'}
 # is there TELL_TIME and SECRET_TIME; nearly always it is a second.
 RESOLVE_TIME = 8.0             # seconds for the look-up of a name
 CONTACT_TIME = 3.0             # seconds for a connection, for the beginning of TLS, and for what comes back
-NUDGE_TIME = 1.0               # seconds until what says nothing is sent two ends of line, which many programs wait for
+NUDGE_TIME = 1.0               # seconds of silence after which two ends of line are sent, as many programs wait for them
 TELL_TIME = 2.0                # seconds in which a node tells its release, or announces itself
 SECRET_TIME = 8.0              # seconds in which it is tried which secret opens it
 MAX_DIAGNOSED = 4              # addresses of one name
@@ -5444,28 +5444,24 @@ def contact(admin, place):
 def exchange(admin, place, tls):
     """(the first 44 bytes that come back when NODE_INFO is asked with an auth code that opens nothing, None without a
     connection; what ended it, or None)."""
-    data, nudge = None, b'\r\n\r\n'
+    data = None
     try:
         with socket.socket(family_of(place[0]), socket.SOCK_STREAM) as sock:
             sock.settimeout(CONTACT_TIME)
             sock.connect(socket_address(*place))
-            data = b''
+            data, more = b'', None
             with tls.wrap_socket(sock) if tls else sock as stream:
+                stream.settimeout(NUDGE_TIME)
                 stream.sendall(frame(NO_CODE, write_message(b'NODE_INFO:', {'sign': admin.sign})))
-                deadline = time.monotonic() + NUDGE_TIME
-                while len(data) < 44:
-                    stream.settimeout(max(0.001, deadline - time.monotonic()))
+                deadline = time.monotonic() + CONTACT_TIME
+                while more != b'' and len(data) < 44 and time.monotonic() < deadline:
                     try:
                         more = stream.recv(44 - len(data))
+                        data += more
                     except socket.timeout:
-                        if not nudge:
+                        if time.monotonic() >= deadline:
                             raise
-                        stream.sendall(nudge)
-                        nudge, deadline = b'', deadline + CONTACT_TIME - NUDGE_TIME
-                        continue
-                    if not more:
-                        break
-                    data += more
+                        stream.sendall(b'\r\n\r\n')
     except (OSError, NodeError) as error:
         return data, error
     return data, None
@@ -5473,14 +5469,12 @@ def exchange(admin, place, tls):
 
 def what_speaks(data, error):
     """What speaks that sent this and no sign, in a sentence; `error` ended the connection, or nothing did."""
-    line = (data or b'').partition(b'\n')[0].strip()[:40]
-    if line and all(32 <= byte < 127 for byte in line):
-        return 'Another program answers there; it says "%s".' % line.decode('ascii')
-    if data:
-        return 'Another program answers there; it sends what no dispynode sends.'
-    if isinstance(error, socket.timeout):
-        return 'It takes the connection and then says nothing: it hangs, or it is another program.'
-    return 'It closes the connection without an answer: it is another program.'
+    line = re.match(b'[ -~]*', data.strip()).group().decode('ascii')
+    return ('Another program answers there; it says "%s".' % line if line else
+            'Another program answers there; it sends what no dispynode sends.' if data else
+            'It takes the connection and then says nothing: it hangs, or it is another program.'
+            if isinstance(error, socket.timeout) else
+            'It closes the connection without an answer: it is another program.')
 
 
 def source_for(address, port):
@@ -5517,17 +5511,26 @@ def ask_release(admin, node, source):
     """
     own = (admin.hosts or [source])[0].partition('%')[0]
     ask = {'ip_addr': own, 'ip_addrs': [own], 'port': admin.listener.reply_port}
-    deadline, told = time.monotonic() + TELL_TIME, admin.diagnosed.setdefault(node.sign, [])
-    with socket.socket(family_of(node.address), socket.SOCK_DGRAM) as sock:
-        for release in admin.announcer.releases:
-            ping = frame(NO_CODE, write_message(b'PING:', dict(ask, version=release)))
-            admin.poller.submit(Talk(node.address, node.port, (request for request in [ping]), lambda *_: None))
-            with contextlib.suppress(OSError):  # nothing there takes datagrams
-                sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), socket_address(node.address, node.port))
-    while not told and time.monotonic() < deadline:
+    told = admin.diagnosed.setdefault(node.sign, [])
+    try:
+        with socket.socket(family_of(node.address), socket.SOCK_DGRAM) as sock:
+            for release in admin.announcer.releases:
+                ping = frame(NO_CODE, write_message(b'PING:', dict(ask, version=release)))
+                admin.poller.submit(Talk(node.address, node.port, (request for request in [ping]), lambda *_: None))
+                with contextlib.suppress(OSError, NodeError):  # nothing there takes datagrams
+                    info = write_message(b'NODE_INFO:', dict(ask, version=release))
+                    sock.sendto(info, socket_address(node.address, node.port))
+        return (wait_for(lambda: told) or [None])[0]
+    finally:
+        admin.diagnosed.pop(node.sign, None)
+
+
+def wait_for(look):
+    """What look() returns, as soon as there is something, or after TELL_TIME."""
+    deadline = time.monotonic() + TELL_TIME
+    while not look() and time.monotonic() < deadline:
         time.sleep(0.02)
-    admin.diagnosed.pop(node.sign, None)
-    return told[0] if told else None
+    return look()
 
 
 # --- all of a host ---
@@ -5555,7 +5558,7 @@ class Diagnosis:
         return min(self._fixes, key=operator.itemgetter(0), default=(None, None))[1]
 
     def run(self):
-        """(the steps as HTTP shows them, ids of the dispynodes that answer)."""
+        """What diagnose() returns of it."""
         addresses = self._find_addresses()
         sources = self._find_routes(addresses)
         contacts = self._contact(itertools.product(sources, self._ports))
@@ -5575,7 +5578,7 @@ class Diagnosis:
             nodes = self._look_elsewhere(list(sources), told[0])
         if self._ask_running is None:
             self._look_in_table(nodes, addresses)
-        return self._steps, [node.id for node in nodes]
+        return {'steps': self._steps, 'cure': self.fix, 'fix': self.fix, 'nodes': [node.id for node in nodes]}
 
     def _contact(self, places):
         return run_parallel(functools.partial(contact, self._admin), list(places))
@@ -5652,16 +5655,14 @@ class Diagnosis:
     def _look_for_announcement(self, node_id):
         """See whether a node listens at another address of this machine and announces itself from here.  Behind a firewall
         it is heard only by the dispyadmin that has the reply port."""
-        deadline, told = time.monotonic() + TELL_TIME, None
-        self._admin.announcer.scan()
-        while not told and time.monotonic() < deadline:
+        def hear():
             row = self._admin.table.get(node_id)
-            told = row and row.view['announces']
-            time.sleep(0.05)
+            return row and row.view['announces']
+        self._admin.announcer.scan()
+        told = wait_for(hear)
         if not told and self._ask_running:
             with contextlib.suppress(StartError):
-                rows = {row['id']: row for row in self._ask_running()[1] or ()}
-                told = rows.get(node_id, {}).get('announces')
+                told = {row['id']: row.get('announces') for row in self._ask_running()[1] or ()}.get(node_id)
         if told:
             self.say('announced', id=told)
 
@@ -5697,9 +5698,7 @@ def diagnose(admin, host, port=None, ask_running=None):
     if not _diagnoses.acquire(timeout=RESOLVE_TIME):
         raise InputError('host: %d hosts are being diagnosed; try again in a moment' % MAX_DIAGNOSES)
     try:
-        diagnosis = Diagnosis(admin, host, port, ask_running)
-        steps, nodes = diagnosis.run()
-        return {'host': host, 'port': port, 'steps': steps, 'cure': diagnosis.fix, 'fix': diagnosis.fix, 'nodes': nodes}
+        return dict(host=host, port=port, **Diagnosis(admin, host, port, ask_running).run())
     finally:
         _diagnoses.release()
 
@@ -11633,10 +11632,9 @@ def serve(settings):
     # Nearly all that a poll makes goes with its last reference.  The search for the rest, which comes every 700 objects
     # unless told otherwise, took 8 % of the CPU of polling.
     gc.set_threshold(10000, 20, 20)
-    admin, server = Admin(settings), None
+    admin, server, ended = Admin(settings), None, Wakeup()
     try:
         server = WebServer(admin, settings, max(16, min(512, allow_many_files() // 4)))
-        ended = Wakeup()
         # The kernel may give a signal to any thread; this way the main one wakes whichever it is.
         signal.set_wakeup_fd(ended.writer.fileno())
         on_interrupt(lambda *_: ended.set())
@@ -11652,11 +11650,12 @@ def serve(settings):
         if server:
             server.finish()
         raise
+    finally:
+        signal.set_wakeup_fd(-1)
+        ended.close()
     left = admin.reconciler.left_drained()
     if left:
         tell('Left drained, at 0 CPUs, and remembered by nothing (no --state): %s' % ', '.join(left))
-    signal.set_wakeup_fd(-1)
-    ended.close()
     return 0
 
 
@@ -11692,10 +11691,8 @@ def tell(line, stream=None):
 
 
 def open_standard_streams():
-    """Fill descriptors 0 to 2 where they are closed: what is printed would go into the socket that came to be there.
-
-    Standard output, where there is none, can be told by its not being writable.
-    """
+    """Fill descriptors 0 to 2 where they are closed: what is printed would go into the socket that came to be there.  That
+    there is no standard output can be told by its not being writable."""
     for name, mode in (('stdin', 'r'), ('stdout', 'r'), ('stderr', 'w')):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode, closefd=False))
