@@ -5308,16 +5308,17 @@ TELL_TIME = 2.0                # seconds in which a node tells its release, or a
 SECRET_TIME = 8.0              # seconds in which it is tried which secret opens it
 MAX_DIAGNOSED = 4              # addresses of one name
 MAX_DIAGNOSES = 4              # at one time: each has up to 4 addresses * 3 ports = 12 threads for some seconds
+SILENT = 'No answer within %g seconds: the machine is off, or a firewall drops the port.' % CONTACT_TIME
 LOOPBACKS = ('127.0.0.1', '127.0.1.1')  # where dispynode listens when the machine's own name stands for one of them
 
 ADD_FIX = 'Add %(id)s here, or start dispyadmin with --node %(id)s: then it is asked whether broadcasts reach it or not.'
 ADMIN_SECRET_FIX = ('Restart dispynode at %(id)s with an --admin_secret that differs from its --secret, and enter that '
                     '--admin_secret here.')
-ROUTE_FIX = ('Check that %(address)s is on and in a network that this machine reaches; a firewall that rejects looks the '
-             'same: let TCP and UDP port %(port)d through.')
+ROUTE_FIX = ('Check that %(address)s is on and in a network that this machine reaches; let TCP and UDP port %(port)d '
+             'through its firewall and those on the way.')
 FINDINGS = {  # cause: (step, state, message, fix or None)
-    'no name': ('name', FAILED, '%(why)s', 'Enter an IP address instead of %(host)s, or add the name to DNS or to /etc/hosts '
-                'of this machine; after a link-local address, name an interface of this machine.'),
+    'no name': ('name', FAILED, '%(why)s', 'Enter an IP address instead of %(host)s, or add the name to DNS or to '
+                '/etc/hosts of this machine; after a link-local address, name an interface of this machine.'),
     'an address': ('name', SKIPPED, '%(host)s is an address.', None),
     'a name': ('name', OK, '%(host)s stands for %(addresses)s.', None),
     'no route': ('route', FAILED, '%(address)s: %(why)s', ROUTE_FIX),
@@ -5327,9 +5328,6 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
     'connected': ('connect', OK, '%(id)s takes connections.', None),
     'refused': ('connect', FAILED, '%(id)s: %(why)s', 'Start dispynode at %(id)s; if it runs there, it may listen at '
                 '127.0.0.1 only or have another port: start it with -i and this address.'),
-    'silent': ('connect', FAILED, '%(id)s: No answer within %(seconds)g seconds: the machine is off, or a firewall drops '
-               'the port.', 'Check that %(address)s is on; if it is, let TCP and UDP port %(port)d through its firewall and '
-               'those on the way.'),
     'unreachable': ('connect', FAILED, '%(id)s: %(why)s', ROUTE_FIX),
     'no tls': ('tls', SKIPPED, 'Neither side uses TLS.', None),
     'tls': ('tls', OK, 'TLS works, and the certificate is the one of dispyadmin.', None),
@@ -5412,7 +5410,7 @@ def run_parallel(call, items, seconds=None, threads=math.inf):
 # What is found at an address and port: how far it came, in words of FINDINGS; the sentence of the system or of what speaks
 # there; the sign of the dispynode that answers, or None.
 Contact = collections.namedtuple('Contact', 'id address port causes why sign')
-REACHED = ('connected', 'refused', 'silent', 'unreachable')  # the first of its causes; the most telling first
+REACHED = ('connected', 'refused', 'unreachable')  # the first of its causes; the most telling first
 
 
 def contact(admin, place):
@@ -5433,9 +5431,9 @@ def contact(admin, place):
         if sign:
             return found(('connected', cause, 'dispynode'), why, sign.group(1).decode('ascii'))
         if data is None and context is None:
-            return found(('silent' if isinstance(error, socket.timeout) else
-                          'refused' if isinstance(error, ConnectionRefusedError) else 'unreachable',),
-                         error if isinstance(error, NodeError) else connection_error(error), None)
+            why = (SILENT if isinstance(error, socket.timeout) else
+                   connection_error(error) if isinstance(error, OSError) else error)
+            return found(('refused' if isinstance(why, RefusedError) else 'unreachable',), why, None)
         said = said or data
         why = getattr(error, 'verify_message', None) or getattr(error, 'reason', None) or error  # before Python 3.7
     return found(('connected', 'stranger'), what_speaks(said, error), None)
@@ -5547,7 +5545,7 @@ class Diagnosis:
     def say(self, cause, **values):
         """Add one of FINDINGS; its sentences may name these values."""
         step, state, message, fix = FINDINGS[cause]
-        values = dict({'host': self._host, 'seconds': CONTACT_TIME}, **values)
+        values['host'] = self._host
         self._steps.append({'step': step, 'state': state, 'message': message % values})
         if fix:
             self._fixes.append((FIX_RANKS.get(step, 2), fix % values))
@@ -5585,18 +5583,15 @@ class Diagnosis:
 
     def _find_addresses(self):
         try:
-            found, = run_parallel(resolve, [self._host], RESOLVE_TIME)
+            found = run_parallel(resolve, [self._host], RESOLVE_TIME)[0] or []
             why = 'No name server answers within %d seconds.' % RESOLVE_TIME
         except NodeError as error:
-            found, why = None, error
-        if not found:
-            self.say('no name', why=why)
-        elif found == [self._host]:
-            self.say('an address')
-        else:
-            more = ', and %d more that are not looked at' % (len(found) - MAX_DIAGNOSED) if found[MAX_DIAGNOSED:] else ''
-            self.say('a name', addresses=', '.join(found[:MAX_DIAGNOSED]) + more)
-        return (found or [])[:MAX_DIAGNOSED]
+            found, why = [], error
+        more = len(found) - MAX_DIAGNOSED
+        told = found[:MAX_DIAGNOSED] + ['and %d more that are not looked at' % more] * (more > 0)
+        self.say('no name' if not found else 'an address' if found == [self._host] else 'a name',
+                 why=why, addresses=', '.join(told))
+        return found[:MAX_DIAGNOSED]
 
     def _find_routes(self, addresses):
         """{address: our address from which it is reached}.  That there is no way to some of them matters only when there is
@@ -5690,10 +5685,9 @@ _diagnoses = threading.BoundedSemaphore(MAX_DIAGNOSES)
 
 def diagnose(admin, host, port=None, ask_running=None):
     """Why is this host's node not there?  {'host', 'port', 'steps', 'cure' and 'fix', which are the same, 'nodes'};
-    InputError when too many are asked.
+    InputError when too many are asked.  Nothing is changed, but that rows of the table learn what their nodes answered.
 
     An admin that only looks has no table that means anything, and asks the dispyadmin that runs by `ask_running()`.
-    Nothing is changed, but that rows of the table learn what their nodes answered.
     """
     if not _diagnoses.acquire(timeout=RESOLVE_TIME):
         raise InputError('host: %d hosts are being diagnosed; try again in a moment' % MAX_DIAGNOSES)
@@ -11473,7 +11467,7 @@ def _read_nodes(status, data, token):
     """The nodes in an answer.  Error with what else it says; else as check_node()."""
     if status == 401:
         raise Error('does not take the token in the file of --http_token' if token else
-                        'wants its token: give the file with it as --http_token FILE')
+                    'wants its token: give the file with it as --http_token FILE')
     if len(data) > MAX_LIST:
         raise Error('tells more than %d bytes' % MAX_LIST)
     answer = json.loads(data.decode('utf-8'))
@@ -11504,7 +11498,15 @@ def find_nodes(settings):
     settings.secret = read_secret(settings.secret)
     admin = bystander(settings)
     with running(admin):
-        wait_until_found(admin)
+        now = began = changed = time.monotonic()
+        found = 0
+        while now - began < LIST_LONGEST:
+            time.sleep(0.1)
+            now, nodes = time.monotonic(), admin.snapshot().totals['nodes']
+            if admin.is_finding() or nodes != found:
+                changed, found = now, nodes
+            elif found and now - changed >= LIST_QUIET or now - began >= LIST_TIME:
+                break
         return [published.view for published in admin.snapshot().nodes]
 
 
@@ -11519,19 +11521,6 @@ def bystander(settings):
             raise
         settings.reply_port = None  # the one that runs has it
         return Admin(settings)
-
-
-def wait_until_found(admin):
-    """Wait until the nodes have been found, as far as one can tell."""
-    now = began = changed = time.monotonic()
-    found = 0
-    while now - began < LIST_LONGEST:
-        time.sleep(0.1)
-        now, nodes = time.monotonic(), admin.snapshot().totals['nodes']
-        if admin.is_finding() or nodes != found:
-            changed, found = now, nodes
-        elif found and now - changed >= LIST_QUIET or now - began >= LIST_TIME:
-            return
 
 
 # --- as text ---
@@ -11572,8 +11561,8 @@ def width(text):
 
 def json_of_nodes(nodes):
     """A JSON array, one node in each line."""
-    text = ',\n '.join(map(encode_json, nodes))
-    return '[%s]\n' % text.replace('\x7f', '\\u007f')  # the one control character that JSON leaves as it is
+    text = '[%s]\n' % ',\n '.join(map(encode_json, nodes))
+    return text.replace('\x7f', '\\u007f')  # the one control character that JSON leaves as it is
 
 
 def csv_of_nodes(nodes):
@@ -11587,12 +11576,10 @@ def csv_of_nodes(nodes):
 
 def _csv_cell(value):
     """A value as it goes into CSV.  A text that a spreadsheet would take for a formula gets an apostrophe."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str):
-        return value
-    value = printable(value)
-    return "'" + value if value[:1] in ('=', '+', '-', '@') else value
+    if isinstance(value, str):
+        value = printable(value)
+        return "'" + value if value.startswith(('=', '+', '-', '@')) else value
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def write_out(data, option):
