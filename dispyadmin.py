@@ -4467,7 +4467,7 @@ class Admin:
         self.table = NodeTable(groups=settings.groups)
         self.schedule = Schedule(settings.poll_interval)
         self.journal = Journal()
-        self._hosts = hosts = own_addresses(settings.hosts)
+        self.hosts = hosts = own_addresses(settings.hosts)
         reply_port = 0 if settings.reply_port is None and settings.http_port == REPLY_PORT else settings.reply_port
         self.listener = Listener(hosts, settings.info_port, reply_port, max(16, min(512, files // 8)),
                                  self.server_tls, self._heard)
@@ -4487,6 +4487,7 @@ class Admin:
             self.journal.listeners.append(self.alerts.take)
         self._doubted = set()          # ids of rows one of whose other addresses has announced another sign
         self._unasked = set()          # ids that announce themselves and cannot be asked; poller's thread alone
+        self.diagnosed = {}            # sign -> [release] of nodes that are asked for it: what they announce lists nothing
         # Any thread changes these, each time by what takes effect as a whole.
         self.forgotten = collections.OrderedDict()  # ids that administrators forgot, until they are seen again
         self._meeting = set()          # ids of addresses that are being asked, or wait for it, and then get a row
@@ -4765,6 +4766,10 @@ class Admin:
         logger.debug('%s from %s', announcement.tag, node_id)
         if announcement.sign == self.sign:
             return
+        told = self.diagnosed.get(announcement.sign)
+        if told is not None:
+            told.append(announcement.version)
+            return
         verdict, row = self.table.heard(node_id, announcement, named, connected)
         if verdict == SAME:
             self.announcer.release_heard(announcement.version)
@@ -4794,7 +4799,7 @@ class Admin:
         """Whether a search reaches this address."""
         networks = [interface.network for interface in self.announcer.interfaces
                     if (interface.broadcast or ':' in interface.address)
-                    and (not self._hosts or interface.address in self._hosts)]
+                    and (not self.hosts or interface.address in self.hosts)]
         plain = ipaddress.ip_address(address.partition('%')[0])
         is_near = plain.is_link_local or any(plain in network for network in networks)
         return is_near or not networks or self.is_own(address)
@@ -4958,28 +4963,25 @@ OK, WARNING, FAILED, SKIPPED = 'ok', 'warning', 'failed', 'skipped'
 MARKS = {OK: '+', WARNING: '!', FAILED: 'x', SKIPPED: '-'}
 
 # One diagnosis takes at most RESOLVE_TIME, then three contacts that go on at all places at once, then for each node that
-# is there RELEASE_TIME and SECRET_TIME; nearly always it is a second.
+# is there TELL_TIME and SECRET_TIME; nearly always it is a second.
 RESOLVE_TIME = 8.0             # seconds for the look-up of a name
 CONTACT_TIME = 3.0             # seconds for a connection, for the beginning of TLS, and for what comes back
-NUDGE_TIME = 1.0               # seconds until what says nothing is sent two ends of line, which many programs wait for
-RELEASE_TIME = 1.5             # seconds in which a node tells its release
+NUDGE_TIME = 1.0               # seconds of silence after which two ends of line are sent, as many programs wait for them
+TELL_TIME = 2.0                # seconds in which a node tells its release, or announces itself
 SECRET_TIME = 8.0              # seconds in which it is tried which secret opens it
-SEARCH_TIME = 2.5              # seconds in which a node that is searched for announces itself
 MAX_DIAGNOSED = 4              # addresses of one name
 MAX_DIAGNOSES = 4              # at one time: each has up to 4 addresses * 3 ports = 12 threads for some seconds
+SILENT = 'No answer within %g seconds: the machine is off, or a firewall drops the port.' % CONTACT_TIME
 LOOPBACKS = ('127.0.0.1', '127.0.1.1')  # where dispynode listens when the machine's own name stands for one of them
 
 ADD_FIX = 'Add %(id)s here, or start dispyadmin with --node %(id)s: then it is asked whether broadcasts reach it or not.'
 ADMIN_SECRET_FIX = ('Restart dispynode at %(id)s with an --admin_secret that differs from its --secret, and enter that '
                     '--admin_secret here.')
-NAME_FIX = 'Enter an IP address instead of %(host)s, or add the name to DNS or to /etc/hosts of this machine.'
-ROUTE_FIX = ('Check that %(address)s is on and in a network that this machine reaches; a firewall that rejects looks the '
-             'same: let TCP and UDP port %(port)d through.')
+ROUTE_FIX = ('Check that %(address)s is on and in a network that this machine reaches; let TCP and UDP port %(port)d '
+             'through its firewall and those on the way.')
 FINDINGS = {  # cause: (step, state, message, fix or None)
-    'no name': ('name', FAILED, '%(why)s', NAME_FIX),
-    'no interface': ('name', FAILED, '%(why)s', 'Name an interface of this machine after the address.'),
-    'silent dns': ('name', FAILED, 'No name server answers within %(seconds)d seconds.',
-                   'Enter an IP address instead of %(host)s, or check the name servers of this machine.'),
+    'no name': ('name', FAILED, '%(why)s', 'Enter an IP address instead of %(host)s, or add the name to DNS or to '
+                '/etc/hosts of this machine; after a link-local address, name an interface of this machine.'),
     'an address': ('name', SKIPPED, '%(host)s is an address.', None),
     'a name': ('name', OK, '%(host)s stands for %(addresses)s.', None),
     'no route': ('route', FAILED, '%(address)s: %(why)s', ROUTE_FIX),
@@ -4989,9 +4991,6 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
     'connected': ('connect', OK, '%(id)s takes connections.', None),
     'refused': ('connect', FAILED, '%(id)s: %(why)s', 'Start dispynode at %(id)s; if it runs there, it may listen at '
                 '127.0.0.1 only or have another port: start it with -i and this address.'),
-    'silent': ('connect', FAILED, '%(id)s: No answer within %(seconds)g seconds: the machine is off, or a firewall drops '
-               'the port.', 'Check that %(address)s is on; if it is, let TCP and UDP port %(port)d through its firewall and '
-               'those on the way.'),
     'unreachable': ('connect', FAILED, '%(id)s: %(why)s', ROUTE_FIX),
     'no tls': ('tls', SKIPPED, 'Neither side uses TLS.', None),
     'tls': ('tls', OK, 'TLS works, and the certificate is the one of dispyadmin.', None),
@@ -4999,7 +4998,7 @@ FINDINGS = {  # cause: (step, state, message, fix or None)
                  'Start dispynode at %(id)s with the same --certfile and --keyfile as dispyadmin.'),
     'tls there': ('tls', FAILED, 'It uses TLS, and dispyadmin does not.',
                   'Start dispyadmin with the --certfile and --keyfile of the nodes, or dispynode at %(id)s without.'),
-    'certificate': ('tls', FAILED, 'It has another certificate than dispyadmin%(why)s.', 'Start dispynode at %(id)s and '
+    'certificate': ('tls', FAILED, 'It has another certificate than dispyadmin (%(why)s).', 'Start dispynode at %(id)s and '
                     'dispyadmin with the same --certfile; if it is the same, it may have expired.'),
     'dispynode': ('protocol', OK, 'It answers as dispynode does.', None),
     'stranger': ('protocol', FAILED, '%(why)s', 'Start dispynode at %(id)s with another port (-p), or enter its right '
@@ -5074,105 +5073,69 @@ def run_parallel(call, items, seconds=None, threads=math.inf):
 # What is found at an address and port: how far it came, in words of FINDINGS; the sentence of the system or of what speaks
 # there; the sign of the dispynode that answers, or None.
 Contact = collections.namedtuple('Contact', 'id address port causes why sign')
-REACHED = ('connected', 'refused', 'silent', 'unreachable')  # the first of its causes; the most telling first
+REACHED = ('connected', 'refused', 'unreachable')  # the first of its causes; the most telling first
 
 
 def contact(admin, place):
     """Connect to a place (address, port), and see what speaks there: a Contact.  Any thread.
 
     Without TLS first, whatever is used here: a dispynode without it takes the beginning of TLS for a message of up to
-    4 GB, and makes room for that.
+    4 GB, and makes room for that.  Nothing secret goes where any certificate is taken.
     """
-    tls, why = admin.client_tls, ''
-    data, error = exchange(admin, place)
-    sign = sign_in(data)
-    if data is None:
-        causes = ('silent' if isinstance(error, socket.timeout) else
-                  'refused' if isinstance(error, ConnectionRefusedError) else 'unreachable'),
-        why = connection_error(error) if isinstance(error, OSError) else str(error)
-    elif sign:
-        causes = 'connected', 'tls here' if tls else 'no tls', 'dispynode'
-    else:
-        causes, why, sign = contact_with_tls(admin, place, data, error)
-    return Contact(format_id(*place), place[0], place[1], causes, why, sign)
+    distrusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    distrusting.check_hostname, distrusting.verify_mode = False, ssl.CERT_NONE
+    contexts = {'no tls': None, 'tls there': distrusting}
+    if admin.client_tls:
+        contexts = {'tls here': None, 'tls': admin.client_tls, 'certificate': distrusting}
+    found, said, why = functools.partial(Contact, format_id(*place), *place), b'', ''
+    for cause, context in contexts.items():
+        data, error = exchange(admin, place, context)
+        sign = re.match(rb'\0\0\0\x28([0-9a-f]{40})', data or b'')
+        if sign:
+            return found(('connected', cause, 'dispynode'), why, sign.group(1).decode('ascii'))
+        if data is None and context is None:
+            why = (SILENT if isinstance(error, socket.timeout) else
+                   connection_error(error) if isinstance(error, OSError) else error)
+            return found(('refused' if isinstance(why, RefusedError) else 'unreachable',), why, None)
+        said = said or data
+        why = getattr(error, 'verify_message', None) or getattr(error, 'reason', None) or error  # before Python 3.7
+    return found(('connected', 'stranger'), what_speaks(said, error), None)
 
 
-def contact_with_tls(admin, place, data, error):
-    """(causes, why, sign) of a place that showed no sign without TLS, where this came back."""
-    tls = admin.client_tls
-    secure, secure_error = exchange(admin, place, tls or distrusting_tls())
-    sign = sign_in(secure)
-    if getattr(secure_error, 'reason', None) == 'CERTIFICATE_VERIFY_FAILED':
-        why, sign = getattr(secure_error, 'verify_message', None), sign_in(exchange(admin, place, distrusting_tls())[0])
-        causes = ('connected', 'certificate', 'dispynode') if sign else ('connected', 'certificate')
-        return causes, ' (%s)' % why if why else '', sign
-    if sign:
-        return ('connected', 'tls' if tls else 'tls there', 'dispynode'), '', sign
-    return ('connected', 'stranger'), what_speaks(*(data, error) if data else (secure, secure_error)), None
-
-
-def exchange(admin, place, tls=None):
-    """(what comes back when NODE_INFO is asked with an auth code that opens nothing, None without a connection; what ended
-    it, or None)."""
+def exchange(admin, place, tls):
+    """(the first 44 bytes that come back when NODE_INFO is asked with an auth code that opens nothing, None without a
+    connection; what ended it, or None)."""
     data = None
     try:
         with socket.socket(family_of(place[0]), socket.SOCK_STREAM) as sock:
             sock.settimeout(CONTACT_TIME)
             sock.connect(socket_address(*place))
-            data = b''
+            data, more = b'', None
             with tls.wrap_socket(sock) if tls else sock as stream:
+                stream.settimeout(NUDGE_TIME)
                 stream.sendall(frame(NO_CODE, write_message(b'NODE_INFO:', {'sign': admin.sign})))
-                data, error = receive(stream, 44, time.monotonic() + NUDGE_TIME)
-                if isinstance(error, socket.timeout):
-                    stream.sendall(b'\r\n\r\n')
-                    more, error = receive(stream, 44 - len(data), time.monotonic() + CONTACT_TIME - NUDGE_TIME)
-                    data += more
-    except (OSError, NodeError) as problem:
-        error = problem
-    return data, error
-
-
-def receive(stream, size, deadline):
-    """(what comes in, `size` bytes at most; what ended it, or None): until it is closed, or until this monotonic time."""
-    data = b''
-    try:
-        while len(data) < size:
-            stream.settimeout(max(0.001, deadline - time.monotonic()))
-            more = stream.recv(size - len(data))
-            if not more:
-                break
-            data += more
-            if time.monotonic() > deadline:
-                raise socket.timeout('timed out')
-    except OSError as error:
+                deadline = time.monotonic() + CONTACT_TIME
+                while more != b'' and len(data) < 44 and time.monotonic() < deadline:
+                    try:
+                        more = stream.recv(44 - len(data))
+                        data += more
+                    except socket.timeout:
+                        if time.monotonic() >= deadline:
+                            raise
+                        stream.sendall(b'\r\n\r\n')
+    except (OSError, NodeError) as error:
         return data, error
     return data, None
 
 
-def sign_in(data):
-    """The sign in a dispynode's answer; None when it is another program's."""
-    match = re.match(rb'\0\0\0\x28([0-9a-f]{40})', data or b'')
-    return match and match.group(1).decode('ascii')
-
-
 def what_speaks(data, error):
     """What speaks that sent this and no sign, in a sentence; `error` ended the connection, or nothing did."""
-    line = (data or b'').partition(b'\n')[0].strip()[:40]
-    if line and all(32 <= byte < 127 for byte in line):
-        return 'Another program answers there; it says "%s".' % line.decode('ascii')
-    if data:
-        return 'Another program answers there; it sends what no dispynode sends.'
-    if isinstance(error, socket.timeout):
-        return 'It takes the connection and then says nothing: it hangs, or it is another program.'
-    return 'It closes the connection without an answer: it is another program.'
-
-
-def distrusting_tls():
-    """A TLS context that takes any certificate: it finds out whether there is TLS, and nothing secret goes through it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+    line = re.match(b'[ -~]*', data.strip()).group().decode('ascii')
+    return ('Another program answers there; it says "%s".' % line if line else
+            'Another program answers there; it sends what no dispynode sends.' if data else
+            'It takes the connection and then says nothing: it hangs, or it is another program.'
+            if isinstance(error, socket.timeout) else
+            'It closes the connection without an answer: it is another program.')
 
 
 def source_for(address, port):
@@ -5192,62 +5155,43 @@ def find_client_secret(request, known, secrets_, may_send):
     """
     answer = yield from ask_info(request, known, secrets_, may_send)
     sign = answer.known.sign
-    if answer.known.secret is not None or not may_send(sign):
-        return answer, None
-    try:
-        for secret in tuple(secrets_):
-            if read_control((yield frame(auth_code(secret, sign), NO_CONTROL))) is NOT_ADMIN:
-                return answer, secret
-    except (NodeError, WireError):
-        pass  # what is known already will do
+    if answer.known.secret is None and may_send(sign):
+        with contextlib.suppress(NodeError, WireError):  # what is known already will do
+            for secret in tuple(secrets_):
+                if read_control((yield frame(auth_code(secret, sign), NO_CONTROL))) is NOT_ADMIN:
+                    return answer, secret
     return answer, None
 
 
-def ask_release(admin, node):
-    """The dispy release of the dispynode of this Contact, or None when it does not tell.
+def ask_release(admin, node, source):
+    """The dispy release of the dispynode of this Contact, which is reached from our address `source`; None when it does
+    not tell.
 
-    A node answers to its own release alone, by a connection to the one who asks: a dispy client's PING over TCP while it
-    runs no jobs, and NODE_INFO as a datagram where its system lets it hear those that are sent to it alone.
+    A node answers to its own release alone, by an announcement to the one who asks: a dispy client's PING over TCP while
+    it runs no jobs, and NODE_INFO as a datagram where its system lets it hear those that are sent to it alone.
     """
+    own = (admin.hosts or [source])[0].partition('%')[0]
+    ask = {'ip_addr': own, 'ip_addrs': [own], 'port': admin.listener.reply_port}
+    told = admin.diagnosed.setdefault(node.sign, [])
     try:
-        source = source_for(node.address, node.port)
-        ear = open_socket(socket.SOCK_STREAM, source, 0)
-    except (OSError, NodeError):
-        return None
-    with ear, socket.socket(family_of(node.address), socket.SOCK_DGRAM) as sock:
-        own_port = ear.getsockname()[1]
-        ask = {'ip_addr': source.partition('%')[0], 'port': own_port, 'sign': secrets.token_hex(20)}
-        for release in admin.announcer.releases:
-            ping = frame(NO_CODE, write_message(b'PING:', {'version': release, 'ip_addrs': [], 'port': own_port}))
-            admin.poller.submit(Talk(node.address, node.port, (request for request in [ping]), lambda *_: None))
-            try:
-                target = socket_address(node.address, node.port)
-                sock.sendto(write_message(b'NODE_INFO:', dict(ask, version=release)), target)
-            except OSError:
-                pass  # nothing there takes datagrams
-        return hear_release(ear, node.sign, admin.server_tls)
+        with socket.socket(family_of(node.address), socket.SOCK_DGRAM) as sock:
+            for release in admin.announcer.releases:
+                ping = frame(NO_CODE, write_message(b'PING:', dict(ask, version=release)))
+                admin.poller.submit(Talk(node.address, node.port, (request for request in [ping]), lambda *_: None))
+                with contextlib.suppress(OSError, NodeError):  # nothing there takes datagrams
+                    info = write_message(b'NODE_INFO:', dict(ask, version=release))
+                    sock.sendto(info, socket_address(node.address, node.port))
+        return (wait_for(lambda: told) or [None])[0]
+    finally:
+        admin.diagnosed.pop(node.sign, None)
 
 
-def hear_release(ear, sign, tls):
-    """The release in the first announcement of the node with this sign that comes in at a listening socket, or None."""
-    deadline = time.monotonic() + RELEASE_TIME
-    while time.monotonic() < deadline:
-        ear.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            sock, _ = ear.accept()
-        except OSError:
-            break
-        try:
-            with sock:
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
-                with tls.wrap_socket(sock, server_side=True) if tls else sock as stream:
-                    size = int.from_bytes(receive(stream, 4, deadline)[0], 'big')
-                    announcement = read_announcement(receive(stream, min(size, MAX_MESSAGE), deadline)[0])
-        except (OSError, WireError):
-            continue
-        if announcement and announcement.sign == sign and announcement.version:
-            return announcement.version
-    return None
+def wait_for(look):
+    """What look() returns, as soon as there is something, or after TELL_TIME."""
+    deadline = time.monotonic() + TELL_TIME
+    while not look() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return look()
 
 
 # --- all of a host ---
@@ -5255,24 +5199,19 @@ def hear_release(ear, sign, tls):
 class Diagnosis:
     """Why there is no node, or none that works, at a host: run() looks at one thing after the other."""
 
-    def __init__(self, admin, host, port, has_table):
-        self._admin = admin
-        self._host = host
+    def __init__(self, admin, host, port, ask_running):
+        self._admin, self._host, self._ask_running = admin, host, ask_running
         self._ports = [port] if port else admin.node_ports
-        self._has_table = has_table  # whether its table of nodes means anything
         self._steps = []             # as HTTP shows them
         self._fixes = []             # (rank, sentence)
 
     def say(self, cause, **values):
         """Add one of FINDINGS; its sentences may name these values."""
         step, state, message, fix = FINDINGS[cause]
-        values = dict({'host': self._host, 'seconds': CONTACT_TIME}, **values)
-        self._add(step, state, message % values)
+        values['host'] = self._host
+        self._steps.append({'step': step, 'state': state, 'message': message % values})
         if fix:
             self._fixes.append((FIX_RANKS.get(step, 2), fix % values))
-
-    def _add(self, step, state, message):
-        self._steps.append({'step': step, 'state': state, 'message': message})
 
     @property
     def fix(self):
@@ -5280,66 +5219,61 @@ class Diagnosis:
         return min(self._fixes, key=operator.itemgetter(0), default=(None, None))[1]
 
     def run(self):
-        """(the steps as HTTP shows them, ids of the dispynodes that answer)."""
+        """What diagnose() returns of it."""
         addresses = self._find_addresses()
-        reached = self._find_routes(addresses)
-        contacts = self._contact(itertools.product(reached, self._ports))
+        sources = self._find_routes(addresses)
+        contacts = self._contact(itertools.product(sources, self._ports))
+        contacts.sort(key=lambda place: REACHED.index(place.causes[0]))
         nodes = [node for number, node in enumerate(contacts) if node.sign and
                  node.sign not in {other.sign for other in contacts[:number]}]  # else it has two addresses
-        told = nodes or most_telling(contacts)
+        told = nodes or [place for place in contacts if place.causes[0] == 'connected'] or contacts
         for place in told:
-            self._tell(place)
-        for step in [step for step in STEPS if step not in {done['step'] for done in self._steps}]:
-            self._add(step, SKIPPED, 'Not looked at, as it cannot be %s.' % ('asked' if told else 'reached'))
+            for cause in place.causes:
+                self.say(cause, **place._asdict())
+            if {'tls', 'no tls'} & set(place.causes):
+                self._ask(place, sources[place.address])
+        done = {step['step'] for step in self._steps}
+        why = 'Not looked at, as it cannot be %s.' % ('asked' if told else 'reached')
+        self._steps += [{'step': step, 'state': SKIPPED, 'message': why} for step in STEPS if step not in done]
         if told and not nodes:
-            nodes = self._look_elsewhere(reached, told[0])
-        if self._has_table:
+            nodes = self._look_elsewhere(list(sources), told[0])
+        if self._ask_running is None:
             self._look_in_table(nodes, addresses)
-        return self._steps, [node.id for node in nodes]
+        return {'steps': self._steps, 'cure': self.fix, 'fix': self.fix, 'nodes': [node.id for node in nodes]}
 
     def _contact(self, places):
         return run_parallel(functools.partial(contact, self._admin), list(places))
 
-    def _tell(self, place):
-        for cause in place.causes:
-            self.say(cause, **place._asdict())
-        if {'tls', 'no tls'} & set(place.causes):
-            self._ask(place)
-
     def _find_addresses(self):
         try:
-            found, = run_parallel(resolve, [self._host], RESOLVE_TIME)
+            found = run_parallel(resolve, [self._host], RESOLVE_TIME)[0] or []
+            why = 'No name server answers within %d seconds.' % RESOLVE_TIME
         except NodeError as error:
-            self.say('no interface' if '%' in self._host else 'no name', why=error)
-            return []
-        if not found:
-            self.say('silent dns', seconds=RESOLVE_TIME)
-        elif found == [self._host]:
-            self.say('an address')
-        else:
-            more = ', and %d more that are not looked at' % (len(found) - MAX_DIAGNOSED) if found[MAX_DIAGNOSED:] else ''
-            self.say('a name', addresses=', '.join(found[:MAX_DIAGNOSED]) + more)
-        return (found or [])[:MAX_DIAGNOSED]
+            found, why = [], error
+        more = len(found) - MAX_DIAGNOSED
+        told = found[:MAX_DIAGNOSED] + ['and %d more that are not looked at' % more] * (more > 0)
+        self.say('no name' if not found else 'an address' if found == [self._host] else 'a name',
+                 why=why, addresses=', '.join(told))
+        return found[:MAX_DIAGNOSED]
 
     def _find_routes(self, addresses):
-        """The addresses to which there is a way.  That there is none to some of them matters only when there is no other."""
-        reached, failed = [], []
+        """{address: our address from which it is reached}.  That there is no way to some of them matters only when there is
+        none to any."""
+        sources, errors = {}, {}
         for address in addresses:
             try:
-                source = source_for(address, self._ports[0])
+                sources[address] = source_for(address, self._ports[0])
+                self.say('near' if self._admin.reaches(address) else 'far', address=address, source=sources[address])
             except (OSError, NodeError) as error:
-                failed.append((address, error))
-            else:
-                reached.append(address)
-                self.say('near' if self._admin.reaches(address) else 'far', address=address, source=source)
-        for address, error in () if reached else failed:
+                errors[address] = error
+        for address, error in () if sources else errors.items():
             self.say('no route', address=address, port=self._ports[0], why=system_error(error))
-        return reached
+        return sources
 
-    def _ask(self, node):
+    def _ask(self, node, source):
         """Find out the release of a dispynode, which secret opens it, and whether it has psutil."""
-        row = self._row(node)
-        release = row and row.view['version'] or ask_release(self._admin, node)
+        row = self._row(node.id, node.sign)
+        release = row and row.view['version'] or ask_release(self._admin, node, source)
         self.say('release' if release in DISPY_RELEASES else 'strange release' if release else 'no release', release=release,
                  releases='%s to %s' % (DISPY_RELEASES[0], DISPY_RELEASES[-1]))
         answer, client_secret, error = self._admin.find_client_secret(node.id)
@@ -5377,56 +5311,51 @@ class Diagnosis:
         return found
 
     def _look_for_announcement(self, node_id):
-        """See whether a node listens at another address of this machine and announces itself from here."""
-        deadline = time.monotonic() + SEARCH_TIME
-        self._admin.announcer.scan()
-        while time.monotonic() < deadline:
+        """See whether a node listens at another address of this machine and announces itself from here.  Behind a firewall
+        it is heard only by the dispyadmin that has the reply port."""
+        def hear():
             row = self._admin.table.get(node_id)
-            if row and row.view['announces']:
-                self.say('announced', id=row.view['announces'])
-                break
-            time.sleep(0.05)
+            return row and row.view['announces']
+        self._admin.announcer.scan()
+        told = wait_for(hear)
+        if not told and self._ask_running:
+            with contextlib.suppress(StartError):
+                told = {row['id']: row.get('announces') for row in self._ask_running()[1] or ()}.get(node_id)
+        if told:
+            self.say('announced', id=told)
 
     def _look_in_table(self, nodes, addresses):
         """Say as what these nodes are listed, or the places that were asked for."""
-        places = nodes or [Contact(format_id(*place), *place, causes=(), why='', sign=None)
-                           for place in itertools.product(addresses, self._ports)]
-        rows = [(place.id, row.view) for place in places for row in [self._row(place)] if row]
+        places = ([(node.id, node.sign) for node in nodes] or
+                  [(format_id(*place), None) for place in itertools.product(addresses, self._ports)])
+        rows = [(place[0], row.view) for place in places for row in [self._row(*place)] if row]
         for node_id, view in rows:
             where = node_id if view['id'] == node_id else '%s, of which %s is another address' % (view['id'], node_id)
             why = ' ' + view['reason'] if view['reason'] and not self.fix else ''  # else it was said above
             good = view['state'] in (READY, STOPPED)
             self.say('listed' if good else 'listed badly', where=where, state=view['state'], why=why)
         if not rows:
-            self.say('not listed' if nodes else 'nothing listed', id=places[0].id if places else '')
+            self.say('not listed' if nodes else 'nothing listed', id=places[0][0] if places else '')
 
-    def _row(self, node):
-        """The NodeSnapshot of the row that stands for this Contact, or None."""
+    def _row(self, node_id, sign):
+        """The NodeSnapshot of the row that stands for this id or has this sign, or None."""
         table = self._admin.table
-        return table.get(table.row(node.id)) or table.get(table.owner(node.sign))
-
-
-def most_telling(contacts):
-    """Of these Contacts, none of which is with a dispynode, those to whom there was a connection, or else all."""
-    contacts = sorted(contacts, key=lambda place: REACHED.index(place.causes[0]))
-    return [place for place in contacts if place.causes[0] == 'connected'] or contacts
+        return table.get(table.row(node_id)) or table.get(table.owner(sign))
 
 
 _diagnoses = threading.BoundedSemaphore(MAX_DIAGNOSES)
 
 
-def diagnose(admin, host, port=None, has_table=True):
+def diagnose(admin, host, port=None, ask_running=None):
     """Why is this host's node not there?  {'host', 'port', 'steps', 'cure' and 'fix', which are the same, 'nodes'};
-    InputError when too many are asked.
+    InputError when too many are asked.  Nothing is changed, but that rows of the table learn what their nodes answered.
 
-    Nothing is changed, but that rows of the table learn what their nodes answered.
+    An admin that only looks has no table that means anything, and asks the dispyadmin that runs by `ask_running()`.
     """
     if not _diagnoses.acquire(timeout=RESOLVE_TIME):
         raise InputError('host: %d hosts are being diagnosed; try again in a moment' % MAX_DIAGNOSES)
     try:
-        diagnosis = Diagnosis(admin, host, port, has_table)
-        steps, nodes = diagnosis.run()
-        return {'host': host, 'port': port, 'steps': steps, 'cure': diagnosis.fix, 'fix': diagnosis.fix, 'nodes': nodes}
+        return dict(host=host, port=port, **Diagnosis(admin, host, port, ask_running).run())
     finally:
         _diagnoses.release()
 
@@ -10920,8 +10849,6 @@ def start_logging(debug, level=logging.INFO):
 # ---------------------------------------------------------------------------------------------------------------------
 
 ALL_ANSWER, SOME_DO_NOT, NO_NODES = 0, 3, 4  # exit statuses of --list; 1 and 2 are as without it
-NO_DISPYADMIN = ("--list: the server at %s is not dispyadmin, perhaps dispy's own web server (dispyscheduler --httpd); give "
-                 'another --http_port')
 
 
 def list_nodes(settings):
@@ -10958,87 +10885,80 @@ def ask_running(settings):
     StartError when it does not tell them.
     """
     host, port = {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(settings.http_host, settings.http_host), settings.http_port
-    place = format_id(host, port)
+    place, token = format_id(host, port), settings.http_token
+    why = "is not dispyadmin, perhaps dispy's own web server (dispyscheduler --httpd); give another --http_port"
     host = '127.0.0.1' if is_localhost(host) else host  # no resolver is needed for that
+    contexts = [None, ssl.create_default_context()]
     if settings.certfile:
         contexts = [tls_contexts(settings.certfile, settings.keyfile)[0]]
-    else:
-        contexts = [None, ssl.create_default_context()]
-        if re.match(r'(127\.[0-9.]+|::1)\Z', host):  # on loopback nothing is checked, as without TLS
-            contexts[1].check_hostname, contexts[1].verify_mode = False, ssl.CERT_NONE
+    elif is_address(host) and is_loopback(host):  # nothing is checked, as without TLS
+        contexts[1].check_hostname, contexts[1].verify_mode = False, ssl.CERT_NONE
     for context in contexts:
         try:
-            return '%s://%s/' % ('https' if context else 'http', place), _ask_for_nodes(settings, host, port, context)
+            status, data = _request_nodes(host, port, context, {})
+            if status == 401 and token:  # it is sent only when it is asked for
+                status, data = _request_nodes(host, port, context, {'Authorization': 'Bearer ' + token})
+            return '%s://%s/' % ('https' if context else 'http', place), _read_nodes(status, data, token)
         except ConnectionRefusedError:
             return place, None
-        except http.client.HTTPException:
+        except ssl.SSLError as error:
+            why = 'fails in TLS (%s); give the certificate of dispyadmin as --certfile FILE, or another --http_port' % (
+                printable(getattr(error, 'reason', None) or error))
+        except socket.timeout:
+            why = ('does not answer within %d seconds; if it is not dispyadmin, give another --http_port' % LIST_ANSWER_TIME)
+        except (OSError, http.client.HTTPException):
             continue
-    raise StartError(NO_DISPYADMIN % place)
+        except Error as error:
+            why = error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            pass
+        break
+    raise StartError('--list: the server at %s %s' % (place, why))
 
 
-def _ask_for_nodes(settings, host, port, context):
-    # The token is sent only when it is asked for.
-    place, token = format_id(host, port), settings.http_token
-    status, data = _request_nodes(host, port, context, {})
-    if status == 401 and token:
-        status, data = _request_nodes(host, port, context, {'Authorization': 'Bearer ' + token})
+def _request_nodes(host, port, context, headers):
+    """(status, body) of GET /api/nodes, at most one byte more than MAX_LIST.  ConnectionRefusedError when nothing listens
+    there, another OSError or HTTPException when it does not speak HTTP in this way."""
+    with contextlib.closing(http.client.HTTPConnection(host, port)) as connection:
+        try:
+            connection.sock = socket.create_connection((host, port), LIST_ANSWER_TIME)
+        except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
+            raise  # it was connected, and ended at once
+        except (OSError, UnicodeError):
+            raise ConnectionRefusedError()
+        if context:
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
+        connection.request('GET', '/api/nodes', headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read(MAX_LIST + 1)
+
+
+def _read_nodes(status, data, token):
+    """The nodes in an answer.  Error with what else it says; else as check_node()."""
     if status == 401:
-        raise StartError('--list: the dispyadmin at %s %s' % (
-            place, 'does not take the token in the file of --http_token' if token else
-            'wants its token: give the file with it as --http_token FILE'))
-    try:
-        answer = json.loads(data.decode('utf-8'))
-        if status != 200:
-            raise StartError('--list: the dispyadmin at %s says: %s' % (place, printable(answer['error'])[:500]))
-        for node in answer['nodes']:
-            check_node(node)
-        return answer['nodes']
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise StartError(NO_DISPYADMIN % place)
+        raise Error('does not take the token in the file of --http_token' if token else
+                    'wants its token: give the file with it as --http_token FILE')
+    if len(data) > MAX_LIST:
+        raise Error('tells more than %d bytes' % MAX_LIST)
+    answer = json.loads(data.decode('utf-8'))
+    if status != 200:
+        raise Error('says: %s' % printable(answer['error'])[:500])
+    for node in answer['nodes']:
+        check_node(node)
+    return answer['nodes']
 
 
 def check_node(node):
     """ValueError, TypeError, KeyError or AttributeError unless this is a node as the HTTP interface shows it."""
     check_id(node['id'])
+    check_id(node.get('announces') or node['id'])
     if node['state'] not in STATES or format_id(node['ip_addr'], node['port']) != node['id']:
         raise ValueError('a node that is none')
     for field in FIELDS:
-        if field.is_in_csv:
-            kinds = (int, float, type(None)) if field.outer else (int, float, str, type(None))
-            if (field.outer or field.key) not in node or not isinstance(field.of(node), kinds):
-                raise TypeError('a field that is none')
+        kinds = (int, float, type(None)) + (() if field.outer else (str,))
+        if field.is_in_csv and not ((field.outer or field.key) in node and isinstance(field.of(node), kinds)):
+            raise TypeError('a field that is none')
     encode_json(node)  # ValueError when a number is none that JSON has
-
-
-def _request_nodes(host, port, context, headers):
-    """(status, body) of GET /api/nodes.  ConnectionRefusedError when nothing listens there, HTTPException when it does not
-    speak HTTP in this way, StartError."""
-    place, connection = format_id(host, port), http.client.HTTPConnection(host, port)
-    try:
-        connection.sock = socket.create_connection((host, port), LIST_ANSWER_TIME)
-    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
-        raise http.client.HTTPException()  # it was connected, and ended at once
-    except (OSError, UnicodeError):
-        raise ConnectionRefusedError()
-    try:
-        if context:
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
-        connection.request('GET', '/api/nodes', headers=headers)
-        response = connection.getresponse()
-        data = response.read(MAX_LIST)
-        if response.read(1):
-            raise StartError('--list: the dispyadmin at %s tells more than %d bytes' % (place, MAX_LIST))
-        return response.status, data
-    except ssl.SSLError as error:
-        raise StartError('--list: TLS with the server at %s fails (%s); give the certificate of dispyadmin as --certfile '
-                         'FILE, or another --http_port' % (place, printable(getattr(error, 'reason', None) or error)))
-    except socket.timeout:
-        raise StartError('--list: the server at %s does not answer within %d seconds; if it is not dispyadmin, give another '
-                         '--http_port' % (place, LIST_ANSWER_TIME))
-    except OSError:
-        raise http.client.HTTPException()
-    finally:
-        connection.close()
 
 
 # --- without one ---
@@ -11048,36 +10968,29 @@ def find_nodes(settings):
     settings.secret = read_secret(settings.secret)
     admin = bystander(settings)
     with running(admin):
-        wait_until_found(admin)
+        now = began = changed = time.monotonic()
+        found = 0
+        while now - began < LIST_LONGEST:
+            time.sleep(0.1)
+            now, nodes = time.monotonic(), admin.table.snapshot().totals['nodes']
+            if admin.is_finding() or nodes != found:
+                changed, found = now, nodes
+            elif found and now - changed >= LIST_QUIET or now - began >= LIST_TIME:
+                break
         return [published.view for published in admin.table.snapshot().nodes]
 
 
 def bystander(settings):
-    """An Admin that only looks, beside one that may run.  StartError.
-
-    The info port is left to whom it belongs to: nodes that are asked answer to any.  Nothing is kept, set, or told.
-    """
+    """An Admin that only looks, beside one that may run: nothing is kept, set, or told, and the info port is left to whom it
+    belongs to.  StartError."""
     vars(settings).update(info_port=0, state='', keep=False, on_event='', events=[], poll_interval=MOST_INTERVAL)
     try:
         return Admin(settings)
     except StartError:
         if not settings.reply_port:
             raise
-    settings.reply_port = None  # the one that runs has it
-    return Admin(settings)
-
-
-def wait_until_found(admin):
-    """Wait until the nodes have been found, as far as one can tell."""
-    now = began = changed = time.monotonic()
-    found = 0
-    while now - began < LIST_LONGEST:
-        time.sleep(0.1)
-        now, nodes = time.monotonic(), admin.table.snapshot().totals['nodes']
-        if admin.is_finding() or nodes != found:
-            changed, found = now, nodes
-        elif found and now - changed >= LIST_QUIET or now - began >= LIST_TIME:
-            return
+        settings.reply_port = None  # the one that runs has it
+        return Admin(settings)
 
 
 # --- as text ---
@@ -11088,20 +11001,19 @@ WIDEST = 40  # characters of a cell, but in the last column
 
 def table_of_nodes(nodes):
     """Aligned columns, with a line of titles; numbers are on the right."""
-    columns = [[field.title.upper()] + [_cell(field, node) for node in nodes] for field in COLUMNS]
-    for field, cells in zip(COLUMNS, columns):
+    columns = []
+    for field in COLUMNS:
+        cells = [field.title.upper()] + [_cell(field, node) for node in nodes]
         widest = max(map(width, cells))
-        for number, cell in enumerate(cells):
-            space = ' ' * (widest - width(cell))
-            cells[number] = space + cell if field.is_number else cell + space
+        spaces = [' ' * (widest - width(cell)) for cell in cells]
+        columns.append(map(operator.add, *(spaces, cells) if field.is_number else (cells, spaces)))
     return ''.join('  '.join(row).rstrip() + '\n' for row in zip(*columns))
 
 
 def _cell(field, node):
     value = field.of(node)
-    if value is None:
-        return ''
-    text = '%d %%' % value if field.unit == '%' else _bytes(value) if field.unit == 'B' else printable(value)
+    text = ('' if value is None else '%d %%' % value if field.unit == '%' else _bytes(value) if field.unit == 'B' else
+            printable(value))
     return text if len(text) <= WIDEST or field is COLUMNS[-1] else text[:WIDEST - 1] + '\u2026'
 
 
@@ -11119,7 +11031,7 @@ def width(text):
 
 def json_of_nodes(nodes):
     """A JSON array, one node in each line."""
-    text = '[%s]\n' % ',\n '.join(encode_json(node) for node in nodes)
+    text = '[%s]\n' % ',\n '.join(map(encode_json, nodes))
     return text.replace('\x7f', '\\u007f')  # the one control character that JSON leaves as it is
 
 
@@ -11134,12 +11046,10 @@ def csv_of_nodes(nodes):
 
 def _csv_cell(value):
     """A value as it goes into CSV.  A text that a spreadsheet would take for a formula gets an apostrophe."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str):
-        return value
-    value = printable(value)
-    return "'" + value if value[:1] in ('=', '+', '-', '@') else value
+    if isinstance(value, str):
+        value = printable(value)
+        return "'" + value if value.startswith(('=', '+', '-', '@')) else value
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def write_out(data, option):
@@ -11179,10 +11089,9 @@ def serve(settings):
     # Nearly all that a poll makes goes with its last reference.  The search for the rest, which comes every 700 objects
     # unless told otherwise, took 8 % of the CPU of polling.
     gc.set_threshold(10000, 20, 20)
-    admin, server = Admin(settings), None
+    admin, server, ended = Admin(settings), None, Wakeup()
     try:
         server = WebServer(admin, settings, max(16, min(512, allow_many_files() // 4)))
-        ended = Wakeup()
         # The kernel may give a signal to any thread; this way the main one wakes whichever it is.
         signal.set_wakeup_fd(ended.writer.fileno())
         on_interrupt(lambda *_: ended.set())
@@ -11198,11 +11107,12 @@ def serve(settings):
         if server:
             server.finish()
         raise
+    finally:
+        signal.set_wakeup_fd(-1)
+        ended.close()
     left = admin.reconciler.left_drained()
     if left:
         tell('Left drained, at 0 CPUs, and remembered by nothing (no --state): %s' % ', '.join(left))
-    signal.set_wakeup_fd(-1)
-    ended.close()
     return 0
 
 
@@ -11220,7 +11130,7 @@ def tell_diagnosis(settings):
     """Diagnose a host and print what is found.  The exit status: 0 when no problem is found, else 3."""
     admin = bystander(settings)
     with running(admin.poller, admin.listener, admin.announcer):
-        found = diagnose(admin, *settings.diagnose, has_table=False)
+        found = diagnose(admin, *settings.diagnose, ask_running=functools.partial(ask_running, settings))
     for step in found['steps']:
         tell('%s %-9s %-9s %s' % (MARKS[step['state']], step['state'], step['step'], step['message']))
     tell('Fix: %s' % found['fix'] if found['fix'] else 'No problem found.')
@@ -11238,10 +11148,8 @@ def tell(line, stream=None):
 
 
 def open_standard_streams():
-    """Fill descriptors 0 to 2 where they are closed: what is printed would go into the socket that came to be there.
-
-    Standard output, where there is none, can be told by its not being writable.
-    """
+    """Fill descriptors 0 to 2 where they are closed: what is printed would go into the socket that came to be there.  That
+    there is no standard output can be told by its not being writable."""
     for name, mode in (('stdin', 'r'), ('stdout', 'r'), ('stderr', 'w')):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode, closefd=False))

@@ -197,6 +197,10 @@ class Secrets(DiagnoseTest):
         self.assertEqual(admin.nodes(), {})
         self.assertTrue(admin.add(node)['ok'])
         self.check(self.ask(admin, node.id), table='ok')
+        real = self.node(SECRET, info_port=self.free_ports())  # it announces itself elsewhere, and tells its release here
+        reply = self.ask(admin, real.id)
+        self.check(reply, 'Add', real.id, version='ok', secret='ok', table='warning')
+        self.assertEqual(set(admin.nodes()), {node.id})
 
 
 class Tls(DiagnoseTest):

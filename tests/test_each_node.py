@@ -142,6 +142,24 @@ class SecondAddress(lab.LabTest):
         self.assertEqual(status, 3, err)
         self.assertIn(self.second + ':9701', out.splitlines()[-1])
 
+    def test_diagnosis_beside_one_that_runs(self):
+        """That one has the reply port, the only one that a firewall lets in: --diagnose hears nothing, and asks it."""
+        token, port = self.write('token-of-the-head'), self.free_ports()
+        admin = self.admin_at_head('--http_port', port, '--http_name', 'head.example', '--http_token', token)
+        admin.token = 'token-of-the-head'
+        self.announce()                                            # to port 9707 alone
+        admin.wait_node(self.first + ':9701', announces=self.node_at.id)
+
+        def diagnose(*options):
+            status, out, _ = self.run_script('--diagnose', self.first, '--http_port', port, *options, namespace=self.head)
+            self.assertEqual(status, 3, out)
+            return out.splitlines()[-1]
+        self.assertIn(self.node_at.id, diagnose('--http_token', token))
+        # one that does not tell changes nothing, as one that does not run
+        self.assertIn('Start dispynode at %s:' % self.first, diagnose())
+        admin.close()
+        self.assertIn('Start dispynode at %s:' % self.first, diagnose('--http_token', token))
+
     def test_no_third_host(self):
         """Whoever names another host makes dispyadmin connect there by no announcement, however it comes."""
         victim = self.third.call(lambda: self.start(wire.FakeNode, self.third.address, 9701, 'open', name='victim'))

@@ -195,7 +195,8 @@ class Access(ListTest):
         self.addCleanup(web.shutdown)
         lie = {'id': '10.0.0.1:9701', 'ip_addr': '10.0.0.1', 'port': 9701, 'state': 'ready', 'avail_info': None}
         for body in (Web.body, b'{}', b'[' * 100000, b'{"nodes": 7}', json.dumps({'nodes': [lie]}).encode(),
-                     json.dumps({'nodes': [dict(lie, id='10.0.0.1:9701\n\x1b[2J')]}).encode()):
+                     json.dumps({'nodes': [dict(lie, id='10.0.0.1:9701\n\x1b[2J')]}).encode(),
+                     json.dumps({'nodes': [dict(dict.fromkeys(dispyadmin.VIEW_KEYS), announces='there', **lie)]}).encode()):
             Web.body = body
             with self.subTest(body[:60]):
                 status, out, err = self.list('--http_host', '127.0.0.1', '--http_port', web.server_port)
