@@ -1657,24 +1657,27 @@ def choose_times(targets, seen):
 # ---------------------------------------------------------------------------------------------------------------------
 
 READY, STOPPED, LOCKED, UNREACHABLE = STATES = ('ready', 'stopped', 'locked', 'unreachable')
-# What is added up over nodes, in the order of HTTP.
-SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted', 'draining', 'drained')
 
-LOCKED_REASON = ("Locked: none of the known admin secrets matches. Enter this node's admin secret; if it has none, or the "
-                 'same as its --secret, restart dispynode with an --admin_secret of its own.')
+LOCKED_REASON = ("Locked: none of the known admin secrets matches. Enter this node's admin secret; if it has none, "
+                 'or the same as its --secret, restart dispynode with an --admin_secret of its own.')
 NO_ADMIN_REASON = 'The node has no --admin_secret: it is shown, but cannot be controlled. Restart dispynode with one.'
-FOREIGN_REASON = ('Same sign as %s: a second address of that node, or an impostor. No auth code is sent to it. If it is the '
-                  'node, forget the other row.')
+FOREIGN_REASON = ('Same sign as %s: a second address of that node, or an impostor. No auth code is sent to it. '
+                  'If it is the node, forget the other row.')
 RELEASE_REASON = ' It announces dispy %s, which this dispyadmin does not know.'
-NOT_YET = 'It has not answered yet.'
 ELSEWHERE_REASON = ' Also seen at %s: forget this row to have the node asked there.'
 ANNOUNCES_REASON = ' The dispynode that announces itself from here listens at %s: add %s, here or with --node.'
 ENDED_REASON = 'dispynode exited at its End time; restart it on the node.'
 SAID_END_REASON = 'dispynode exited at %s, as it announced; restart it on the node.'
+CLOCK_NOTE = "The node's clock is %s %s. Set it right: service times go by it."
+LOST_SCHEDULE = ('Its Stop time came before any client used it, which ends the schedule of dispynode: it accepts no jobs, '
+                 'and does not exit at End. Restart dispynode on the node.')
+CLOCK_ERROR = 60               # seconds that a node's clock may differ from ours before that is said
 
 
 class Known(collections.namedtuple('Known', 'sign secret tried admin code')):
-    """How a node was opened last; `code` is the auth code that did it, or one that opens nothing."""
+    """How a node was opened last: its sign, a new one when it was started again; the secret that opened this sign ('' opens
+    nodes without any; None while locked); how many of the admin's secrets did not; whether it is its admin secret, so that
+    it can be controlled; the auth code that did it, or one that opens nothing."""
 
     __slots__ = ()
 
@@ -1693,7 +1696,6 @@ class Group:
 
     def __init__(self, name, patterns):
         self.name = name
-        self.patterns = patterns  # as given
         self._networks, self._names = [], []
         for pattern in patterns:
             try:
@@ -1708,84 +1710,6 @@ class Group:
             return True
         parsed = ipaddress.ip_address(address.partition('%')[0])
         return any(parsed in network for network in self._networks)
-
-
-class Node:
-    """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
-
-    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'ended', 'is_asked', 'announces',
-                 'is_gone', 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'clock',
-                 'added', 'desired', 'groups', '_grouped')
-
-    def __init__(self, address, port, now):
-        self.id = format_id(address, port)
-        self.address = address
-        self.port = port
-        # Known: its sign, which it showed last (a new one means that it was started again); the secret that opened this
-        # sign ('' opens nodes without any; None while locked); how many of the admin's secrets did not; whether it is its
-        # admin secret, so that it can be controlled.
-        self.known = STRANGER
-        self.foreign = None      # id of the node that has this sign already, if another has
-        self.info = None         # Info: the last full reply; stays when the node is lost
-        self.version = None      # dispy release, from its announcements: a reply does not have it
-        self.error = NOT_YET     # one sentence, while unreachable; else None
-        self.ended = None        # sentence on how it exited, where that is known
-        self.is_asked = False    # whether it has answered, or has failed to
-        self.is_gone = False     # whether that is for certain: nothing listens there, or it said that it ends
-        self.announces = None    # the id that its announcements name instead of this one, where nothing listens
-        self.said_end = None     # Unix time at which it announced its end
-        self.ending_until = 0.0  # monotonic time until which that is believed although it answers
-        self.first_seen = now    # Unix time
-        self.update_time = None  # Unix time of its last answer
-        self.aliases = ()        # ids of other addresses that show the same sign
-        self.clock = OWN_CLOCK   # NodeClock
-        self.added = False       # whether it is remembered over restarts, though no search may reach it
-        self.desired = {}        # what administrators want of it (see in_force).  Never changed, but replaced
-        self.groups = ()         # names of the groups that it is in ...
-        self._grouped = None     # ... while this was its name
-
-    def state(self, now):
-        """(state, reason or None): what the node does at Unix time `now`."""
-        if self.error:
-            strange = self.version and self.version not in DISPY_RELEASES and self.update_time is None
-            return UNREACHABLE, (self.error + (ELSEWHERE_REASON % ', '.join(self.aliases) if self.aliases else '') +
-                                 (ANNOUNCES_REASON % (self.announces, self.announces) if self.announces else '') +
-                                 (RELEASE_REASON % self.version if strange else ''))
-        if self.foreign:
-            return LOCKED, FOREIGN_REASON % self.foreign
-        if self.info is None or self.known.secret is None:
-            return LOCKED, LOCKED_REASON
-        idle = idle_reason(self.info, self.clock, now)
-        return (STOPPED if idle else READY), idle
-
-    def publish(self, sequence, now, groups=()):
-        """A NodeSnapshot of what it is at Unix time `now`, where there are these Groups."""
-        state, reason = self.state(now)
-        answers, drift = state in (READY, STOPPED), {}
-        if groups:
-            self._group(groups)
-        if answers and not self.known.admin:
-            reason = ' '.join(filter(None, (reason, NO_ADMIN_REASON)))
-        if answers and self.desired:
-            drift = differences(Seen(self.id, self.info, self.clock, now, self.desired))
-        if 'drain' in self.desired:
-            drift.pop('cpus', None)  # the reconciler sees to it that a drained node has none
-        return NodeSnapshot(sequence, state, self.info or NO_INFO, Facts(
-            self.id, self.address, self.port, self.version, answers and self.known.admin, reason, self.first_seen,
-            self.update_time, (self.id,) + self.aliases, self.announces),
-            drift, self.desired, self.clock, self.groups, self.is_gone, self.added)
-
-    def _group(self, groups):
-        name = self.info.name if self.info else None
-        if name != self._grouped or not self.groups:
-            self._grouped = name
-            self.groups = tuple(group.name for group in groups if group.has(self.address, name))
-
-
-CLOCK_NOTE = "The node's clock is %s %s. Set it right: service times go by it."
-LOST_SCHEDULE = ('Its Stop time came before any client used it, which ends the schedule of dispynode: it accepts no jobs, '
-                 'and does not exit at End. Restart dispynode on the node.')
-CLOCK_ERROR = 60               # seconds that a node's clock may differ from ours before that is said
 
 
 def idle_reason(info, clock, ours):
@@ -1806,53 +1730,81 @@ def idle_reason(info, clock, ours):
     return 'Stopped accepting jobs at %s (node time).' % clock.moment(closed, ours)
 
 
-def span(seconds):
-    """A number of seconds in words."""
-    for unit, size in (('days', DAY), ('h', 3600)):
-        if seconds >= 2 * size:
-            return '%d %s' % (seconds // size, unit)
-    return '%d min' % (seconds // 60)
-
-
 encode_json = json.JSONEncoder(separators=(',', ':'), allow_nan=False).encode
 
+# What is known of one dispynode, at one address and port, and what of that is known at first.
+AT_FIRST = {
+    'id': None, 'ip_addr': None, 'port': None,
+    'version': None,       # dispy release, from its announcements: a reply does not have it
+    'first_seen': None,    # Unix time
+    'update_time': None,   # Unix time of its last answer
+    'known': STRANGER,     # Known
+    'foreign': None,       # id of the node that has this sign already, if another has
+    'info': NO_INFO,       # Info: the last full reply; stays when the node is lost
+    'is_asked': False,     # whether it has answered, or has failed to
+    'error': 'It has not answered yet.',  # one sentence, while unreachable; else None
+    'ended': None,         # sentence on how it exited, where that is known
+    'is_gone': False,      # whether that is for certain: nothing listens there, or it said that it ends
+    'said_end': None,      # Unix time at which it announced its end
+    'ending_until': 0.0,   # monotonic time until which that is believed although it answers
+    'aliases': (),         # ids of other addresses that show the same sign
+    'announces': None,     # the id that its announcements name instead of this one, where nothing listens
+    'clock': OWN_CLOCK,    # NodeClock
+    'added': False,        # whether it is remembered over restarts, though no search may reach it
+    'desired': {},         # what administrators want of it (see in_force): {key: Setting or Drain}
+}
 
-# What a node's JSON has beside what the node tells (Info), and what is desired of it.
-Facts = collections.namedtuple('Facts', 'id ip_addr port version controllable reason first_seen update_time addresses '
-                                        'announces')
 
+class NodeSnapshot(collections.namedtuple('NodeSnapshot', AT_FIRST)):
+    """A node at one moment.  Never changed, so no lock; what readers see is made when first asked for: two threads that
+    make it at the same moment make the same."""
 
-class NodeSnapshot:
-    """A state of a node that readers share.  Never changed, so no lock; what they see is made when first asked for.  Two
-    threads may make it at the same moment: they make the same."""
+    sequence, state, reason, controllable, groups = 0, None, None, False, ()
+    shares = drift = {}  # {key: what it adds to the totals}, {key: sentence}
+    _view = _json = None
 
-    __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'desired', 'clock', 'groups', 'is_gone', 'added', '_facts',
-                 '_view', '_json')
+    def changed(self, sequence, now, groups=(), **changes):
+        """What the node is at Unix time `now` with these changes, the `sequence`-th of the table, where there are these
+        Groups."""
+        node = self._replace(**changes)
+        node.sequence = sequence
+        node.state, node.reason = node._state(now)
+        answers, name = node.state in (READY, STOPPED), node.info.name
+        node.controllable = answers and node.known.admin
+        if answers and not node.controllable:
+            node.reason = ' '.join(filter(None, (node.reason, NO_ADMIN_REASON)))
+        if answers and node.desired:
+            node.drift = differences(node.seen(now))
+        if 'drain' in node.desired:
+            node.drift.pop('cpus', None)  # the reconciler sees to it that a drained node has none
+        node.groups = self.groups if self.sequence and name == self.info.name else tuple(
+            group.name for group in groups if group.has(node.ip_addr, name))
+        node.shares = node._shares(answers)
+        return node
 
-    def __init__(self, sequence, state, info, facts, drift={}, desired={}, clock=OWN_CLOCK, groups=(), is_gone=False,
-                 added=False):
-        self.sequence = sequence  # the table's, at this change
-        self.state = state
-        self.info = info
-        # What the node adds to the totals, in the order of SUMS: CPUs while it answers, and work that is done.  Times in
-        # whole milliseconds: sums of floats drift, and one that is not sane would swallow the others for good.
-        answers, drain = state in (READY, STOPPED), desired.get('drain')
-        self.shares = (answers and info.cpus or 0, answers and info.busy or 0, info.jobs_done or 0,
-                       int(1000 * (info.cpu_time or 0)), 1 if drift else 0, int(bool(drain and not drain.idle)),
-                       int(bool(drain and drain.idle)))
-        self.drift = drift        # {key: sentence}
-        self.desired = desired    # {key: Setting or Drain}
-        self.clock = clock        # NodeClock
-        self.groups = groups      # names
-        self.is_gone = is_gone
-        self.added = added        # whether it is remembered over restarts, though no search may reach it
-        self._facts = facts
-        self._view = self._json = None
+    def _state(self, now):
+        """(state, reason or None) at Unix time `now`."""
+        if self.error:
+            is_strange = self.version and self.version not in DISPY_RELEASES and self.update_time is None
+            return UNREACHABLE, ''.join((
+                self.error, ELSEWHERE_REASON % ', '.join(self.aliases) if self.aliases else '',
+                ANNOUNCES_REASON % (self.announces, self.announces) if self.announces else '',
+                RELEASE_REASON % self.version if is_strange else ''))
+        if self.foreign:
+            return LOCKED, FOREIGN_REASON % self.foreign
+        if self.info is NO_INFO or self.known.secret is None:
+            return LOCKED, LOCKED_REASON
+        idle = idle_reason(self.info, self.clock, now)
+        return (STOPPED if idle else READY), idle
 
-    @property
-    def id(self):
-        """The node's id."""
-        return self._facts.id
+    def _shares(self, answers):
+        """What the node adds to each of the totals: CPUs while it answers, and work that is done.  Times in whole
+        milliseconds: sums of floats drift, and one that is not sane would swallow the others for good."""
+        info, drain = self.info, self.desired.get('drain')
+        return {'nodes': 1, self.state: 1, 'cpus': answers and info.cpus or 0, 'busy': answers and info.busy or 0,
+                'jobs_done': info.jobs_done or 0, 'cpu_time': int(1000 * (info.cpu_time or 0)),
+                'drifted': int(bool(self.drift)), 'draining': int(bool(drain and not drain.idle)),
+                'drained': int(bool(drain and drain.idle))}
 
     @property
     def is_managed(self):
@@ -1862,29 +1814,28 @@ class NodeSnapshot:
     @property
     def label(self):
         """The node's name and address, as people know it; the port where it is not the usual one."""
-        facts = self._facts
-        place = facts.ip_addr if facts.port == PORT_PAIRS[0][1] else facts.id
+        place = self.ip_addr if self.port == PORT_PAIRS[0][1] else self.id
         return '%s (%s)' % (self.info.name, place) if self.info.name else place
 
     @property
     def view(self):
         """The node as the HTTP interface shows it (see README, HTTP interface)."""
         if self._view is None:
-            view, info = dict.fromkeys(VIEW_KEYS), self.info  # in their order
-            for known in (self._facts, info):
-                view.update(zip(known._fields, known))
+            info = self.info
+            view = {key: getattr(info if key in Info._fields else self, key, None) for key in VIEW_KEYS}
             view.update(
-                state=self.state, avail_info=info.avail_info and dict(zip(AVAILABLE, info.avail_info)),
-                addresses=list(self._facts.addresses), groups=list(self.groups), drift=list(self.drift.values()) or None,
+                avail_info=info.avail_info and dict(zip(AVAILABLE, info.avail_info)), notes=self._notes(),
+                addresses=[self.id] + list(self.aliases), groups=list(self.groups),
                 wanted={key: setting.asked for key, setting in self.desired.items() if key != 'drain'} or None,
-                drain=self._drain(), notes=self._notes())
+                drift=list(self.drift.values()) or None, drain=self._drain())
             self._view = view
         return self._view
 
     def _notes(self):
         """Sentences on what an administrator has to know of it, beside its reason."""
-        notes = [CLOCK_NOTE % (span(abs(self.clock.ahead)), 'ahead' if self.clock.ahead > 0 else 'behind')] if (
-            self.clock.ahead) else []
+        notes, ahead = [], self.clock.ahead
+        if ahead:
+            notes.append(CLOCK_NOTE % (span(abs(ahead)), 'ahead' if ahead > 0 else 'behind'))
         if self.state in (READY, STOPPED) and has_lost_schedule(self.info, self.clock.now(time.time())):
             notes.append(LOST_SCHEDULE)
         return notes
@@ -1893,7 +1844,8 @@ class NodeSnapshot:
         drain = self.desired.get('drain')
         return drain and {
             'since': drain.since, 'then': drain.then, 'note': drain.note, 'by': drain.by, 'idle': drain.idle,
-            'restore': returned_cpus(self.desired).target(self.info), 'busy': self.info.busy, 'pending': drain.returning}
+            'restore': returned_cpus(self.desired).target(self.info), 'busy': self.info.busy,
+            'pending': drain.returning}
 
     def seen(self, ours, desired=None):
         """What it is at this Unix time of ours; with another desired record, where one is given."""
@@ -1906,7 +1858,21 @@ class NodeSnapshot:
         return self._json
 
 
-NOTHING = NodeSnapshot(0, None, NO_INFO, ())  # of a node that is not there
+NOTHING = NodeSnapshot(**AT_FIRST)  # of a node that is not there
+
+
+def new_row(node_id, now):
+    """The NodeSnapshot of a node that is not in the table, seen first at Unix time `now`."""
+    address, port = split_id(node_id)
+    return NOTHING.changed(0, now, id=node_id, ip_addr=address, port=port, first_seen=now)
+
+
+def span(seconds):
+    """A number of seconds in words."""
+    for unit, size in (('days', DAY), ('h', 3600)):
+        if seconds >= 2 * size:
+            return '%d %s' % (seconds // size, unit)
+    return '%d min' % (seconds // 60)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1917,6 +1883,9 @@ NOTHING = NodeSnapshot(0, None, NO_INFO, ())  # of a node that is not there
 Answer = collections.namedtuple('Answer', 'known info')
 
 Snapshot = collections.namedtuple('Snapshot', 'sequence full nodes removed totals')
+Removed = collections.namedtuple('Removed', 'sequence id')
+
+TOTALS = ('nodes',) + STATES + ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted', 'draining', 'drained')
 
 # What NodeTable.heard() makes of an announcement.
 NEW, SAME, CHANGED = 'new', 'same', 'changed'
@@ -1927,6 +1896,38 @@ IMPERSONATED, DRIFTED, DRAINED = 'impersonated', 'drifted', 'drained'
 HAPPENED = {FOUND: 'is found', BACK: 'answers again', OPENED: 'is opened', RESTARTED: 'was started again',
             IMPERSONATED: 'shows the sign of another node'}
 EVENT_KINDS = (LOST, BACK, RESTARTED, FOUND, OPENED, IMPERSONATED, DRIFTED, DRAINED)  # of events of a node
+
+
+class Links(dict):
+    """{key: id of the node that it belongs to}, which also tells what belongs to a node."""
+
+    def __init__(self):
+        super().__init__()
+        self._keys = {}  # id -> {key: None}, the first key first
+
+    def of(self, node_id):
+        """The keys that belong to a node, as a tuple."""
+        return tuple(self._keys.get(node_id, ()))
+
+    def link(self, key, node_id):
+        """Let a key belong to this node, and to no other; with None, to none."""
+        before = self.pop(key, None)
+        if before is not None:
+            del self._keys[before][key]
+            if not self._keys[before]:
+                del self._keys[before]
+        if node_id is not None:
+            self[key] = node_id
+            self._keys.setdefault(node_id, {})[key] = None
+
+
+def locked(method):
+    """A method of NodeTable that holds the table's lock."""
+    @functools.wraps(method)
+    def holding(self, *args, **kwargs):
+        with self._lock:
+            return method(self, *args, **kwargs)
+    return holding
 
 
 class NodeTable:
@@ -1940,71 +1941,68 @@ class NodeTable:
         self._clock = clock
         self._monotonic = monotonic
         self._groups = groups
-        self._lock = threading.Lock()            # guards all that follows
-        self._nodes = {}                         # id -> Node
-        self._published = {}                     # id -> what readers may have of it, those that changed last at the end
-        self._owners = {}                        # sign -> id of the one address that auth codes for it may go to
-        self._claims = {}                        # id -> signs that it owns: the row's own, and those of a conversation
-        self._aliases = {}                       # id of another address -> id of its node
-        self._announced = {}                     # id that nodes of rows announce themselves as -> ids of these rows
-        self._changes = 0                        # changes of what is kept of nodes
-        self._managed = set()                    # ids of the nodes of which something is kept
-        self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
-        self._removed = collections.deque(maxlen=MAX_REMOVED)  # (sequence, id)
+        self._lock = threading.Lock()  # guards all that follows
+        self._nodes = {}               # id -> NodeSnapshot, those that changed last at the end
+        self._owners = Links()         # sign -> id of the one address that auth codes for it may go to
+        self._aliases = Links()        # id of another address -> id of its node, which may be asked for the first time now
+        self._announced = Links()      # id of a row -> the id that its node announces itself as
+        self._changes = 0              # changes of what is kept of nodes
+        self._removed = collections.deque(maxlen=MAX_REMOVED)
         self._first = self._sequence = int(clock() * 1e6)
-        self._totals = dict.fromkeys((None,) + STATES + SUMS, 0)  # None is the state of NOTHING
-        self._group_totals = {group.name: dict(self._totals, nodes=0) for group in groups}
+        self._totals = {name: dict.fromkeys(TOTALS, 0)  # of all nodes, and of those in each group
+                        for name in [None] + [group.name for group in groups]}
 
     # --- for readers ---
 
     def snapshot(self, since=None):
         """What has changed after sequence number `since`; everything (full) when there is no telling."""
+        def recent(entries):
+            return list(itertools.takewhile(lambda entry: entry.sequence > since, reversed(entries)))
+
         with self._lock:
-            sequence, totals = self._sequence, self._sums()
-            known = since is not None and self._first <= since <= sequence
-            full = not known or len(self._removed) == MAX_REMOVED and self._removed[0][0] > since
-            # All at once, as a copy of 10,000 references takes 0.1 ms; what was not asked for is left out below.
-            nodes = list(self._published.values()) if full or since < sequence else []
-            recent = () if full else itertools.takewhile(lambda entry: entry[0] > since, reversed(self._removed))
-            removed = {node_id for _, node_id in recent if node_id not in self._nodes}
-        if not full:
-            del nodes[:first_after(nodes, since)]
-        return Snapshot(sequence, full, nodes, sorted(removed), totals)
+            sequence, totals = self._sequence, self._totals_json(None)
+            full = since is None or not self._first <= since <= sequence or (
+                len(self._removed) == MAX_REMOVED and self._removed[0].sequence > since)
+            nodes = list(self._nodes.values())  # all at once, as a copy of 10,000 references takes 0.1 ms
+            removed = set() if full else {gone.id for gone in recent(self._removed) if gone.id not in self._nodes}
+        return Snapshot(sequence, full, nodes if full else recent(nodes)[::-1], sorted(removed), totals)
 
-    def _sums(self):
-        """The totals of the HTTP interface.  Lock held."""
-        return totals_json(self._totals, len(self._nodes))
-
+    @locked
     def group_totals(self):
         """{name of a group: its totals}."""
-        with self._lock:
-            return collections.OrderedDict((group.name, totals_json(sums, sums['nodes'])) for group in self._groups
-                                           for sums in [self._group_totals[group.name]])
+        return collections.OrderedDict((group.name, self._totals_json(group.name)) for group in self._groups)
 
+    @locked
     def get(self, node_id):
         """The NodeSnapshot of a node, or None."""
-        with self._lock:
-            return self._published.get(node_id)
+        return self._nodes.get(node_id)
 
+    @locked
     def published(self):
         """{id: NodeSnapshot} of all nodes."""
-        with self._lock:
-            return dict(self._published)
+        return dict(self._nodes)
 
     def snapshots(self, ids):
         """{id: NodeSnapshot} of those of these nodes that are in the table, from one look at it."""
-        with self._lock:
-            return {node_id: self._published[node_id] for node_id in ids if node_id in self._published}
+        nodes = self.published()
+        return {node_id: nodes[node_id] for node_id in ids if node_id in nodes}
 
     def managed(self):
         """The NodeSnapshots of the nodes of which something is kept."""
-        with self._lock:
-            return [self._published[node_id] for node_id in self._managed]
+        return [node for node in self.published().values() if node.is_managed]
 
+    def ids(self, state=None):
+        """The ids of all nodes, or of those in this state."""
+        return [node_id for node_id, node in self.published().items() if state in (None, node.state)]
+
+    def has_unasked(self):
+        """Whether there are nodes that have not been asked yet."""
+        return not all(node.is_asked for node in self.published().values())
+
+    @locked
     def changes(self):
         """A number that grows when something changes of what is kept of nodes."""
-        with self._lock:
-            return self._changes
+        return self._changes
 
     def desired(self, node_id):
         """What administrators want of a node (see in_force); empty when it is not in the table."""
@@ -2016,190 +2014,132 @@ class NodeTable:
 
     def known(self, node_id):
         """How the node at this address was opened last (Known); STRANGER when it is not in the table."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            return node.known if node else STRANGER
+        return (self.get(node_id) or NOTHING).known
 
     def answers(self, node_id):
         """Whether there is a node at this address that answered when it was asked last."""
-        return (self.get(node_id) or NOTHING).state not in (None, UNREACHABLE)
+        return not (self.get(node_id) or NOTHING).error
 
-    def has_unasked(self):
-        """Whether there are nodes that have not been asked yet."""
-        with self._lock:
-            return not all(node.is_asked for node in self._nodes.values())
-
-    def ids(self, state=None):
-        """The ids of all nodes, or of those that were published in this state."""
-        with self._lock:
-            published = list(self._published.items())
-        return [node_id for node_id, shown in published if state in (None, shown.state)]
+    def is_ending(self, node_id):
+        """Whether the node announced its end a moment ago and still answered then."""
+        node = self.get(node_id) or NOTHING
+        return bool(node.said_end and not node.error)
 
     def __contains__(self, node_id):
-        with self._lock:
-            return node_id in self._nodes
+        return self.get(node_id) is not None
+
+    @locked
+    def row(self, node_id):
+        """The id of the row that stands for this address: its own, or that of the node of which it is another address."""
+        return self._aliases.get(node_id, node_id)
+
+    @locked
+    def owner(self, sign):
+        """The id of the row that has this sign, or None."""
+        return self._owners.get(sign)
 
     # --- for those who talk to nodes ---
 
+    @locked
     def may_send(self, node_id, sign):
         """Whether auth codes made from `sign` may go to this address: it is the first that has shown the sign.
 
         Else another host could collect, by showing the sign of a node, the code that opens the node.
         """
-        with self._lock:
-            owner = self._owners.get(sign)
-            if owner is None:
-                self._owners[sign] = owner = node_id
-                self._claims.setdefault(node_id, set()).add(sign)
-            return owner == node_id
+        if sign not in self._owners:
+            self._owners.link(sign, node_id)
+        return self._owners[sign] == node_id
 
+    @locked
     def add(self, address, port, version=None):
         """A row for an address that the administrator named, or that announces this release, before it has answered."""
-        with self._lock:
-            node_id = format_id(address, port)
-            known = node_id in self._nodes or node_id in self._aliases
-            if not known and len(self._nodes) < MAX_NODES:
-                self._nodes[node_id] = node = Node(address, port, self._clock())
-                node.version = version
-                self._changed(node)
+        node_id = format_id(address, port)
+        if node_id not in self._nodes and node_id not in self._aliases and len(self._nodes) < MAX_NODES:
+            self._change(node_id, version=version)
 
+    @locked
     def answered(self, node_id, answer, create=False):
         """A node has answered.  Returns what that is to the administrator, FOUND to ALIAS, or None.
 
         With `create`, an address that is not in the table gets a row, or becomes an alias of the row that has its sign.
         """
-        known = answer.known
-        with self._lock:
-            node = self._nodes.get(node_id)
-            owner = self._owners.get(known.sign)
-            if owner not in (None, node_id) and (node.known.sign == '' if node else create):
-                return self._alias(node_id, owner)
-            if node is None:
-                if not create or len(self._nodes) >= MAX_NODES:
-                    self._release(node_id)
-                    return None
-                node = self._nodes[node_id] = Node(*split_id(node_id), now=self._clock())
-            event = None
-            if known is not node.known or node.error or node.foreign:
-                if known.sign == node.known.sign and known.secret is None and node.known.secret is not None:
-                    return None  # it was asked before the secret came that has opened it meanwhile
-                event = self._event(node, known, owner)
-                self._take_known(node, known, owner)
-            if answer.info is not None:
-                node.info = answer.info
-            node.update_time, node.is_asked = self._clock(), True
-            if node.said_end and self._monotonic() > node.ending_until:
-                node.said_end = None
-            self._changed(node)
-            self._drop_announcer(node_id)
-            return event
-
-    def _drop_announcer(self, node_id):
-        """A node answers: the row of the address that it announces itself from, where nothing listens, goes.  Lock held."""
-        for row_id in tuple(self._announced.get(node_id, ())):
-            if self._nodes[row_id].update_time is None and row_id not in self._managed:
+        known, node = answer.known, self._nodes.get(node_id, NOTHING)
+        owner = self._owners.get(known.sign, node_id)
+        may_merge = create if node is NOTHING else not node.known.sign
+        if owner != node_id and may_merge:
+            return self._alias(node_id, owner)
+        if node is NOTHING and (not create or len(self._nodes) >= MAX_NODES):
+            self._release(node_id)
+            return None
+        event, changes = None, {'update_time': self._clock(), 'is_asked': True}
+        if known is not node.known or node.error or node.foreign:
+            if known.sign == node.known.sign and known.secret is None and node.known.secret is not None:
+                return None  # it was asked before the secret came that has opened it meanwhile
+            event = self._event(node, known, owner != node_id)
+            changes.update(known=known, foreign=None if owner == node_id else owner, error=None, is_gone=False,
+                           announces=None)
+        if known.sign != node.known.sign:  # the program has ended that was known
+            changes.update(said_end=None, info=NO_INFO)
+        elif node.said_end and self._monotonic() > node.ending_until:
+            changes['said_end'] = None
+        if answer.info is not None:
+            changes['info'] = answer.info
+        self._change(node_id, **changes)
+        self._release(node_id, keep=known.sign)
+        self._link_alias(node_id, None)
+        for row_id in self._announced.of(node_id):  # of addresses that it announces itself from, where nothing listens
+            if self._nodes[row_id].update_time is None and not self._nodes[row_id].is_managed:
                 self._remove(row_id)
-
-    def _announces(self, node, named):
-        """This node announces itself as `named`, or as itself (None).  Lock held."""
-        rows = self._announced.get(node.announces, set())
-        rows.discard(node.id)
-        if not rows:
-            self._announced.pop(node.announces, None)
-        node.announces = named
-        if named:
-            self._announced.setdefault(named, set()).add(node.id)
+        return event
 
     @staticmethod
-    def _event(node, known, owner):
-        """What this answer is to the administrator.  Lock held; the node is as it was before."""
-        if node.update_time is None:
-            return FOUND
-        if owner not in (None, node.id) and not node.foreign:
-            return IMPERSONATED
-        if node.known.sign != known.sign:
-            return RESTARTED
-        if node.error:
-            return BACK
-        return OPENED if node.known.secret is None and known.secret is not None else None
-
-    def _take_known(self, node, known, owner):
-        """How it was opened now, which is not as it was the last time.  Lock held."""
-        node.aliases += tuple(self._expected.pop(node.id, ()))[:MAX_ADDRESSES]
-        self._aliases.pop(node.id, None)
-        if node.known.sign != known.sign:
-            node.said_end = None
-            node.info = None  # the program that these were the details of has ended
-        self._release(node.id, keep=known.sign)
-        node.known = known
-        node.foreign = owner if owner not in (None, node.id) else None
-        node.error = None
-        self._announces(node, None)
-        node.is_gone = False
+    def _event(node, known, is_foreign):
+        """What this answer is to the administrator; the node is as it was before."""
+        return next((event for event, holds in (
+            (FOUND, node.update_time is None),
+            (IMPERSONATED, is_foreign and not node.foreign),
+            (RESTARTED, node.known.sign != known.sign),
+            (BACK, node.error),
+            (OPENED, node.known.secret is None and known.secret is not None)) if holds), None)
 
     def _alias(self, node_id, owner):
         """This address shows the sign of `owner`: it is no row of its own (any more).  What was set at it goes along, and it
         is another address of no other node.  Lock held."""
-        node, gone, last = (self._nodes.get(i) for i in (owner, node_id, self._aliases.get(node_id)))
-        if last is not None and last is not node:
-            last.aliases = tuple(alias for alias in last.aliases if alias != node_id)
-            self._changed(last)
-        if gone is not None:
-            if node is None and (gone.desired or gone.added):
+        node, gone = (self._nodes.get(i) for i in (owner, node_id))
+        if gone:
+            if node:
+                self._change(owner, desired=dict(gone.desired, **node.desired), added=node.added or gone.added)
+            elif gone.is_managed:
                 return None  # the owner is being asked now: this row goes when that has a row to carry it over to
             self._remove(node_id)
-            if node is not None:
-                self._keep(node, desired=dict(gone.desired, **node.desired), added=node.added or gone.added)
         self._release(node_id)
-        aliases = self._expected.setdefault(owner, []) if node is None else node.aliases
-        if node_id in aliases or len(aliases) >= MAX_ADDRESSES - 1:
+        if self._aliases.get(node_id) == owner:
             return None
-        self._aliases[node_id] = owner
-        if node is None:
-            aliases.append(node_id)  # the owner is being asked now
-        else:
-            node.aliases += (node_id,)
-            self._changed(node)
-        return ALIAS
+        has_room = len(self._aliases.of(owner)) < MAX_ADDRESSES - 1
+        self._link_alias(node_id, owner if has_room else None)
+        return ALIAS if has_room else None
 
+    @locked
     def failed(self, node_id, sentence, is_gone=False):
         """A node did not answer; `is_gone` when nothing listens there.  Returns LOST when it had, else None."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            if node is None:
-                self._release(node_id)
-                return None
-            self._release(node_id, keep=node.known.sign)
-            node.is_asked = True
-            lost, is_gone = node.error is None, is_gone or bool(node.said_end)
-            if node.said_end:
-                node.ended = SAID_END_REASON % clock_time(node.said_end)
-            elif lost:
-                node.ended = ENDED_REASON if self._has_ended(node) else None
-            sentence = node.ended or sentence
-            if lost or (node.error, node.is_gone) != (sentence, is_gone):
-                node.error, node.is_gone = sentence, is_gone
-                self._changed(node)
-            return LOST if lost else None
+        node = self._nodes.get(node_id, NOTHING)
+        self._release(node_id, keep=node.known.sign)
+        if node is NOTHING:
+            return None
+        is_lost, ended = node.error is None, node.ended
+        if node.said_end:
+            ended = SAID_END_REASON % OWN_CLOCK.moment(node.said_end, self._clock())
+        elif is_lost:
+            ended = ENDED_REASON if self._has_ended(node) else None
+        self._change(node_id, error=ended or sentence, ended=ended, is_gone=is_gone or bool(node.said_end), is_asked=True)
+        return LOST if is_lost else None
 
     def _has_ended(self, node):
         """Whether a node that is just lost was up to its End time: one that was lost before was not ended by it."""
-        end = node.info and node.info.service_end
+        end = node.info.service_end
         return end is not None and (node.update_time or 0) < end - (node.clock.ahead or 0) <= self._clock()
 
-    def _release(self, node_id, keep=None):
-        """Give back the signs that an address owns, but `keep`.  Lock held."""
-        signs = self._claims.get(node_id, ())
-        if keep in signs and len(signs) == 1 and node_id not in self._expected:
-            return
-        signs = self._claims.pop(node_id, set())
-        for sign in signs - {keep}:
-            del self._owners[sign]
-        if keep in signs:
-            self._claims[node_id] = {keep}
-        for alias in self._expected.pop(node_id, ()):
-            self._aliases.pop(alias, None)
-
+    @locked
     def heard(self, node_id, announcement, named=None, connected=False):
         """An announcement from this very address, by a connection or a datagram; `named` is the id that it names.  Returns
         (NEW, SAME or CHANGED, id of the row that it concerns).
@@ -2207,168 +2147,112 @@ class NodeTable:
         A node at a second address of its machine announces itself from the first, where nothing listens.  When its row is
         there and has its sign, it is that one's; what anybody could say in its place is not believed, though: that it ends.
         """
-        with self._lock:
-            row = self._aliases.get(node_id, node_id)
-            is_own = row in self._nodes
-            if not is_own and named and self._owners.get(announcement.sign) == named:
-                row = named
-            node = self._nodes.get(row)
-            if node is None:
-                return NEW, node_id
-            if connected and node.error and named not in (None, row, node.announces):
-                self._announces(node, named)
-                self._changed(node)
-            same = node.known.sign == announcement.sign
-            if same and announcement.version and node.version != announcement.version:
-                node.version = announcement.version
-                self._changed(node)
-            if same and announcement.tag == 'TERMINATED' and is_own:
-                node.said_end, node.ending_until = self._clock(), self._monotonic() + ENDING_TIME
-                return CHANGED, row
-            return (SAME if same and not node.error else CHANGED), row
+        row = self._aliases.get(node_id, node_id)
+        is_own = row in self._nodes
+        if not is_own and named and self._owners.get(announcement.sign) == named:
+            row = named
+        node = self._nodes.get(row)
+        if node is None:
+            return NEW, node_id
+        changes, is_same = {}, node.known.sign == announcement.sign
+        is_end = is_same and is_own and announcement.tag == 'TERMINATED'
+        if connected and node.error and named not in (None, row):
+            changes['announces'] = named
+        if is_same and announcement.version:
+            changes['version'] = announcement.version
+        if is_end:
+            changes.update(said_end=self._clock(), ending_until=self._monotonic() + ENDING_TIME)
+        self._change(row, **changes)
+        return (SAME if is_same and not is_end and not node.error else CHANGED), row
 
-    def row(self, node_id):
-        """The id of the row that stands for this address: its own, or that of the node of which it is another address."""
-        with self._lock:
-            return self._aliases.get(node_id, node_id)
-
-    def owner(self, sign):
-        """The id of the row that has this sign, or None."""
-        with self._lock:
-            return self._owners.get(sign)
-
-    def is_ending(self, node_id):
-        """Whether the node announced its end a moment ago and still answered then."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            return bool(node and node.said_end and not node.error)
-
+    @locked
     def keep(self, node_id, **values):
         """Change what is kept of a node."""
-        with self._lock:
-            if node_id in self._nodes:
-                self._keep(self._nodes[node_id], **values)
+        if node_id in self._nodes:
+            self._change(node_id, **values)
 
+    @locked
     def edit(self, node_id, changes, expected=None):
         """Change what administrators want of a node: {key: new value, or None}.  Whether it was done.
 
         It is not when there is no such row, or its desired record is not the `expected` one any more: who decides by what is
         desired looks again then, so that none overwrites what it does not know of.
         """
-        with self._lock:
-            node = self._nodes.get(node_id)
-            if node is None or expected not in (None, node.desired):
-                return False
-            self._keep(node, desired=merged(node.desired, changes))
-            return True
+        node = self._nodes.get(node_id)
+        if node is None or expected not in (None, node.desired):
+            return False
+        self._change(node_id, desired=merged(node.desired, changes))
+        return True
 
-    def _keep(self, node, **values):
-        """Lock held."""
-        if all(getattr(node, key) == value for key, value in values.items()):
-            return
-        before = {key: getattr(node, key) for key in values}
-        try:
-            for key, value in values.items():
-                setattr(node, key, value)
-            self._changed(node)
-        except Exception:
-            for key, value in before.items():
-                setattr(node, key, value)
-            raise
-        self._changes += 1
-        (self._managed.add if self._published[node.id].is_managed else self._managed.discard)(node.id)
-
+    @locked
     def drop_aliases(self, node_id, only=None):
         """Forget the other addresses of a node, or one of them, and return them: each is to be asked again what it is."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            dropped = [alias for alias in node.aliases if only in (None, alias)] if node else []
-            if dropped:
-                node.aliases = tuple(alias for alias in node.aliases if alias not in dropped)
-                for alias in dropped:
-                    self._aliases.pop(alias, None)
-                self._changed(node)
-            return dropped
+        dropped = [alias for alias in self._aliases.of(node_id) if only in (None, alias)]
+        for alias in dropped:
+            self._link_alias(alias, None)
+        return dropped
 
+    @locked
     def forget(self, node_id):
         """Remove a row; False when there is none."""
-        with self._lock:
-            if node_id not in self._nodes:
-                return False
+        is_there = node_id in self._nodes
+        if is_there:
             self._remove(node_id)
-            return True
+        return is_there
 
     # --- inside, lock held ---
 
-    def _changed(self, node):
-        # Made before anything is touched: whatever goes wrong in it leaves the old truth in place.
-        now = node.publish(self._sequence + 1, self._clock(), self._groups)
-        self._sequence += 1
-        before = self._published.pop(node.id, NOTHING)
-        self._published[node.id] = now
-        self._count(before, now)
-
-    def _count(self, before, now):
-        """Keep the totals: a node was one of these, and is the other."""
-        count(self._totals, before, now)
-        if not self._groups:
-            return
-        for name in before.groups:
-            self._group_totals[name]['nodes'] -= 1
-            count(self._group_totals[name], before, NOTHING)
-        for name in now.groups:
-            self._group_totals[name]['nodes'] += 1
-            count(self._group_totals[name], NOTHING, now)
+    def _change(self, node_id, **changes):
+        """Change what is known of a node, which gets a row where it has none."""
+        now, before = self._clock(), self._nodes.get(node_id)
+        node = before or new_row(node_id, now)
+        changes['aliases'] = self._aliases.of(node_id)
+        if node is not before or any(getattr(node, key) != value for key, value in changes.items()):
+            # Made before anything is touched: whatever goes wrong in it leaves the old truth in place.
+            self._put(before or NOTHING, node.changed(self._sequence + 1, now, self._groups, **changes))
 
     def _remove(self, node_id):
-        node = self._nodes.pop(node_id)
-        if node_id in self._managed:
-            self._managed.discard(node_id)
-            self._changes += 1
-        self._sequence += 1
-        self._removed.append((self._sequence, node_id))
-        self._count(self._published.pop(node_id, NOTHING), NOTHING)
+        self._put(self._nodes[node_id], NOTHING)
         self._release(node_id)
-        for alias in node.aliases:
-            self._aliases.pop(alias, None)
-        self._announces(node, None)
 
-
-def count(totals, before, now):
-    """Change totals: a node was one of these NodeSnapshots, and is the other."""
-    if before.state != now.state:
-        totals[before.state] -= 1
-        totals[now.state] += 1
-    for key, old, new in zip(SUMS, before.shares, now.shares):
-        if new != old:
-            totals[key] += new - old
-
-
-def totals_json(sums, nodes):
-    """Totals as the HTTP interface shows them."""
-    totals = collections.OrderedDict(nodes=nodes)
-    totals.update((key, sums[key]) for key in STATES + SUMS)
-    totals['cpu_time'] = sums['cpu_time'] / 1000
-    return totals
-
-
-def first_after(nodes, sequence):
-    """How many of these NodeSnapshots, in the order of their changes, changed no later than that."""
-    low, high = 0, len(nodes)
-    while low < high:
-        middle = (low + high) // 2
-        if nodes[middle].sequence <= sequence:
-            low = middle + 1
+    def _put(self, before, after):
+        """Put one NodeSnapshot of a node in the place of another; NOTHING is that of a node that is not there."""
+        node_id = before.id or after.id
+        self._sequence += 1
+        self._nodes.pop(node_id, None)
+        if after is NOTHING:
+            self._removed.append(Removed(self._sequence, node_id))
         else:
-            high = middle
-    return low
+            self._nodes[node_id] = after
+        if (before.added, before.desired, before.clock) != (after.added, after.desired, after.clock):
+            self._changes += 1
+        if before.announces != after.announces:
+            self._announced.link(node_id, after.announces)
+        for node, sign in ((before, -1), (after, 1)):
+            for name in (None,) + node.groups:
+                for key, share in node.shares.items():
+                    self._totals[name][key] += sign * share
 
+    def _totals_json(self, name):
+        """The totals of a group, or of all nodes, as the HTTP interface shows them."""
+        return dict(self._totals[name], cpu_time=self._totals[name]['cpu_time'] / 1000)
 
-def clock_time(seconds):
-    """A Unix time as HH:MM:SS of this machine's clock and zone, with the date when it is not today's."""
-    then = datetime.datetime.fromtimestamp(seconds)
-    today = then.date() == datetime.date.today()
-    return then.strftime('%H:%M:%S' if today else '%Y-%m-%d %H:%M:%S')
+    def _link_alias(self, alias, node_id):
+        """Let an address be another one of this node, and of no other; with None, of none."""
+        last = self._aliases.get(alias)
+        self._aliases.link(alias, node_id)
+        for changed in (last, node_id):
+            if changed in self._nodes:
+                self._change(changed)
+
+    def _release(self, node_id, keep=''):
+        """Give back the signs that an address owns, but `keep`; without that, other addresses are its own no more."""
+        for sign in self._owners.of(node_id):
+            if sign != keep:
+                self._owners.link(sign, None)
+        if not keep:
+            for alias in self._aliases.of(node_id):
+                self._aliases.link(alias, None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -4305,7 +4189,7 @@ class PlanRunner:
         step = plan.step
         if node is None and not step.lists_row:
             return failure(node_id, 'unknown', UNKNOWN_NODE)
-        node = node or new_row(node_id)
+        node = node or new_row(node_id, ours)
         try:
             edit, problem = self._intend(plan, node, ours)
             foresight = None if problem else step.foresee(node.seen(ours, merged(node.desired, edit)), edit)
@@ -4645,11 +4529,6 @@ def no_steps():
     """Conversation: nothing is asked."""
     return
     yield  # makes it a generator
-
-
-def new_row(node_id):
-    """The NodeSnapshot of a node that is not in the table."""
-    return Node(*split_id(node_id), now=time.time()).publish(0, time.time())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
