@@ -166,11 +166,11 @@ class Table(unittest.TestCase):
     def test_terminated(self):
         self.meet(A, opened())
         self.assertEqual(self.table.heard(A, Announcement('TERMINATED', None, 9701, OTHER, None))[0], 'changed')
-        self.assertFalse(self.table.is_ending(A))
+        self.assertFalse(self.table.look(A).is_ending)
         self.table.heard(A, Announcement('TERMINATED', None, 9701, SIGN, None))
         self.assertEqual(self.view(A)['state'], 'ready')   # it is asked before that is believed
         self.table.answered(A, opened())
-        self.assertTrue(self.table.is_ending(A))
+        self.assertTrue(self.table.look(A).is_ending)
         self.table.failed(A, 'Connection refused.')
         self.assertIn('as it announced', self.view(A)['reason'])
 
