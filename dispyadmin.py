@@ -112,8 +112,8 @@ NO_CODE = b'0' * 40            # an auth code that opens nothing: asks a node fo
 
 # Times, in seconds.
 POLL_INTERVAL, PING_INTERVAL = 60, 600
-LEAST_INTERVAL, MOST_INTERVAL = 1, 86400
-LEAST_PAGE_INTERVAL = 5        # from the page: it is open to more hands
+LEAST_INTERVAL, MOST_INTERVAL = 1, 86400  # of polls ...
+LEAST_PAGE_INTERVAL = 5        # ... and from the page, which is open to more hands
 EXCHANGE_TIME = 4.0            # one exchange, from connect to the last byte: a node that swaps answers in a second
 QUICK_TIME = 0.5               # after which an exchange counts as slow
 ENDING_TIME = 10.0             # in which a node that announced its end is watched closely
@@ -127,8 +127,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # until a silent node is asked again; do
 # Where it is held whole (see HEARS_APART), the info port is shared with dispy clients (JobCluster), which try to
 # take it every 5 s and must have it within 30 s: a client that starts just after the port was taken waits 16 s,
 # then at most 5 s more for its own next try, which falls into the 7 s in which the port is free.
-HOLD_TIME, REST_TIME = 16.0, 7.0
-RETRY_TIME = 5.0               # between tries while a client has the port
+HOLD_TIME, REST_TIME, RETRY_TIME = 16.0, 7.0, 5.0  # the last between our tries, while a client has the port
 DEAF_PING_INTERVAL = 10.0      # between discoveries while announcements to all are not heard
 EARLY_PINGS = {1: 3.0, 2: 6.0}  # after the first and the second discovery: datagrams get lost
 # --list asks for nodes itself for so long: until none has been found for LIST_QUIET, LIST_TIME at most when all
@@ -1660,22 +1659,23 @@ class Known(collections.namedtuple('Known', 'sign secret tried admin code')):
 STRANGER = Known()
 
 
-class Group(collections.namedtuple('Group', 'name patterns')):
+class Group:
     """Nodes that an administrator looks at together: by address, network, or name."""
 
-    __slots__ = ()
+    def __init__(self, name, patterns):
+        self.name, self._networks, self._names = name, [], []
+        for pattern in patterns:
+            try:
+                self._networks.append(ipaddress.ip_network(pattern, strict=False))
+            except ValueError:
+                self._names.append(pattern.lower())
 
     def has(self, address, name):
         """Whether a node at this address, with this name, is in the group."""
-        plain, texts = address.partition('%')[0], [text.lower() for text in (name, address) if text]
-        for pattern in self.patterns:
-            try:
-                is_in = ipaddress.ip_address(plain) in ipaddress.ip_network(pattern, strict=False)
-            except ValueError:
-                is_in = any(fnmatch.fnmatchcase(text, pattern.lower()) for text in texts)
-            if is_in:
-                return True
-        return False
+        texts = [text.lower() for text in (name, address) if text]
+        parsed = ipaddress.ip_address(address.partition('%')[0])
+        return (any(fnmatch.fnmatchcase(text, pattern) for text in texts for pattern in self._names)
+                or any(parsed in network for network in self._networks))
 
 
 def idle_reason(info, clock, ours):

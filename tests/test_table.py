@@ -3,6 +3,7 @@
 import json
 import math
 import unittest
+from unittest import mock
 
 import dispyadmin
 from dispyadmin import Answer, Announcement, Info, Known, NodeError, NodeTable, Schedule
@@ -126,6 +127,23 @@ class Table(unittest.TestCase):
         self.assertEqual(self.table.ids(), [A])
         self.assertEqual(self.view(A)['addresses'], [A, C])
         self.assertEqual(self.table.heard(C, Announcement('PING', None, 9701, SIGN, None)), ('same', A))
+
+    def test_address_that_is_a_node_of_its_own_now_is_no_other_address_any_more(self):
+        self.meet(A, opened())
+        self.meet(C, locked())
+        self.assertEqual(self.meet(C, opened(OTHER)), 'found')
+        self.assertEqual((self.view(A)['addresses'], self.view(C)['addresses']), ([A], [C]))
+        self.assertEqual(self.table.row(C), C)
+
+    def test_what_goes_wrong_in_a_change_leaves_all_as_it_was(self):
+        self.meet(A, opened())
+        before = self.table.snapshot()
+        with mock.patch('dispyadmin.idle_reason', side_effect=ZeroDivisionError):
+            for change in (lambda: self.table.answered(A, opened(cpus=1)), lambda: self.meet(B, opened(OTHER)),
+                           lambda: self.table.keep(A, added=True)):
+                self.assertRaises(ZeroDivisionError, change)
+        self.assertEqual(self.table.snapshot(), before)
+        self.assertEqual(self.table.changes(), 0)
 
     def test_two_addresses_that_are_asked_at_the_same_time(self):
         self.assertTrue(self.table.may_send(A, SIGN))
