@@ -2005,41 +2005,26 @@ class NodeTable:
         address that is not in the table gets a row, or becomes an alias of the row that has its sign."""
         known, node = answer.known, self._nodes.get(node_id, NOTHING)
         owner = self._owners.get(known.sign, node_id)
-        if owner != node_id and (create if node is NOTHING else not node.known.sign):
+        is_new, is_foreign = known.sign != node.known.sign, owner != node_id
+        if is_foreign and (create if node is NOTHING else not node.known.sign):
             return self._alias(node_id, owner)
         if node is NOTHING and (not create or len(self._nodes) >= MAX_NODES):
             self._release(node_id)
             return None
-        event, changes = None, {'update_time': self._clock(), 'is_asked': True}
-        if known is not node.known or node.error or node.foreign:
-            if known.sign == node.known.sign and known.secret is None and node.known.secret is not None:
-                return None  # it was asked before the secret came that has opened it meanwhile
-            event = self._event(node, known, owner != node_id)
-            changes.update(known=known, foreign=None if owner == node_id else owner, error=None, is_gone=False,
-                           announces=None)
-        if known.sign != node.known.sign:  # the program has ended that was known
-            changes['info'] = NO_INFO
-        if known.sign != node.known.sign or self._monotonic() > node.ending_until:
-            changes.update(ended=None, ending_until=0)
-        if answer.info is not None:
-            changes['info'] = answer.info
-        self._change(node_id, **changes)
+        if not is_new and known.secret is None and node.known.secret is not None:
+            return None  # it was asked before the secret came that has opened it meanwhile
+        ends = {'ended': None, 'ending_until': 0} if is_new or self._monotonic() > node.ending_until else {}
+        self._change(node_id, known=known, foreign=owner if is_foreign else None, update_time=self._clock(),
+                     info=answer.info or (NO_INFO if is_new else node.info), is_asked=True, error=None, is_gone=False,
+                     announces=None, **ends)
         self._release(node_id, keep=known.sign)
         self._link_alias(node_id, None)
         for row_id in self._announced.of(node_id):  # where it announces itself from, and nothing listens
             if self._nodes[row_id].update_time is None and not self._nodes[row_id].is_managed:
                 self._remove(row_id)
-        return event
-
-    @staticmethod
-    def _event(node, known, is_foreign):
-        """What this answer is to the administrator; the node is as it was before."""
         return next((event for event, holds in (
-            (FOUND, node.update_time is None),
-            (IMPERSONATED, is_foreign and not node.foreign),
-            (RESTARTED, node.known.sign != known.sign),
-            (BACK, node.error),
-            (OPENED, node.known.secret is None and known.secret is not None)) if holds), None)
+            (FOUND, node.update_time is None), (IMPERSONATED, is_foreign and not node.foreign), (RESTARTED, is_new),
+            (BACK, node.error), (OPENED, node.known.secret is None and known.secret is not None)) if holds), None)
 
     def _alias(self, node_id, owner):
         """This address shows the sign of `owner`: it is no row (any more), and an alias of no other node.  What was
