@@ -2082,7 +2082,7 @@ class NodeTable:
         if is_end:
             changes['ending_until'] = self._monotonic() + ENDING_TIME
             changes['ended'] = 'dispynode exited at %s, as it announced; restart it on the node.' % (
-                OWN_CLOCK.clock(self._clock()))
+                time.strftime('%H:%M:%S', time.localtime(self._clock())))
         self._change(row, **changes)
         return (SAME if is_same and not is_end and not node.error else CHANGED), row
 
