@@ -1678,19 +1678,18 @@ class Group:
                 or any(parsed in network for network in self._networks))
 
 
-def idle_reason(info, clock, ours):
-    """Why a node takes no jobs at our Unix time `ours`, by dispynode's rule and clock; None when it takes them."""
-    if info.serve == 0:
+def idle_reason(seen):
+    """Why a node takes no jobs, by dispynode's rule and clock, as one sentence; None when it takes them."""
+    if seen.info.serve == 0:
         return 'Accepts no more clients: the number of clients to serve is 0.'
-    if info.cpus == 0:
+    if seen.info.cpus == 0:
         return 'No CPUs assigned to dispy.'
-    times, now = times_of(info), clock.now(ours)
-    if accepts_jobs(times, now):
+    start, stop, end = seen.times
+    if accepts_jobs(seen.times, seen.now):
         return None
-    if times.start is not None and times.start >= now:
-        return 'Accepts jobs from %s (node time).' % clock.moment(times.start, ours)
-    closed = times.end if times.stop is None else times.stop
-    return 'Stopped accepting jobs at %s (node time).' % clock.moment(closed, ours)
+    if start is not None and start >= seen.now:
+        return 'Accepts jobs from %s (node time).' % seen.moment(start)
+    return 'Stopped accepting jobs at %s (node time).' % seen.moment(end if stop is None else stop)
 
 
 encode_json = json.JSONEncoder(separators=(',', ':'), allow_nan=False).encode
@@ -1756,7 +1755,7 @@ class NodeSnapshot(collections.namedtuple('NodeSnapshot', AT_FIRST)):
                             'to it. If it is the node, forget the other row.' % self.foreign)
         if self.info is NO_INFO or self.known.secret is None:
             return LOCKED, LOCKED_REASON
-        idle = idle_reason(self.info, self.clock, now)
+        idle = idle_reason(self.seen(now))
         return (STOPPED if idle else READY), idle
 
     def _shares(self, answers):
