@@ -54,7 +54,7 @@ import logging
 import math
 import operator
 import os
-import pickle  # to write requests only: what comes in is read by read_value(), as even a strict find_class is not safe
+import pickle  # to write requests only: read_value() reads what comes in, as even a strict find_class is not safe
 import pickletools
 import random
 import re
@@ -2000,8 +2000,8 @@ class NodeTable:
 
     @locked
     def answered(self, node_id, answer, create=False):
-        """A node has answered.  Returns what that is to administrators, FOUND to ALIAS, or None.  With `create`, an
-        address that is not in the table gets a row, or becomes an alias of the row that has its sign."""
+        """A node has answered.  Returns what that is to administrators, FOUND to ALIAS, or None.  With `create`,
+        an address that is not in the table gets a row, or becomes an alias of the row that has its sign."""
         known, node = answer.known, self._nodes.get(node_id, NOTHING)
         owner = self._owners.get(known.sign, node_id)
         is_new, is_foreign = known.sign != node.known.sign, owner != node_id
@@ -2014,20 +2014,21 @@ class NodeTable:
             return None  # it was asked before the secret came that has opened it meanwhile
         ends = {'ended': None, 'ending_until': 0} if is_new or self._monotonic() > node.ending_until else {}
         self._change(node_id, known=known, foreign=owner if is_foreign else None, update_time=self._clock(),
-                     info=answer.info or (NO_INFO if is_new else node.info), is_asked=True, error=None, is_gone=False,
-                     announces=None, **ends)
+                     info=answer.info or (NO_INFO if is_new else node.info), is_asked=True, error=None,
+                     is_gone=False, announces=None, **ends)
         self._release(node_id, keep=known.sign)
         self._link_alias(node_id, None)
         for row_id in self._announced.of(node_id):  # where it announces itself from, and nothing listens
             if self._nodes[row_id].update_time is None and not self._nodes[row_id].is_managed:
                 self._remove(row_id)
         return next((event for event, holds in (
-            (FOUND, node.update_time is None), (IMPERSONATED, is_foreign and not node.foreign), (RESTARTED, is_new),
-            (BACK, node.error), (OPENED, node.known.secret is None and known.secret is not None)) if holds), None)
+            (FOUND, node.update_time is None), (IMPERSONATED, is_foreign and not node.foreign),
+            (RESTARTED, is_new), (BACK, node.error),
+            (OPENED, node.known.secret is None and known.secret is not None)) if holds), None)
 
     def _alias(self, node_id, owner):
-        """This address shows the sign of `owner`: it is no row (any more), and an alias of no other node.  What was
-        set at it goes along.  Lock held."""
+        """This address shows the sign of `owner`: it is no row (any more), and an alias of no other node.  What
+        was set at it goes along.  Lock held."""
         node, gone = self._nodes.get(owner), self._nodes.get(node_id)
         if gone:
             if node:
