@@ -3,31 +3,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """dispyadmin: find, watch and control the nodes of a dispy cluster from a web page.
 
-Copy this one file to the head node of the cluster and run it:
-
-    python3 dispyadmin.py --secret -
-
-then open http://localhost:8181/.  It needs Python 3.6 or newer and nothing else: no packages, no files beside it.
+Copy this one file to the head node of the cluster, run "python3 dispyadmin.py --secret -" and open
+http://localhost:8181/.  It needs Python 3.6 or newer and nothing else: no packages, no files beside it.
 "Nodes" are the machines that run dispynode.py; those started with --admin_secret can be controlled.
-
-Ports (of dispy 4.15; releases before use 61590 and 61591, and both pairs are served):
-
-    9700  UDP          nodes announce themselves here; on Linux heard at our own addresses alone
-    9707  TCP          nodes answer discovery here
-    9701  UDP and TCP  nodes listen here; discovery and every question and control go there
-    8181  TCP          the web page, on localhost unless told otherwise
 
 Threads, and what they share:
 
-    listener   hears datagrams and connections of nodes  --+                  +--> http, http-N   the page and its JSON
-    announcer  asks for nodes on every interface           +--> NODE TABLE ---+--> console        commands on a terminal
-    poller     asks every known node; pairs; controls    --+    one lock      +--> main           waits for the end
-    seeker     asks the hosts of --node                  --+                  +--> history        keeps the last hours
-    reconciler drains, drift, the state file             --+
+    listener   hears datagrams and connections of nodes --+                +--> http, http-N the page and its JSON
+    announcer  asks for nodes on every interface          +-> NODE TABLE --+--> console      commands on a terminal
+    poller     asks every known node; pairs; controls   --+   one lock     +--> main         waits for the end
+    seeker     asks the hosts of --node                 --+                +--> history      keeps the last hours
+    reconciler drains, drift, the state file            --+
     alerts     runs the program of --on_event
 
-What is promised: a node that does not answer never delays one that does; what the network sends is never executed, only
-read as plain values; an auth code goes only to the address that has shown the sign which it is made from.
+What is promised: a node that does not answer never delays one that does; what the network sends is never executed,
+only read as plain values; an auth code goes only to the address that has shown the sign which it is made from.
 
 The module reads from top to bottom: facts, values, state, threads, surface, entry.  Look for the banners.
 """
@@ -64,7 +54,7 @@ import logging
 import math
 import operator
 import os
-import pickle  # what comes in is read by read_value(): even a strict find_class is not safe
+import pickle  # to write requests only: read_value() reads what comes in, as even a strict find_class is not safe
 import pickletools
 import random
 import re
@@ -108,11 +98,11 @@ DISPY_RELEASES = ('4.11.0', '4.11.1', '4.12.0', '4.12.1', '4.12.2', '4.12.3', '4
 
 # (info port, node port): dispy 4.15, then dispy 4.11 to 4.14.
 PORT_PAIRS = ((9700, 9701), (61590, 61591))
-RESERVED_PORTS = frozenset(first + number for first, _ in PORT_PAIRS for number in range(3))  # dispyscheduler's, too
+RESERVED_PORTS = frozenset(first + number for first, _ in PORT_PAIRS for number in range(3))  # dispyscheduler's
 REPLY_PORT = 9707              # TCP, where nodes answer searches.  dispy uses 9700 to 9702, pycos 9705
+HTTP_PORT = 8181
 
-GROUP_V4 = '239.255.61.59'
-GROUP_V6 = 'ff05::b409:3171:9705:5134:6159'
+GROUP_V4, GROUP_V6 = '239.255.61.59', 'ff05::b409:3171:9705:5134:6159'
 BROADCAST = '255.255.255.255'  # where a node without netifaces listens
 HOPS = 1                       # TTL and hop limit of discovery: the segment, no further
 
@@ -120,56 +110,48 @@ SIGN = re.compile(r'[0-9a-f]{40}\Z')
 RELEASE = re.compile(r'[0-9]{1,4}(\.[0-9]{1,4}){1,3}\Z')
 NO_CODE = b'0' * 40            # an auth code that opens nothing: asks a node for its sign
 
-HTTP_PORT = 8181
-POLL_INTERVAL = 60             # seconds
-PING_INTERVAL = 600            # seconds
-LEAST_INTERVAL = 1             # seconds, on the command line
-LEAST_PAGE_INTERVAL = 5        # seconds, from the page: it is open to more hands
-MOST_INTERVAL = 86400          # seconds
-
-# How long a node may take for one exchange, from connect to the last byte of its reply, in seconds.  A node on the
-# other side of a busy switch answers in milliseconds; one that swaps, in a second.
-EXCHANGE_TIME = 4.0
-ENDING_TIME = 10.0             # seconds in which a node that announced its end is watched closely
-QUICK_TIME = 0.5               # seconds after which an exchange counts as slow
-# Polls that are due within a tick begin together, as one of many costs less than one alone: a tick is long enough for so
-# many of them, within these bounds, and at most half the poll interval.
-TICK_POLLS = 50
-LEAST_TICK, LONGEST_TICK = 0.25, 1.0  # seconds
-LONGEST_TURN = 60.0            # seconds that the poller waits at most
-LATE_TIME = 60.0               # seconds, or three poll intervals, by which a poll may be late on a busy machine
-AGE_INTERVAL = 0.1             # seconds between looks at open exchanges: whether they last too long
-FIRST_PAUSE = 2.0              # seconds until a silent node is asked again; doubled each time ...
-LONGEST_PAUSE = 60.0           # ... up to this
-
-# Where it is held whole (see HEARS_APART), the info port is shared with dispy clients (JobCluster), which try to take it
-# every 5 s and must have it within 30 s: a client that starts just after the port was taken waits 16 s, then at most 5 s
-# more for its own next try, which falls into the 7 s in which the port is free.
-HOLD_TIME = 16.0               # seconds
-REST_TIME = 7.0                # seconds
-RETRY_TIME = 5.0               # seconds between tries while a client has the port
-DEAF_PING_INTERVAL = 10.0      # seconds between discoveries while announcements to all are not heard
-EARLY_PINGS = {1: 3.0, 2: 6.0}  # seconds after the first and the second discovery: datagrams get lost
-# --list asks for nodes itself for so long, in seconds: until none has been found for LIST_QUIET, LIST_TIME at most when all
+# Times, in seconds.
+POLL_INTERVAL, PING_INTERVAL = 60, 600
+LEAST_INTERVAL, MOST_INTERVAL = 1, 86400  # of polls ...
+LEAST_PAGE_INTERVAL = 5        # ... and from the page, which is open to more hands
+EXCHANGE_TIME = 4.0            # one exchange, from connect to the last byte: a node that swaps answers in a second
+QUICK_TIME = 0.5               # after which an exchange counts as slow
+ENDING_TIME = 10.0             # in which a node that announced its end is watched closely
+# Polls that are due within a tick begin together, as one of many costs less than one alone: a tick is long enough
+# for so many of them, within these bounds, and at most half the poll interval.
+TICK_POLLS, LEAST_TICK, LONGEST_TICK = 50, 0.25, 1.0
+LONGEST_TURN = 60.0            # the poller waits at most
+LATE_TIME = 60.0               # or three poll intervals, by which a poll may be late on a busy machine
+AGE_INTERVAL = 0.1             # between looks at open exchanges: whether they last too long
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # until a silent node is asked again; doubled each time
+# Where it is held whole (see HEARS_APART), the info port is shared with dispy clients (JobCluster), which try to
+# take it every 5 s and must have it within 30 s: a client that starts just after the port was taken waits 16 s,
+# then at most 5 s more for its own next try, which falls into the 7 s in which the port is free.
+HOLD_TIME, REST_TIME, RETRY_TIME = 16.0, 7.0, 5.0  # the last between our tries, while a client has the port
+DEAF_PING_INTERVAL = 10.0      # between discoveries while announcements to all are not heard
+EARLY_PINGS = {1: 3.0, 2: 6.0}  # after the first and the second discovery: datagrams get lost
+# --list asks for nodes itself for so long: until none has been found for LIST_QUIET, LIST_TIME at most when all
 # that are known of have been asked, and in any case LIST_LONGEST.
 LIST_QUIET, LIST_TIME, LIST_LONGEST = 2.0, 5.0, 30.0
-LIST_ANSWER_TIME = 10.0        # seconds that a running dispyadmin may take for each part of its answer
-KEEP_INTERVAL = 2.0            # seconds between steps of drains, and looks at what was set
-KEEP_PAUSE = 30.0              # seconds until the same is set again at a node; doubled while it does not help ...
-LONGEST_KEEP_PAUSE = 3600.0    # ... up to this
-STATE_TIME = 10.0              # seconds that the state file may take to be read or written
-END_WAIT = 15.0                # seconds in which a dispynode ends that was told to end now, at the longest
-EVENT_TIME = 2.0               # seconds within which the same, at many nodes, is one event
-ALERT_TIME = 30.0              # seconds that a program of --on_event may run
-GATHER_TIME = 1.0              # seconds for which what happens is gathered before that program is run ...
-ALERT_PAUSE = 10.0             # ... and seconds between two of its runs for the same kind of event
-LOOK_INTERVAL = 0.25           # seconds between looks for an alert that is due, and for what is typed
-WATCH_INTERVAL = 10.0          # seconds between looks at this machine's addresses
-MAX_OWN = 256                  # addresses of this machine that are heard at: each has two sockets
-PIPE_TIME = 5.0                # seconds in which some program must open the pipe that an option names as a file
+LIST_ANSWER_TIME = 10.0        # for each part of the answer of a running dispyadmin
+KEEP_INTERVAL = 2.0            # between steps of drains, and looks at what was set
+KEEP_PAUSE, LONGEST_KEEP_PAUSE = 30.0, 3600.0  # until the same is set again at a node; doubled until that helps
+STATE_TIME = 10.0              # for the state file to be read or written
+END_WAIT = 15.0                # in which a dispynode ends that was told to end now, at the longest
+EVENT_TIME = 2.0               # within which the same, at many nodes, is one event
+GATHER_TIME = 1.0              # for which what happens is gathered before the program of --on_event is run,
+ALERT_TIME = 30.0              # that it may run,
+ALERT_PAUSE = 10.0             # and between two of its runs for the same kind of event
+LOOK_INTERVAL = 0.25           # between looks for an alert that is due, and for what is typed
+WATCH_INTERVAL = 10.0          # between looks at this machine's addresses
+PIPE_TIME = 5.0                # in which some program must open the pipe that an option names as a file
+REQUEST_TIME = 15.0            # in which a request must have arrived whole
+LINGER_TIME = 1.0              # in which what still comes is read after the last answer
+IDLE_TIME = 75.0               # that a browser may keep a connection open without asking
+END_TIME = 0.7                 # for threads to end; those that then still run die with the program
 
-# A full reply has 13 fields, one of which has four.  With the longest name that is shown (MAX_TEXT characters of 4 bytes),
-# numbers of 9 bytes and field names it stays below 2 KiB; eight times that leaves room for fields of later releases.
+# Bounds.  A full reply has 13 fields, one of which has four.  With the longest name that is shown (MAX_TEXT
+# characters of 4 bytes), numbers of 9 bytes and field names it stays below 2 KiB; eight times that is for growth.
 MAX_MESSAGE = 16 * 1024        # bytes
 MAX_DATAGRAM = 2 * 1024        # bytes: nodes send about 200
 MAX_OPCODES = 4096             # steps in reading one message: 17 values make 110
@@ -177,6 +159,7 @@ MAX_DEPTH = 8                  # containers within containers: nodes send 2
 MAX_INT_BYTES = 16             # disk sizes need 8
 MAX_TEXT = 200                 # characters of a name that are kept
 MAX_FILE = 1 << 20             # bytes of a configuration, or of a file with a secret or a token
+MAX_OWN = 256                  # addresses of this machine that are heard at: each has two sockets
 MAX_ADDRESSES = 16             # addresses kept of one node: interfaces of a well connected machine, twice
 MAX_SIGNS = 3                  # signs taken from one node in one conversation: it may restart in the middle of it
 MAX_SECRETS = 32               # each costs one exchange with each locked node, once
@@ -185,44 +168,36 @@ MAX_RELEASES = 32              # releases asked for: the twelve known ones, and 
 MAX_WAITING = 8192             # announced addresses that wait to be asked: 8192 * 600 bytes = 5 MB
 MAX_MEETINGS = 64              # of them from one address in a minute: dispynodes on one machine, one for each port
 MAX_NODES = 50000              # rows: at about 8 KB each, lists packed for readers included, 400 MB
-MAX_UNASKED = 64               # rows of what announces itself but cannot be asked, and ...
-MAX_UNASKED_EACH = 4           # ... of them at one address: one host must not take the others' places
+# Rows of what announces itself but cannot be asked, and those of them at one address: one host must not take all.
+MAX_UNASKED, MAX_UNASKED_EACH = 64, 4
 MAX_STATE = 64 * 1024 * 1024   # bytes of a state file: 50,000 nodes have 40 MB
-MAX_EVENTS = 1000              # kept to look at, each with ...
-MAX_EVENT_NODES = 100          # ... so many ids at most: 1000 * 100 * 100 bytes = 10 MB
-MAX_ALERTS = 100               # events that wait for the program of --on_event, of all of which ...
-MAX_ALERT_IDS = 2 * MAX_NODES  # ... so many nodes are kept, and ...
-MAX_ALERT_NODES = 1000         # ... so many are told to it in one run
+MAX_EVENTS, MAX_EVENT_NODES = 1000, 100  # kept to look at, and ids in each: 1000 * 100 * 100 bytes = 10 MB
+MAX_CHANGES = 50000            # outcomes at nodes that are kept, to look at and to undo: 50000 * 700 bytes = 35 MB
+# Events that wait for the program of --on_event, nodes of them that are kept, and that are told to it in one run.
+MAX_ALERTS, MAX_ALERT_IDS, MAX_ALERT_NODES = 100, 2 * MAX_NODES, 1000
 MAX_ALERT_OUTPUT = 4096        # bytes of what it prints that are logged
 MAX_FORGOTTEN = 10000          # ids that administrators forgot: 10000 * 200 bytes = 2 MB
-MAX_CHANGES = 50000            # outcomes at nodes that are kept, to look at and to undo: 50000 * 700 bytes = 35 MB
-# The last hours.  Of each node 240 samples of 6 bytes are kept, 1.4 KB: 14.4 MB for 10,000 nodes.  A sample of the cluster
-# has 56 bytes: 1440 * 56 = 80 KB.
-SAMPLE_INTERVAL = 60           # seconds between two samples of each node
-SAMPLES = 240                  # 4 hours
-CLUSTER_INTERVAL = 10          # seconds between two samples of the cluster
-CLUSTER_SAMPLES = 1440         # 4 hours
 MAX_REMOVED = 10000            # forgotten ids remembered for readers that ask for changes
-MAX_LIST = 128 * 1024 * 1024   # bytes of a list of nodes that --list takes from a dispyadmin: 50,000 nodes have 30 MB
+# The last 4 hours: seconds between two samples, and their number.  240 samples of 6 bytes are 1.4 KB of each node,
+# 14.4 MB of 10,000 nodes; 1440 samples of 56 bytes are 80 KB of the cluster.
+SAMPLE_INTERVAL, SAMPLES = 60, 240
+CLUSTER_INTERVAL, CLUSTER_SAMPLES = 10, 1440
+MAX_LIST = 128 * 1024 * 1024   # bytes of a list of nodes that --list takes: 50,000 nodes have 30 MB
 LEAST_FILES = 64               # open at one time: 26 at the start, and some for nodes and browsers
-MAX_HEAD = 32 * 1024           # bytes of a request before its body: browsers send below 2 KiB, cookies of others included
+MAX_HEAD = 32 * 1024           # bytes of a request before its body: browsers send below 2 KiB
 MAX_BODY_NODES = 20000         # ids in one request of the browser
-MAX_BODY = MAX_BODY_NODES * 64  # bytes of it: an id has up to 60 (IPv6 with an interface's name), and two quotes, a comma
-REQUEST_TIME = 15.0            # seconds in which a request must have arrived whole
-LINGER_TIME = 1.0              # seconds in which what still comes is read after the last answer
-END_TIME = 0.7                 # seconds that threads may take to end; those that then still run die with the program
-IDLE_TIME = 75.0               # seconds that a browser may keep a connection open without asking
+MAX_BODY = MAX_BODY_NODES * 64  # bytes: an id has up to 60 (IPv6 with an interface's name), two quotes, a comma
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Errors
 # ---------------------------------------------------------------------------------------------------------------------
 
+UNEXPECTED = 'dispyadmin met an unexpected error; see its log.'
+
+
 class Error(Exception):
     """Something that an administrator is told as one sentence."""
-
-
-UNEXPECTED = 'dispyadmin met an unexpected error; see its log.'
 
 
 class WireError(Error):
@@ -259,32 +234,35 @@ class StartError(Error):
     """Options are well formed but this machine cannot do it: port in use, no such address (exit status 1)."""
 
 
-_NO_ACCESS = 'No permission. Give the user who runs dispyadmin access to it and to its folder.'
 _RAISE_FILES = 'Raise the limit: "ulimit -n 4096" in the shell, or LimitNOFILE=4096 in the unit of systemd.'
 
-# What the operating system says, and what to do.  With a file's name it says it of the file, else of a connection.
+# What the operating system says, and what to do.
 SYSTEM_ERRORS = {getattr(errno, name, None): sentence for names, sentence in {
     'EHOSTUNREACH ENETUNREACH EHOSTDOWN ENETDOWN':
-        'No route to it: the machine is off, or not on this network. Check its address and the routes of this machine.',
+        'No route to it: the machine is off, or not on this network. Check its address and the routes of this '
+        'machine.',
     'EACCES EPERM':
-        'This machine forbids it. Allow it in the local firewall or security policy; to listen at a port below 1024, '
-        'dispyadmin must run as root.',
+        'This machine forbids it. Allow it in the local firewall or security policy; to listen at a port below '
+        '1024, dispyadmin must run as root.',
     'EMFILE ENFILE': 'Too many files are open. ' + _RAISE_FILES,
     'ENOSPC EDQUOT': 'No space is left there. Delete files, or choose another place.',
-    'EROFS': 'The file system is read-only. Choose another place, or name it as ReadWritePaths= in the unit of systemd.',
+    'EROFS':
+        'The file system is read-only. Choose another place, or name it as ReadWritePaths= in the unit of '
+        'systemd.',
     'ENOENT': 'There is no such file or folder. Check the name.',
-    'EADDRNOTAVAIL': 'No interface of this machine has an address for it. Check the address, and that the interface is up.',
+    'EADDRNOTAVAIL':
+        'No interface of this machine has an address for it. Check the address, and that the interface is up.',
     'EADDRINUSE': 'Another program has this port.',
     'EAFNOSUPPORT': 'This machine has no IPv6. Give an IPv4 address.',
 }.items() for name in names.split()}
 
 
 def system_error(error, otherwise='%s.'):
-    """What an OSError means and what to do, in sentences; an Error says that itself.  `otherwise`: for what is not known."""
+    """What an OSError means and what to do; an Error says that itself.  `otherwise`: for what is not known."""
     if isinstance(error, Error):
         return str(error)
     if getattr(error, 'filename', None) is not None and error.errno in (errno.EACCES, errno.EPERM):
-        return _NO_ACCESS
+        return 'No permission. Give the user who runs dispyadmin access to it and to its folder.'
     # errors of TLS and of names have numbers of their own
     number = None if isinstance(error, (ssl.SSLError, socket.gaierror)) else getattr(error, 'errno', None)
     return SYSTEM_ERRORS.get(number) or otherwise % (getattr(error, 'strerror', None) or error)
@@ -294,15 +272,14 @@ def system_error(error, otherwise='%s.'):
 # Fields: what a node tells of itself, or is known of it
 # ---------------------------------------------------------------------------------------------------------------------
 
-MAX_CPUS = 65536               # of one machine; what a node may tell is what can be set, so that all can be restored
+MAX_CPUS = 65536               # of one machine; what a node may tell can be set, so that all can be restored
 MAX_CLIENTS = 2 ** 31 - 1
-MAX_TIME = 253402214400        # Unix time of the last day of the year 9999, the last that can be shown in any zone
+MAX_TIME = 253402214400        # Unix time of the last day of the year 9999 that can be shown in any zone
 _TOO_MUCH = 2 ** 62
 
 
 def printable(text):
-    """`text` safe for a log, a terminal or a page: what is not printable (control characters, direction marks, lone
-    surrogates) is replaced by U+FFFD."""
+    """`text` safe for a log, a terminal or a page: U+FFFD for controls, direction marks, lone surrogates."""
     text = str(text)
     return text if text.isprintable() else ''.join(c if c.isprintable() else '\ufffd' for c in text)
 
@@ -329,7 +306,7 @@ _count = functools.partial(_integer, high=_TOO_MUCH)
 _percent = functools.partial(_real, high=100)
 _time = functools.partial(_real, low=1, high=MAX_TIME)  # 0 is no time
 
-# A metric is `live` when it tells what is now: it is left out of nodes that do not answer.  `value` makes a number or None.
+# A metric is `live` when it tells what is now: silent nodes have none.  `value` makes a number or None.
 Metric = collections.namedtuple('Metric', 'name help live value')
 Metric.__new__.__defaults__ = True, lambda value: value
 
@@ -339,25 +316,22 @@ def _share(percent):
 
 
 class Field:
-    """One thing that a node tells of itself, or that is known of it.  All that is said about it is said here.
+    """One thing that a node tells of itself, or that is known of it.
 
-    `key` is its name in JSON (a.b is b within a), `title` its name for people, `unit` B, %, s, time (Unix time) or nothing.
-    `check` makes what a node sends by this name a sane value or None; fields without it are not sent.  `column` is its
-    place in --list, `metric` its Metric, both where it has one.
+    `key` is its name in JSON (a.b is b within a); `unit` is B, %, s, time (Unix time) or nothing.  `check` makes
+    what a node sends a sane value or None; fields without it are not sent.  `column` is its place in --list.
     """
 
     def __init__(self, key, title, unit='', check=None, column=None, metric=None, is_in_csv=True):
         self.key, self.title, self.unit, self.check = key, title, unit, check
         self.column, self.metric, self.is_in_csv = column, metric, is_in_csv
         self.outer, _, self.inner = key.rpartition('.')
-        self.csv_name = key if not self.outer else self.inner + '_available'
+        self.csv_name = self.inner + '_available' if self.outer else key
         self.is_number = check not in (None, _name)
 
     def of(self, view):
         """What a node has, given its JSON; None where it has nothing."""
-        if self.outer:
-            view = view.get(self.outer) or {}
-        return view.get(self.inner)
+        return ((view.get(self.outer) or {}) if self.outer else view).get(self.inner)
 
 
 # In the order of JSON and CSV.  Units of bytes and percent: what is available.
@@ -416,7 +390,7 @@ VIEW_KEYS = tuple(dict.fromkeys(field.outer or field.key for field in FIELDS))  
 AVAILABLE = {field.inner: field.check for field in FIELDS if field.outer}
 _CHECKS = {field.key: field.check for field in FIELDS if field.check and not field.outer}
 
-# What a node tells, checked: avail_info is a tuple in the order of AVAILABLE, and `cpus` are those that dispy manages.
+# What a node tells, checked: avail_info is a tuple in the order of AVAILABLE; `cpus` are those that dispy manages.
 Info = collections.namedtuple('Info', ['avail_info'] + list(_CHECKS))
 NO_INFO = Info(*[None] * len(Info._fields))
 
@@ -1641,29 +1615,26 @@ def choose_times(targets, seen):
 # ---------------------------------------------------------------------------------------------------------------------
 
 READY, STOPPED, LOCKED, UNREACHABLE = STATES = ('ready', 'stopped', 'locked', 'unreachable')
-# What is added up over nodes, in the order of HTTP.
-SUMS = ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted', 'draining', 'drained')
 
-LOCKED_REASON = ("Locked: none of the known admin secrets matches. Enter this node's admin secret; if it has none, or the "
-                 'same as its --secret, restart dispynode with an --admin_secret of its own.')
-NO_ADMIN_REASON = 'The node has no --admin_secret: it is shown, but cannot be controlled. Restart dispynode with one.'
-FOREIGN_REASON = ('Same sign as %s: a second address of that node, or an impostor. No auth code is sent to it. If it is the '
-                  'node, forget the other row.')
-RELEASE_REASON = ' It announces dispy %s, which this dispyadmin does not know.'
-NOT_YET = 'It has not answered yet.'
-ELSEWHERE_REASON = ' Also seen at %s: forget this row to have the node asked there.'
-ANNOUNCES_REASON = ' The dispynode that announces itself from here listens at %s: add %s, here or with --node.'
-ENDED_REASON = 'dispynode exited at its End time; restart it on the node.'
-SAID_END_REASON = 'dispynode exited at %s, as it announced; restart it on the node.'
+LOCKED_REASON = ("Locked: none of the known admin secrets matches. Enter this node's admin secret; if it has "
+                 'none, or the same as its --secret, restart dispynode with an --admin_secret of its own.')
+NO_ADMIN_REASON = ('The node has no --admin_secret: it is shown, but cannot be controlled. Restart dispynode with '
+                   'one.')
+LOST_SCHEDULE = ('Its Stop time came before any client used it, which ends the schedule of dispynode: it accepts '
+                 'no jobs, and does not exit at End. Restart dispynode on the node.')
+CLOCK_ERROR = 60               # seconds that a node's clock may differ from ours before that is said
 
 
 class Known(collections.namedtuple('Known', 'sign secret tried admin code')):
-    """How a node was opened last; `code` is the auth code that did it, or one that opens nothing."""
+    """How a node was opened last: its sign, a new one at each start; the secret that opened it ('' opens nodes
+    without any; None while locked); how many of the admin's secrets did not; whether it is an admin secret; the
+    auth code that opened it, or one that opens nothing."""
 
     __slots__ = ()
 
     def __new__(cls, sign='', secret=None, tried=0, admin=False):
-        return super().__new__(cls, sign, secret, tried, admin, NO_CODE if secret is None else auth_code(secret, sign))
+        code = NO_CODE if secret is None else auth_code(secret, sign)
+        return super().__new__(cls, sign, secret, tried, admin, code)
 
     def __repr__(self):
         return 'Known(...)'  # no log shows the secret
@@ -1676,9 +1647,7 @@ class Group:
     """Nodes that an administrator looks at together: by address, network, or name."""
 
     def __init__(self, name, patterns):
-        self.name = name
-        self.patterns = patterns  # as given
-        self._networks, self._names = [], []
+        self.name, self._networks, self._names = name, [], []
         for pattern in patterns:
             try:
                 self._networks.append(ipaddress.ip_network(pattern, strict=False))
@@ -1689,156 +1658,100 @@ class Group:
 
     def has(self, address, name):
         """Whether a node at this address, with this name, is in the group."""
-        names = [text.lower() for text in (name, address) if text]
-        if any(fnmatch.fnmatchcase(text, pattern) for text in names for pattern in self._names):
-            return True
+        texts = [text.lower() for text in (name, address) if text]
         parsed = ipaddress.ip_address(address.partition('%')[0])
-        return any(parsed in network for network in self._networks)
+        return (any(fnmatch.fnmatchcase(text, pattern) for text in texts for pattern in self._names)
+                or any(parsed in network for network in self._networks))
 
 
-class Node:
-    """What is known of one dispynode, at one address and port.  Only NodeTable touches it, under its lock."""
-
-    __slots__ = ('id', 'address', 'port', 'known', 'foreign', 'info', 'version', 'error', 'ended', 'is_asked', 'announces',
-                 'is_gone', 'said_end', 'ending_until', 'first_seen', 'update_time', 'aliases', 'clock',
-                 'added', 'desired', 'groups', '_grouped')
-
-    def __init__(self, address, port, now):
-        self.id = format_id(address, port)
-        self.address = address
-        self.port = port
-        # Known: its sign, which it showed last (a new one means that it was started again); the secret that opened this
-        # sign ('' opens nodes without any; None while locked); how many of the admin's secrets did not; whether it is its
-        # admin secret, so that it can be controlled.
-        self.known = STRANGER
-        self.foreign = None      # id of the node that has this sign already, if another has
-        self.info = None         # Info: the last full reply; stays when the node is lost
-        self.version = None      # dispy release, from its announcements: a reply does not have it
-        self.error = NOT_YET     # one sentence, while unreachable; else None
-        self.ended = None        # sentence on how it exited, where that is known
-        self.is_asked = False    # whether it has answered, or has failed to
-        self.is_gone = False     # whether that is for certain: nothing listens there, or it said that it ends
-        self.announces = None    # the id that its announcements name instead of this one, where nothing listens
-        self.said_end = None     # Unix time at which it announced its end
-        self.ending_until = 0.0  # monotonic time until which that is believed although it answers
-        self.first_seen = now    # Unix time
-        self.update_time = None  # Unix time of its last answer
-        self.aliases = ()        # ids of other addresses that show the same sign
-        self.clock = OWN_CLOCK   # NodeClock
-        self.added = False       # whether it is remembered over restarts, though no search may reach it
-        self.desired = {}        # what administrators want of it (see in_force).  Never changed, but replaced
-        self.groups = ()         # names of the groups that it is in ...
-        self._grouped = None     # ... while this was its name
-
-    def state(self, now):
-        """(state, reason or None): what the node does at Unix time `now`."""
-        if self.error:
-            strange = self.version and self.version not in DISPY_RELEASES and self.update_time is None
-            return UNREACHABLE, (self.error + (ELSEWHERE_REASON % ', '.join(self.aliases) if self.aliases else '') +
-                                 (ANNOUNCES_REASON % (self.announces, self.announces) if self.announces else '') +
-                                 (RELEASE_REASON % self.version if strange else ''))
-        if self.foreign:
-            return LOCKED, FOREIGN_REASON % self.foreign
-        if self.info is None or self.known.secret is None:
-            return LOCKED, LOCKED_REASON
-        idle = idle_reason(self.info, self.clock, now)
-        return (STOPPED if idle else READY), idle
-
-    def publish(self, sequence, now, groups=()):
-        """A NodeSnapshot of what it is at Unix time `now`, where there are these Groups."""
-        state, reason = self.state(now)
-        answers, drift = state in (READY, STOPPED), {}
-        if groups:
-            self._group(groups)
-        if answers and not self.known.admin:
-            reason = ' '.join(filter(None, (reason, NO_ADMIN_REASON)))
-        if answers and self.desired:
-            drift = differences(Seen(self.id, self.info, self.clock, now, self.desired))
-        if 'drain' in self.desired:
-            drift.pop('cpus', None)  # the reconciler sees to it that a drained node has none
-        return NodeSnapshot(sequence, state, self.info or NO_INFO, Facts(
-            self.id, self.address, self.port, self.version, answers and self.known.admin, reason, self.first_seen,
-            self.update_time, (self.id,) + self.aliases, self.announces),
-            drift, self.desired, self.clock, self.groups, self.is_gone, self.added)
-
-    def _group(self, groups):
-        name = self.info.name if self.info else None
-        if name != self._grouped or not self.groups:
-            self._grouped = name
-            self.groups = tuple(group.name for group in groups if group.has(self.address, name))
-
-
-CLOCK_NOTE = "The node's clock is %s %s. Set it right: service times go by it."
-LOST_SCHEDULE = ('Its Stop time came before any client used it, which ends the schedule of dispynode: it accepts no jobs, '
-                 'and does not exit at End. Restart dispynode on the node.')
-CLOCK_ERROR = 60               # seconds that a node's clock may differ from ours before that is said
-
-
-def idle_reason(info, clock, ours):
-    """Why a node takes no jobs at Unix time `ours` of this machine, as one sentence; None when it takes them.
-
-    The rule is dispynode's own, and so is the clock: see accepts_jobs().
-    """
-    if info.serve == 0:
+def idle_reason(seen):
+    """Why a node takes no jobs, by dispynode's rule and clock, as one sentence; None when it takes them."""
+    if seen.info.serve == 0:
         return 'Accepts no more clients: the number of clients to serve is 0.'
-    if info.cpus == 0:
+    if seen.info.cpus == 0:
         return 'No CPUs assigned to dispy.'
-    times, now = times_of(info), clock.now(ours)
-    if accepts_jobs(times, now):
+    start, stop, end = seen.times
+    if accepts_jobs(seen.times, seen.now):
         return None
-    if times.start is not None and times.start >= now:
-        return 'Accepts jobs from %s (node time).' % clock.moment(times.start, ours)
-    closed = times.end if times.stop is None else times.stop
-    return 'Stopped accepting jobs at %s (node time).' % clock.moment(closed, ours)
-
-
-def span(seconds):
-    """A number of seconds in words."""
-    for unit, size in (('days', DAY), ('h', 3600)):
-        if seconds >= 2 * size:
-            return '%d %s' % (seconds // size, unit)
-    return '%d min' % (seconds // 60)
+    if start is not None and start >= seen.now:
+        return 'Accepts jobs from %s (node time).' % seen.moment(start)
+    return 'Stopped accepting jobs at %s (node time).' % seen.moment(end if stop is None else stop)
 
 
 encode_json = json.JSONEncoder(separators=(',', ':'), allow_nan=False).encode
 
+# What is known of one dispynode, at one address and port, and what of that is known at first.
+AT_FIRST = {
+    'id': None, 'ip_addr': None, 'port': None,
+    'version': None,       # dispy release, from its announcements: a reply does not have it
+    'first_seen': None,    # Unix time
+    'update_time': None,   # Unix time of its last answer
+    'known': STRANGER,     # Known
+    'foreign': None,       # id of the node that has this sign already, if another has
+    'info': NO_INFO,       # Info: the last full reply; stays when the node is lost
+    'is_asked': False,     # whether it has answered, or has failed to
+    'error': 'It has not answered yet.',  # one sentence, while unreachable; else None
+    'ended': None,         # sentence on how it exits or exited, where that is known
+    'is_gone': False,      # whether that is for certain: nothing listens there, or it said that it ends
+    'ending_until': 0,     # monotonic time until which its announced end is believed although it answers; else 0
+    'aliases': (),         # ids of other addresses that show the same sign
+    'announces': None,     # the id that its announcements name instead of this one, where nothing listens
+    'clock': OWN_CLOCK,    # NodeClock
+    'added': False,        # whether it is remembered over restarts, though no search may reach it
+    'desired': {},         # what administrators want of it (see in_force): {key: Setting or Drain}
+}
 
-# What a node's JSON has beside what the node tells (Info), and what is desired of it.
-Facts = collections.namedtuple('Facts', 'id ip_addr port version controllable reason first_seen update_time addresses '
-                                        'announces')
 
+class NodeSnapshot(collections.namedtuple('NodeSnapshot', AT_FIRST)):
+    """A node at one moment.  Never changed, so no lock: threads that make its view at one time make the same."""
 
-class NodeSnapshot:
-    """A state of a node that readers share.  Never changed, so no lock; what they see is made when first asked for.  Two
-    threads may make it at the same moment: they make the same."""
+    sequence, state, reason, controllable, groups = 0, None, None, False, ()
+    shares = drift = {}  # what it adds to the totals; {key: sentence}
+    _view = _json = None
 
-    __slots__ = ('sequence', 'state', 'info', 'shares', 'drift', 'desired', 'clock', 'groups', 'is_gone', 'added', '_facts',
-                 '_view', '_json')
+    def changed(self, sequence, now, groups=(), **changes):
+        """What the node is at Unix time `now` with the changes that have this number, where these Groups are."""
+        node = self._replace(**changes)
+        node.sequence = sequence
+        node.state, node.reason = node._state(now)
+        answers, name = node.state in (READY, STOPPED), node.info.name
+        node.controllable = answers and node.known.admin
+        if answers and not node.controllable:
+            node.reason = ' '.join(filter(None, (node.reason, NO_ADMIN_REASON)))
+        if answers and node.desired:
+            node.drift = differences(node.seen(now))
+        if 'drain' in node.desired:
+            node.drift.pop('cpus', None)  # the reconciler sees to it that a drained node has none
+        node.groups = self.groups if self.sequence and name == self.info.name else tuple(
+            group.name for group in groups if group.has(node.ip_addr, name))
+        node.shares = node._shares(answers)
+        return node
 
-    def __init__(self, sequence, state, info, facts, drift={}, desired={}, clock=OWN_CLOCK, groups=(), is_gone=False,
-                 added=False):
-        self.sequence = sequence  # the table's, at this change
-        self.state = state
-        self.info = info
-        # What the node adds to the totals, in the order of SUMS: CPUs while it answers, and work that is done.  Times in
-        # whole milliseconds: sums of floats drift, and one that is not sane would swallow the others for good.
-        answers, drain = state in (READY, STOPPED), desired.get('drain')
-        self.shares = (answers and info.cpus or 0, answers and info.busy or 0, info.jobs_done or 0,
-                       int(1000 * (info.cpu_time or 0)), 1 if drift else 0, int(bool(drain and not drain.idle)),
-                       int(bool(drain and drain.idle)))
-        self.drift = drift        # {key: sentence}
-        self.desired = desired    # {key: Setting or Drain}
-        self.clock = clock        # NodeClock
-        self.groups = groups      # names
-        self.is_gone = is_gone
-        self.added = added        # whether it is remembered over restarts, though no search may reach it
-        self._facts = facts
-        self._view = self._json = None
+    def _state(self, now):
+        """(state, reason or None) at Unix time `now`."""
+        if self.error:
+            release = self.version if self.version not in DISPY_RELEASES and self.update_time is None else None
+            return UNREACHABLE, self.error + ''.join(sentence.format(about) for sentence, about in (
+                (' Also seen at {}: forget this row to have the node asked there.', ', '.join(self.aliases)),
+                (' The dispynode that announces itself from here listens at {0}: add {0}, here or with --node.',
+                 self.announces),
+                (' It announces dispy {}, which this dispyadmin does not know.', release)) if about)
+        if self.foreign:
+            return LOCKED, ('Same sign as %s: a second address of that node, or an impostor. No auth code is sent '
+                            'to it. If it is the node, forget the other row.' % self.foreign)
+        if self.info is NO_INFO or self.known.secret is None:
+            return LOCKED, LOCKED_REASON
+        idle = idle_reason(self.seen(now))
+        return (STOPPED if idle else READY), idle
 
-    @property
-    def id(self):
-        """The node's id."""
-        return self._facts.id
+    def _shares(self, answers):
+        """What the node adds to totals: CPUs while it answers, and work that is done.  Times in milliseconds: sums
+        of floats drift, and one that is not sane would swallow the others for good."""
+        info, drain = self.info, self.desired.get('drain')
+        return {'nodes': 1, self.state: 1, 'cpus': answers and info.cpus or 0, 'busy': answers and info.busy or 0,
+                'jobs_done': info.jobs_done or 0, 'cpu_time': int(1000 * (info.cpu_time or 0)),
+                'drifted': int(bool(self.drift)), 'draining': int(bool(drain and not drain.idle)),
+                'drained': int(bool(drain and drain.idle))}
 
     @property
     def is_managed(self):
@@ -1846,40 +1759,43 @@ class NodeSnapshot:
         return bool(self.added or self.desired)
 
     @property
+    def is_ending(self):
+        """Whether it announced its end a moment ago and still answered then."""
+        return bool(self.ending_until and not self.error)
+
+    @property
     def label(self):
         """The node's name and address, as people know it; the port where it is not the usual one."""
-        facts = self._facts
-        place = facts.ip_addr if facts.port == PORT_PAIRS[0][1] else facts.id
+        place = self.ip_addr if self.port == PORT_PAIRS[0][1] else self.id
         return '%s (%s)' % (self.info.name, place) if self.info.name else place
 
     @property
     def view(self):
-        """The node as the HTTP interface shows it (see README, HTTP interface)."""
+        """The node as the HTTP interface shows it (see README, HTTP interface); made when first asked for."""
         if self._view is None:
-            view, info = dict.fromkeys(VIEW_KEYS), self.info  # in their order
-            for known in (self._facts, info):
-                view.update(zip(known._fields, known))
+            info, drain = self.info, self.desired.get('drain')
+            view = {key: getattr(info if key in Info._fields else self, key, None) for key in VIEW_KEYS}
             view.update(
-                state=self.state, avail_info=info.avail_info and dict(zip(AVAILABLE, info.avail_info)),
-                addresses=list(self._facts.addresses), groups=list(self.groups), drift=list(self.drift.values()) or None,
+                avail_info=info.avail_info and dict(zip(AVAILABLE, info.avail_info)), notes=self._notes(),
+                addresses=[self.id] + list(self.aliases), groups=list(self.groups),
+                drift=list(self.drift.values()) or None,
                 wanted={key: setting.asked for key, setting in self.desired.items() if key != 'drain'} or None,
-                drain=self._drain(), notes=self._notes())
+                drain=drain and {
+                    'since': drain.since, 'then': drain.then, 'note': drain.note, 'by': drain.by,
+                    'idle': drain.idle, 'restore': returned_cpus(self.desired).target(info), 'busy': info.busy,
+                    'pending': drain.returning})
             self._view = view
         return self._view
 
     def _notes(self):
         """Sentences on what an administrator has to know of it, beside its reason."""
-        notes = [CLOCK_NOTE % (span(abs(self.clock.ahead)), 'ahead' if self.clock.ahead > 0 else 'behind')] if (
-            self.clock.ahead) else []
+        notes, ahead = [], self.clock.ahead
+        if ahead:
+            notes.append("The node's clock is %s %s. Set it right: service times go by it." % (
+                span(abs(ahead)), 'ahead' if ahead > 0 else 'behind'))
         if self.state in (READY, STOPPED) and has_lost_schedule(self.info, self.clock.now(time.time())):
             notes.append(LOST_SCHEDULE)
         return notes
-
-    def _drain(self):
-        drain = self.desired.get('drain')
-        return drain and {
-            'since': drain.since, 'then': drain.then, 'note': drain.note, 'by': drain.by, 'idle': drain.idle,
-            'restore': returned_cpus(self.desired).target(self.info), 'busy': self.info.busy, 'pending': drain.returning}
 
     def seen(self, ours, desired=None):
         """What it is at this Unix time of ours; with another desired record, where one is given."""
@@ -1892,7 +1808,20 @@ class NodeSnapshot:
         return self._json
 
 
-NOTHING = NodeSnapshot(0, None, NO_INFO, ())  # of a node that is not there
+NOTHING = NodeSnapshot(**AT_FIRST)  # of a node that is not there
+
+
+def new_row(node_id, now):
+    """The NodeSnapshot of a node that is not in the table, seen first at Unix time `now`."""
+    address, port = split_id(node_id)
+    return NOTHING.changed(0, now, id=node_id, ip_addr=address, port=port, first_seen=now)
+
+
+def span(seconds):
+    """A number of seconds in words."""
+    sizes = ('days', DAY), ('h', 3600), ('min', 60)
+    unit, size = next((unit, size) for unit, size in sizes if size <= max(seconds / 2, 60))
+    return '%d %s' % (seconds // size, unit)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1903,6 +1832,8 @@ NOTHING = NodeSnapshot(0, None, NO_INFO, ())  # of a node that is not there
 Answer = collections.namedtuple('Answer', 'known info')
 
 Snapshot = collections.namedtuple('Snapshot', 'sequence full nodes removed totals')
+Removed = collections.namedtuple('Removed', 'sequence id')
+TOTALS = ('nodes',) + STATES + ('cpus', 'busy', 'jobs_done', 'cpu_time', 'drifted', 'draining', 'drained')
 
 # What NodeTable.heard() makes of an announcement.
 NEW, SAME, CHANGED = 'new', 'same', 'changed'
@@ -1915,446 +1846,315 @@ HAPPENED = {FOUND: 'is found', BACK: 'answers again', OPENED: 'is opened', RESTA
 EVENT_KINDS = (LOST, BACK, RESTARTED, FOUND, OPENED, IMPERSONATED, DRIFTED, DRAINED)  # of events of a node
 
 
-class NodeTable:
-    """All nodes.  Its lock guards everything in it and is held for microseconds: no I/O and no encoding under it.
+class Links(dict):
+    """{key: id of the node that it belongs to}, which also tells what belongs to a node."""
 
-    Each change gives the node the next number of one sequence and a new NodeSnapshot; readers ask for what has changed
-    since a number.  It starts at the time in microseconds, so that a number of an earlier run is not taken for one of this.
+    def __init__(self):
+        super().__init__()
+        self._keys = {}  # id -> {key: None}, the first key first
+
+    def of(self, node_id):
+        """The keys that belong to a node, as a tuple."""
+        return tuple(self._keys.get(node_id, ()))
+
+    def link(self, key, node_id):
+        """Let a key belong to this node, and to no other; with None, to none."""
+        before = self.pop(key, None)
+        if before is not None:
+            del self._keys[before][key]
+            if not self._keys[before]:
+                del self._keys[before]
+        if node_id is not None:
+            self[key] = node_id
+            self._keys.setdefault(node_id, {})[key] = None
+
+
+def locked(method):
+    """A method of NodeTable that holds the table's lock."""
+    @functools.wraps(method)
+    def holding(self, *args, **kwargs):
+        with self._lock:
+            return method(self, *args, **kwargs)
+    return holding
+
+
+class NodeTable:
+    """All nodes.  Its lock is held for microseconds: no I/O and no encoding under it.
+
+    Each change gives the node the next number of one sequence and a new NodeSnapshot; readers ask for what has
+    changed since a number.  It starts at the time in microseconds: no number of an earlier run is one of this.
     """
 
     def __init__(self, clock=time.time, monotonic=time.monotonic, groups=()):
-        self._clock = clock
-        self._monotonic = monotonic
-        self._groups = groups
-        self._lock = threading.Lock()            # guards all that follows
-        self._nodes = {}                         # id -> Node
-        self._published = {}                     # id -> what readers may have of it, those that changed last at the end
-        self._owners = {}                        # sign -> id of the one address that auth codes for it may go to
-        self._claims = {}                        # id -> signs that it owns: the row's own, and those of a conversation
-        self._aliases = {}                       # id of another address -> id of its node
-        self._announced = {}                     # id that nodes of rows announce themselves as -> ids of these rows
-        self._changes = 0                        # changes of what is kept of nodes
-        self._managed = set()                    # ids of the nodes of which something is kept
-        self._expected = {}                      # id that is being asked and owns a sign -> ids that show it too
-        self._removed = collections.deque(maxlen=MAX_REMOVED)  # (sequence, id)
+        self._clock, self._monotonic, self._groups = clock, monotonic, groups
+        self._lock = threading.Lock()  # guards all that follows
+        self._nodes = {}               # id -> NodeSnapshot, those that changed last at the end
+        self._owners = Links()         # sign -> id of the one address that auth codes for it may go to
+        self._aliases = Links()        # id of another address -> id of its node, which may have no row yet
+        self._announced = Links()      # id of a row -> the id that its node announces itself as
+        self._changes = 0              # changes of what is kept of nodes
+        self._removed = collections.deque(maxlen=MAX_REMOVED)
         self._first = self._sequence = int(clock() * 1e6)
-        self._totals = dict.fromkeys((None,) + STATES + SUMS, 0)  # None is the state of NOTHING
-        self._group_totals = {group.name: dict(self._totals, nodes=0) for group in groups}
+        self._totals = {name: dict.fromkeys(TOTALS, 0)  # of all nodes (None), and of those in each group
+                        for name in [None] + [group.name for group in groups]}
 
     # --- for readers ---
 
     def snapshot(self, since=None):
         """What has changed after sequence number `since`; everything (full) when there is no telling."""
+        def recent(entries):
+            return list(itertools.takewhile(lambda entry: entry.sequence > since, reversed(entries)))
+
         with self._lock:
-            sequence, totals = self._sequence, self._sums()
-            known = since is not None and self._first <= since <= sequence
-            full = not known or len(self._removed) == MAX_REMOVED and self._removed[0][0] > since
-            # All at once, as a copy of 10,000 references takes 0.1 ms; what was not asked for is left out below.
-            nodes = list(self._published.values()) if full or since < sequence else []
-            recent = () if full else itertools.takewhile(lambda entry: entry[0] > since, reversed(self._removed))
-            removed = {node_id for _, node_id in recent if node_id not in self._nodes}
-        if not full:
-            del nodes[:first_after(nodes, since)]
-        return Snapshot(sequence, full, nodes, sorted(removed), totals)
+            sequence, totals = self._sequence, self._totals_json(None)
+            full = since is None or not self._first <= since <= sequence or (
+                len(self._removed) == MAX_REMOVED and self._removed[0].sequence > since)
+            nodes = list(self._nodes.values())  # all at once, as a copy of 10,000 references takes 0.1 ms
+            removed = set() if full else {gone.id for gone in recent(self._removed) if gone.id not in self._nodes}
+        return Snapshot(sequence, full, nodes if full else recent(nodes)[::-1], sorted(removed), totals)
 
-    def _sums(self):
-        """The totals of the HTTP interface.  Lock held."""
-        return totals_json(self._totals, len(self._nodes))
-
+    @locked
     def group_totals(self):
         """{name of a group: its totals}."""
-        with self._lock:
-            return collections.OrderedDict((group.name, totals_json(sums, sums['nodes'])) for group in self._groups
-                                           for sums in [self._group_totals[group.name]])
+        return collections.OrderedDict((group.name, self._totals_json(group.name)) for group in self._groups)
 
+    @locked
     def get(self, node_id):
         """The NodeSnapshot of a node, or None."""
-        with self._lock:
-            return self._published.get(node_id)
+        return self._nodes.get(node_id)
 
+    def look(self, node_id):
+        """The NodeSnapshot of a node, NOTHING when it is not in the table."""
+        return self.get(node_id) or NOTHING
+
+    @locked
     def published(self):
         """{id: NodeSnapshot} of all nodes."""
-        with self._lock:
-            return dict(self._published)
+        return dict(self._nodes)
 
     def snapshots(self, ids):
         """{id: NodeSnapshot} of those of these nodes that are in the table, from one look at it."""
-        with self._lock:
-            return {node_id: self._published[node_id] for node_id in ids if node_id in self._published}
+        nodes = self.published()
+        return {node_id: nodes[node_id] for node_id in ids if node_id in nodes}
 
     def managed(self):
         """The NodeSnapshots of the nodes of which something is kept."""
-        with self._lock:
-            return [self._published[node_id] for node_id in self._managed]
+        return [node for node in self.published().values() if node.is_managed]
 
-    def changes(self):
-        """A number that grows when something changes of what is kept of nodes."""
-        with self._lock:
-            return self._changes
-
-    def desired(self, node_id):
-        """What administrators want of a node (see in_force); empty when it is not in the table."""
-        return (self.get(node_id) or NOTHING).desired
-
-    def clock(self, node_id):
-        """The NodeClock of a node."""
-        return (self.get(node_id) or NOTHING).clock
-
-    def known(self, node_id):
-        """How the node at this address was opened last (Known); STRANGER when it is not in the table."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            return node.known if node else STRANGER
-
-    def answers(self, node_id):
-        """Whether there is a node at this address that answered when it was asked last."""
-        return (self.get(node_id) or NOTHING).state not in (None, UNREACHABLE)
+    def ids(self, state=None):
+        """The ids of all nodes, or of those in this state."""
+        return [node_id for node_id, node in self.published().items() if state in (None, node.state)]
 
     def has_unasked(self):
         """Whether there are nodes that have not been asked yet."""
-        with self._lock:
-            return not all(node.is_asked for node in self._nodes.values())
+        return not all(node.is_asked for node in self.published().values())
 
-    def ids(self, state=None):
-        """The ids of all nodes, or of those that were published in this state."""
-        with self._lock:
-            published = list(self._published.items())
-        return [node_id for node_id, shown in published if state in (None, shown.state)]
+    @locked
+    def changes(self):
+        """A number that grows when something changes of what is kept of nodes."""
+        return self._changes
 
     def __contains__(self, node_id):
-        with self._lock:
-            return node_id in self._nodes
+        return self.get(node_id) is not None
+
+    @locked
+    def row(self, node_id):
+        """The id of the row that stands for this address: its own, or that of the node whose alias it is."""
+        return self._aliases.get(node_id, node_id)
+
+    @locked
+    def owner(self, sign):
+        """The id of the row that has this sign, or None."""
+        return self._owners.get(sign)
 
     # --- for those who talk to nodes ---
 
+    @locked
     def may_send(self, node_id, sign):
         """Whether auth codes made from `sign` may go to this address: it is the first that has shown the sign.
+        Else another host could collect, by showing the sign of a node, the code that opens the node."""
+        if sign not in self._owners:
+            self._owners.link(sign, node_id)
+        return self._owners[sign] == node_id
 
-        Else another host could collect, by showing the sign of a node, the code that opens the node.
-        """
-        with self._lock:
-            owner = self._owners.get(sign)
-            if owner is None:
-                self._owners[sign] = owner = node_id
-                self._claims.setdefault(node_id, set()).add(sign)
-            return owner == node_id
-
+    @locked
     def add(self, address, port, version=None):
-        """A row for an address that the administrator named, or that announces this release, before it has answered."""
-        with self._lock:
-            node_id = format_id(address, port)
-            known = node_id in self._nodes or node_id in self._aliases
-            if not known and len(self._nodes) < MAX_NODES:
-                self._nodes[node_id] = node = Node(address, port, self._clock())
-                node.version = version
-                self._changed(node)
+        """A row for an address that was named, or that announces this release, before it has answered."""
+        node_id = format_id(address, port)
+        if node_id not in self._nodes and node_id not in self._aliases and len(self._nodes) < MAX_NODES:
+            self._change(node_id, version=version)
 
+    @locked
     def answered(self, node_id, answer, create=False):
-        """A node has answered.  Returns what that is to the administrator, FOUND to ALIAS, or None.
-
-        With `create`, an address that is not in the table gets a row, or becomes an alias of the row that has its sign.
-        """
-        known = answer.known
-        with self._lock:
-            node = self._nodes.get(node_id)
-            owner = self._owners.get(known.sign)
-            if owner not in (None, node_id) and (node.known.sign == '' if node else create):
-                return self._alias(node_id, owner)
-            if node is None:
-                if not create or len(self._nodes) >= MAX_NODES:
-                    self._release(node_id)
-                    return None
-                node = self._nodes[node_id] = Node(*split_id(node_id), now=self._clock())
-            event = None
-            if known is not node.known or node.error or node.foreign:
-                if known.sign == node.known.sign and known.secret is None and node.known.secret is not None:
-                    return None  # it was asked before the secret came that has opened it meanwhile
-                event = self._event(node, known, owner)
-                self._take_known(node, known, owner)
-            if answer.info is not None:
-                node.info = answer.info
-            node.update_time, node.is_asked = self._clock(), True
-            if node.said_end and self._monotonic() > node.ending_until:
-                node.said_end = None
-            self._changed(node)
-            self._drop_announcer(node_id)
-            return event
-
-    def _drop_announcer(self, node_id):
-        """A node answers: the row of the address that it announces itself from, where nothing listens, goes.  Lock held."""
-        for row_id in tuple(self._announced.get(node_id, ())):
-            if self._nodes[row_id].update_time is None and row_id not in self._managed:
+        """A node has answered.  Returns what that is to administrators, FOUND to ALIAS, or None.  With `create`,
+        an address that is not in the table gets a row, or becomes an alias of the row that has its sign."""
+        known, node = answer.known, self._nodes.get(node_id, NOTHING)
+        owner = self._owners.get(known.sign, node_id)
+        is_new, is_foreign = known.sign != node.known.sign, owner != node_id
+        if is_foreign and (create if node is NOTHING else not node.known.sign):
+            return self._alias(node_id, owner)
+        if node is NOTHING and (not create or len(self._nodes) >= MAX_NODES):
+            self._release(node_id)
+            return None
+        if not is_new and known.secret is None and node.known.secret is not None:
+            return None  # it was asked before the secret came that has opened it meanwhile
+        ends = {'ended': None, 'ending_until': 0} if is_new or self._monotonic() > node.ending_until else {}
+        self._change(node_id, known=known, foreign=owner if is_foreign else None, update_time=self._clock(),
+                     info=answer.info or (NO_INFO if is_new else node.info), is_asked=True, error=None,
+                     is_gone=False, announces=None, **ends)
+        self._release(node_id, keep=known.sign)
+        self._link_alias(node_id, None)
+        for row_id in self._announced.of(node_id):  # where it announces itself from, and nothing listens
+            if self._nodes[row_id].update_time is None and not self._nodes[row_id].is_managed:
                 self._remove(row_id)
-
-    def _announces(self, node, named):
-        """This node announces itself as `named`, or as itself (None).  Lock held."""
-        rows = self._announced.get(node.announces, set())
-        rows.discard(node.id)
-        if not rows:
-            self._announced.pop(node.announces, None)
-        node.announces = named
-        if named:
-            self._announced.setdefault(named, set()).add(node.id)
-
-    @staticmethod
-    def _event(node, known, owner):
-        """What this answer is to the administrator.  Lock held; the node is as it was before."""
-        if node.update_time is None:
-            return FOUND
-        if owner not in (None, node.id) and not node.foreign:
-            return IMPERSONATED
-        if node.known.sign != known.sign:
-            return RESTARTED
-        if node.error:
-            return BACK
-        return OPENED if node.known.secret is None and known.secret is not None else None
-
-    def _take_known(self, node, known, owner):
-        """How it was opened now, which is not as it was the last time.  Lock held."""
-        node.aliases += tuple(self._expected.pop(node.id, ()))[:MAX_ADDRESSES]
-        self._aliases.pop(node.id, None)
-        if node.known.sign != known.sign:
-            node.said_end = None
-            node.info = None  # the program that these were the details of has ended
-        self._release(node.id, keep=known.sign)
-        node.known = known
-        node.foreign = owner if owner not in (None, node.id) else None
-        node.error = None
-        self._announces(node, None)
-        node.is_gone = False
+        return next((event for event, holds in (
+            (FOUND, node.update_time is None), (IMPERSONATED, is_foreign and not node.foreign),
+            (RESTARTED, is_new), (BACK, node.error),
+            (OPENED, node.known.secret is None and known.secret is not None)) if holds), None)
 
     def _alias(self, node_id, owner):
-        """This address shows the sign of `owner`: it is no row of its own (any more).  What was set at it goes along, and it
-        is another address of no other node.  Lock held."""
-        node, gone, last = (self._nodes.get(i) for i in (owner, node_id, self._aliases.get(node_id)))
-        if last is not None and last is not node:
-            last.aliases = tuple(alias for alias in last.aliases if alias != node_id)
-            self._changed(last)
-        if gone is not None:
-            if node is None and (gone.desired or gone.added):
+        """This address shows the sign of `owner`: it is no row (any more), and an alias of no other node.  What
+        was set at it goes along.  Lock held."""
+        node, gone = self._nodes.get(owner), self._nodes.get(node_id)
+        if gone:
+            if node:
+                self._change(owner, desired=dict(gone.desired, **node.desired), added=node.added or gone.added)
+            elif gone.is_managed:
                 return None  # the owner is being asked now: this row goes when that has a row to carry it over to
             self._remove(node_id)
-            if node is not None:
-                self._keep(node, desired=dict(gone.desired, **node.desired), added=node.added or gone.added)
         self._release(node_id)
-        aliases = self._expected.setdefault(owner, []) if node is None else node.aliases
-        if node_id in aliases or len(aliases) >= MAX_ADDRESSES - 1:
+        if self._aliases.get(node_id) == owner:
             return None
-        self._aliases[node_id] = owner
-        if node is None:
-            aliases.append(node_id)  # the owner is being asked now
-        else:
-            node.aliases += (node_id,)
-            self._changed(node)
-        return ALIAS
+        has_room = len(self._aliases.of(owner)) < MAX_ADDRESSES - 1
+        self._link_alias(node_id, owner if has_room else None)
+        return ALIAS if has_room else None
 
+    @locked
     def failed(self, node_id, sentence, is_gone=False):
         """A node did not answer; `is_gone` when nothing listens there.  Returns LOST when it had, else None."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            if node is None:
-                self._release(node_id)
-                return None
-            self._release(node_id, keep=node.known.sign)
-            node.is_asked = True
-            lost, is_gone = node.error is None, is_gone or bool(node.said_end)
-            if node.said_end:
-                node.ended = SAID_END_REASON % clock_time(node.said_end)
-            elif lost:
-                node.ended = ENDED_REASON if self._has_ended(node) else None
-            sentence = node.ended or sentence
-            if lost or (node.error, node.is_gone) != (sentence, is_gone):
-                node.error, node.is_gone = sentence, is_gone
-                self._changed(node)
-            return LOST if lost else None
+        node, now = self._nodes.get(node_id, NOTHING), self._clock()
+        self._release(node_id, keep=node.known.sign)
+        if node is NOTHING:
+            return None
+        is_lost, ended, end = node.error is None, node.ended, node.info.service_end
+        if is_lost and not node.ending_until:  # one that was lost before its End was not ended by that
+            is_end = end is not None and (node.update_time or 0) < end - (node.clock.ahead or 0) <= now
+            ended = 'dispynode exited at its End time; restart it on the node.' if is_end else None
+        self._change(node_id, error=ended or sentence, ended=ended, is_gone=is_gone or bool(node.ending_until),
+                     is_asked=True)
+        return LOST if is_lost else None
 
-    def _has_ended(self, node):
-        """Whether a node that is just lost was up to its End time: one that was lost before was not ended by it."""
-        end = node.info and node.info.service_end
-        return end is not None and (node.update_time or 0) < end - (node.clock.ahead or 0) <= self._clock()
-
-    def _release(self, node_id, keep=None):
-        """Give back the signs that an address owns, but `keep`.  Lock held."""
-        signs = self._claims.get(node_id, ())
-        if keep in signs and len(signs) == 1 and node_id not in self._expected:
-            return
-        signs = self._claims.pop(node_id, set())
-        for sign in signs - {keep}:
-            del self._owners[sign]
-        if keep in signs:
-            self._claims[node_id] = {keep}
-        for alias in self._expected.pop(node_id, ()):
-            self._aliases.pop(alias, None)
-
+    @locked
     def heard(self, node_id, announcement, named=None, connected=False):
-        """An announcement from this very address, by a connection or a datagram; `named` is the id that it names.  Returns
-        (NEW, SAME or CHANGED, id of the row that it concerns).
+        """An announcement from this very address, by a connection or a datagram; `named` is the id that it names.
+        Returns (NEW, SAME or CHANGED, id of the row that it concerns).
 
-        A node at a second address of its machine announces itself from the first, where nothing listens.  When its row is
-        there and has its sign, it is that one's; what anybody could say in its place is not believed, though: that it ends.
+        A node at a second address of its machine announces itself from the first, where nothing listens: it is
+        that row's which has the sign, but for what anybody could say in its place, that it ends.
         """
-        with self._lock:
-            row = self._aliases.get(node_id, node_id)
-            is_own = row in self._nodes
-            if not is_own and named and self._owners.get(announcement.sign) == named:
-                row = named
-            node = self._nodes.get(row)
-            if node is None:
-                return NEW, node_id
-            if connected and node.error and named not in (None, row, node.announces):
-                self._announces(node, named)
-                self._changed(node)
-            same = node.known.sign == announcement.sign
-            if same and announcement.version and node.version != announcement.version:
-                node.version = announcement.version
-                self._changed(node)
-            if same and announcement.tag == 'TERMINATED' and is_own:
-                node.said_end, node.ending_until = self._clock(), self._monotonic() + ENDING_TIME
-                return CHANGED, row
-            return (SAME if same and not node.error else CHANGED), row
+        row = self._aliases.get(node_id, node_id)
+        is_own = row in self._nodes
+        if not is_own and named and self._owners.get(announcement.sign) == named:
+            row = named
+        node = self._nodes.get(row)
+        if node is None:
+            return NEW, node_id
+        changes, is_same = {}, node.known.sign == announcement.sign
+        is_end = is_same and is_own and announcement.tag == 'TERMINATED'
+        if connected and node.error and named not in (None, row):
+            changes['announces'] = named
+        if is_same and announcement.version:
+            changes['version'] = announcement.version
+        if is_end:
+            changes['ending_until'] = self._monotonic() + ENDING_TIME
+            changes['ended'] = 'dispynode exited at %s, as it announced; restart it on the node.' % (
+                time.strftime('%H:%M:%S', time.localtime(self._clock())))
+        self._change(row, **changes)
+        return (SAME if is_same and not is_end and not node.error else CHANGED), row
 
-    def row(self, node_id):
-        """The id of the row that stands for this address: its own, or that of the node of which it is another address."""
-        with self._lock:
-            return self._aliases.get(node_id, node_id)
-
-    def owner(self, sign):
-        """The id of the row that has this sign, or None."""
-        with self._lock:
-            return self._owners.get(sign)
-
-    def is_ending(self, node_id):
-        """Whether the node announced its end a moment ago and still answered then."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            return bool(node and node.said_end and not node.error)
-
+    @locked
     def keep(self, node_id, **values):
         """Change what is kept of a node."""
-        with self._lock:
-            if node_id in self._nodes:
-                self._keep(self._nodes[node_id], **values)
+        if node_id in self._nodes:
+            self._change(node_id, **values)
 
+    @locked
     def edit(self, node_id, changes, expected=None):
-        """Change what administrators want of a node: {key: new value, or None}.  Whether it was done.
+        """Change what administrators want of a node: {key: new value, or None}.  Whether it was done: not where
+        there is no such row, nor where its desired record is not the `expected` one any more, so that none
+        overwrites what it does not know of."""
+        node = self._nodes.get(node_id)
+        if node is None or expected not in (None, node.desired):
+            return False
+        self._change(node_id, desired=merged(node.desired, changes))
+        return True
 
-        It is not when there is no such row, or its desired record is not the `expected` one any more: who decides by what is
-        desired looks again then, so that none overwrites what it does not know of.
-        """
-        with self._lock:
-            node = self._nodes.get(node_id)
-            if node is None or expected not in (None, node.desired):
-                return False
-            self._keep(node, desired=merged(node.desired, changes))
-            return True
-
-    def _keep(self, node, **values):
-        """Lock held."""
-        if all(getattr(node, key) == value for key, value in values.items()):
-            return
-        before = {key: getattr(node, key) for key in values}
-        try:
-            for key, value in values.items():
-                setattr(node, key, value)
-            self._changed(node)
-        except Exception:
-            for key, value in before.items():
-                setattr(node, key, value)
-            raise
-        self._changes += 1
-        (self._managed.add if self._published[node.id].is_managed else self._managed.discard)(node.id)
-
+    @locked
     def drop_aliases(self, node_id, only=None):
-        """Forget the other addresses of a node, or one of them, and return them: each is to be asked again what it is."""
-        with self._lock:
-            node = self._nodes.get(node_id)
-            dropped = [alias for alias in node.aliases if only in (None, alias)] if node else []
-            if dropped:
-                node.aliases = tuple(alias for alias in node.aliases if alias not in dropped)
-                for alias in dropped:
-                    self._aliases.pop(alias, None)
-                self._changed(node)
-            return dropped
+        """Forget the other addresses of a node, or one of them, and return them: each is to be asked again."""
+        dropped = [alias for alias in self._aliases.of(node_id) if only in (None, alias)]
+        for alias in dropped:
+            self._link_alias(alias, None)
+        return dropped
 
+    @locked
     def forget(self, node_id):
         """Remove a row; False when there is none."""
-        with self._lock:
-            if node_id not in self._nodes:
-                return False
-            self._remove(node_id)
-            return True
+        if node_id not in self._nodes:
+            return False
+        self._remove(node_id)
+        return True
 
     # --- inside, lock held ---
 
-    def _changed(self, node):
-        # Made before anything is touched: whatever goes wrong in it leaves the old truth in place.
-        now = node.publish(self._sequence + 1, self._clock(), self._groups)
-        self._sequence += 1
-        before = self._published.pop(node.id, NOTHING)
-        self._published[node.id] = now
-        self._count(before, now)
-
-    def _count(self, before, now):
-        """Keep the totals: a node was one of these, and is the other."""
-        count(self._totals, before, now)
-        if not self._groups:
-            return
-        for name in before.groups:
-            self._group_totals[name]['nodes'] -= 1
-            count(self._group_totals[name], before, NOTHING)
-        for name in now.groups:
-            self._group_totals[name]['nodes'] += 1
-            count(self._group_totals[name], NOTHING, now)
+    def _change(self, node_id, **changes):
+        """Change what is known of a node, which gets a row where it has none."""
+        now, before = self._clock(), self._nodes.get(node_id)
+        node = before or new_row(node_id, now)
+        changes['aliases'] = self._aliases.of(node_id)
+        if node is not before or any(getattr(node, key) != value for key, value in changes.items()):
+            # Made before anything is touched: whatever goes wrong in it leaves the old truth in place.
+            self._put(before or NOTHING, node.changed(self._sequence + 1, now, self._groups, **changes))
 
     def _remove(self, node_id):
-        node = self._nodes.pop(node_id)
-        if node_id in self._managed:
-            self._managed.discard(node_id)
-            self._changes += 1
-        self._sequence += 1
-        self._removed.append((self._sequence, node_id))
-        self._count(self._published.pop(node_id, NOTHING), NOTHING)
+        self._put(self._nodes[node_id], NOTHING)
         self._release(node_id)
-        for alias in node.aliases:
-            self._aliases.pop(alias, None)
-        self._announces(node, None)
 
-
-def count(totals, before, now):
-    """Change totals: a node was one of these NodeSnapshots, and is the other."""
-    if before.state != now.state:
-        totals[before.state] -= 1
-        totals[now.state] += 1
-    for key, old, new in zip(SUMS, before.shares, now.shares):
-        if new != old:
-            totals[key] += new - old
-
-
-def totals_json(sums, nodes):
-    """Totals as the HTTP interface shows them."""
-    totals = collections.OrderedDict(nodes=nodes)
-    totals.update((key, sums[key]) for key in STATES + SUMS)
-    totals['cpu_time'] = sums['cpu_time'] / 1000
-    return totals
-
-
-def first_after(nodes, sequence):
-    """How many of these NodeSnapshots, in the order of their changes, changed no later than that."""
-    low, high = 0, len(nodes)
-    while low < high:
-        middle = (low + high) // 2
-        if nodes[middle].sequence <= sequence:
-            low = middle + 1
+    def _put(self, before, after):
+        """Put one NodeSnapshot of a node in the place of another; NOTHING is that of a node that is not there."""
+        node_id = before.id or after.id
+        self._sequence += 1
+        self._nodes.pop(node_id, None)
+        if after is NOTHING:
+            self._removed.append(Removed(self._sequence, node_id))
         else:
-            high = middle
-    return low
+            self._nodes[node_id] = after
+        self._changes += (before.added, before.desired, before.clock) != (after.added, after.desired, after.clock)
+        if before.announces != after.announces:
+            self._announced.link(node_id, after.announces)
+        for node, sign in ((before, -1), (after, 1)):
+            for name, (key, share) in itertools.product((None,) + node.groups, node.shares.items()):
+                self._totals[name][key] += sign * share
 
+    def _totals_json(self, name):
+        """The totals of a group, or of all nodes, as the HTTP interface shows them."""
+        return dict(self._totals[name], cpu_time=self._totals[name]['cpu_time'] / 1000)
 
-def clock_time(seconds):
-    """A Unix time as HH:MM:SS of this machine's clock and zone, with the date when it is not today's."""
-    then = datetime.datetime.fromtimestamp(seconds)
-    today = then.date() == datetime.date.today()
-    return then.strftime('%H:%M:%S' if today else '%Y-%m-%d %H:%M:%S')
+    def _link_alias(self, alias, node_id):
+        """Let an address be another one of this node, and of no other; with None, of none."""
+        last = self._aliases.get(alias)
+        self._aliases.link(alias, node_id)
+        for changed in (last, node_id):
+            if changed in self._nodes:
+                self._change(changed)
+
+    def _release(self, node_id, keep=''):
+        """Give back the signs that an address owns, but `keep`; without that, its other addresses as well."""
+        for sign in self._owners.of(node_id):
+            if sign != keep:
+                self._owners.link(sign, None)
+        for alias in () if keep else self._aliases.of(node_id):
+            self._aliases.link(alias, None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -4135,7 +3935,7 @@ class PlanRunner:
         step = plan.step
         if node is None and not step.lists_row:
             return failure(node_id, 'unknown', UNKNOWN_NODE)
-        node = node or Node(*split_id(node_id), now=ours).publish(0, ours)
+        node = node or new_row(node_id, ours)
         edit, problem = self._intend(plan, node, ours)
         if problem:
             return problem
@@ -4283,7 +4083,7 @@ class PlanRunner:
         while True:
             node = yield self._watch(turn)
             answers = node is not None and node.state != UNREACHABLE
-            if node is None or node.is_gone or answers and self._table.known(turn.id).sign != turn.sign:  # started again
+            if node is None or node.is_gone or answers and self._table.look(turn.id).known.sign != turn.sign:  # started again
                 return self._end(turn, success(turn.id, HAS_ENDED))
             if answers and has_lost_schedule(node.info, node.clock.now(time.time())) or time.monotonic() > deadline:
                 break
@@ -4310,12 +4110,12 @@ class PlanRunner:
 
     def _converse(self, turn):
         """Conversation: send what is to be sent, and look again.  Returns an Answer; None where turn.unsure is set."""
-        answer = Answer(self._table.known(turn.id), (self._table.get(turn.id) or NOTHING).info)
+        answer = Answer(self._table.look(turn.id).known, (self._table.get(turn.id) or NOTHING).info)
         for _ in range(3):  # a node that was started again is told again; the first answer to HH:MM may tell another zone
             if not answer.known.admin:
                 break
-            turn.sign, clock = answer.known.sign, self._table.clock(turn.id)
-            seen = Seen(turn.id, answer.info, clock, time.time(), self._table.desired(turn.id))
+            turn.sign, clock = answer.known.sign, self._table.look(turn.id).clock
+            seen = Seen(turn.id, answer.info, clock, time.time(), self._table.look(turn.id).desired)
             settings, turn.left_out = turn.plan.step.choose(seen, turn.edit)
             for setting in settings:
                 turn.is_last = setting is settings[-1]
@@ -4331,7 +4131,7 @@ class PlanRunner:
                     self._take(turn, setting, value.get(setting.key))
             if settings:
                 answer = yield from self._look_again(turn, answer)
-            is_told = answer.known.sign == turn.sign and not (turn.is_partial and self._table.clock(turn.id) != clock)
+            is_told = answer.known.sign == turn.sign and not (turn.is_partial and self._table.look(turn.id).clock != clock)
             if is_told or any(setting.ends_now for setting in settings):
                 break
         return answer
@@ -4367,7 +4167,7 @@ class PlanRunner:
             told = {'ahead': ahead if abs(ahead) > CLOCK_ERROR else 0}
         else:
             told = {'zone': zone_of(setting.time, value)}
-        self._table.keep(turn.id, clock=self._table.clock(turn.id)._replace(**told))
+        self._table.keep(turn.id, clock=self._table.look(turn.id).clock._replace(**told))
 
     # --- its outcome ---
 
@@ -4403,11 +4203,11 @@ class PlanRunner:
 
     def _own(self, turn):
         """The keys of the desired record that are still as this turn has made them."""
-        desired = self._table.desired(turn.id)
+        desired = self._table.look(turn.id).desired
         return [key for key, made in turn.edit.items() if is_same(desired.get(key), made)]
 
     def _succeed(self, turn, node):
-        step, own, drain = turn.plan.step, self._own(turn), self._table.desired(turn.id).get('drain')
+        step, own, drain = turn.plan.step, self._own(turn), self._table.look(turn.id).desired.get('drain')
         taken = {setting.key: setting for setting in turn.taken}
         settled = {key: taken[key] for key in own if key in taken and turn.edit[key]}
         if drain and not drain.returning:
@@ -4416,7 +4216,7 @@ class PlanRunner:
             settled['drain'] = None
         self._table.edit(turn.id, settled)
         turn.edit.update(settled)
-        seen = node.seen(time.time(), self._table.desired(turn.id))
+        seen = node.seen(time.time(), self._table.look(turn.id).desired)
         message = ' '.join(filter(None, (step.describe(turn.before, seen, turn.taken), turn.left_out)))
         values = {key: getattr(seen.info, key) for key in set(taken) | {step.key} - {None}}
         self._end(turn, success(turn.id, message, **values), seen.info)
@@ -4687,7 +4487,7 @@ class Admin:
                 self.take(node_id, answer, error)
             finally:
                 collector.put(node_id, (answer, secret, error))
-        steps = find_client_secret(self._request, self.table.known(node_id), self._secrets,
+        steps = find_client_secret(self._request, self.table.look(node_id).known, self._secrets,
                                    functools.partial(self.table.may_send, node_id))
         self.poller.submit(self.talk(node_id, steps, done))
         late = NodeError('It did not answer all questions within %d seconds.' % SECRET_TIME)
@@ -4695,7 +4495,7 @@ class Admin:
 
     def info_steps(self, node_id, known=None):
         """The conversation that asks what this node is, where it was opened like that (Known) last."""
-        return ask_info(self._request, known or self.table.known(node_id), self._secrets,
+        return ask_info(self._request, known or self.table.look(node_id).known, self._secrets,
                         functools.partial(self.table.may_send, node_id))
 
     def talk(self, node_id, steps, done):
@@ -4705,7 +4505,7 @@ class Admin:
     def _converse(self, node_id, steps):
         """Conversation: these steps, begun without TLS where it is not known that the node uses it."""
         steps = steps or self.info_steps(node_id)
-        if self.client_tls and not self.table.answers(node_id):
+        if self.client_tls and self.table.look(node_id).error:
             steps = plain_first(self._request, steps)
         return (yield from steps)
 
@@ -4744,7 +4544,7 @@ class Admin:
             self.schedule.finished(node_id, error is None)
             if node_id not in self.table:
                 self.schedule.remove(node_id)
-            elif error is None and self.table.is_ending(node_id):
+            elif error is None and self.table.look(node_id).is_ending:
                 self.schedule.ask_in(node_id, 0.5)
             self.plans.polled(node_id)
 
@@ -4949,7 +4749,7 @@ class Seeker(Worker):
         table, row = self._admin.table, self._rows[place]
         if not error:
             self._missing.discard(place)
-            if table.row(node_id) != row and not table.answers(row) and not (table.get(row) or NOTHING).is_managed:
+            if table.row(node_id) != row and table.look(row).error and not (table.get(row) or NOTHING).is_managed:
                 table.forget(row)  # nothing is there, and nothing was set
 
 

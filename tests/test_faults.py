@@ -54,7 +54,7 @@ ONCE = ('Listener.turn', 'Announcer.turn', 'Poller.turn', 'WebServer.turn',
         'Listener._understand', 'Listener._accept', 'Listener._take_all', 'Admin._heard', 'Admin._meet',
         'Admin._tell', 'Admin._due_talks', 'NodeTable.failed', 'Admin.info_steps', 'Announcer._ask_from',
         'Talk.begin', 'Talk.watch', 'Talk.receive', 'Schedule.take',
-        'NodeTable.answered', 'NodeTable.heard', 'NodeTable.known', 'NodeTable.may_send', 'Poller._launch',
+        'NodeTable.answered', 'NodeTable.heard', 'NodeTable.look', 'NodeTable.may_send', 'Poller._launch',
         'Poller.advance', 'Poller._step', 'Poller._expire', 'WebServer._accept', 'RequestHandler.setup',
         'RequestHandler._read_target', 'RequestHandler._send', 'Seeker.turn', 'Inbound.__init__')
 
@@ -337,13 +337,13 @@ class Clock(FaultTest):
         table.may_send(node_id, 'a' * 40)
         table.answered(node_id, answer, create=True)
         table.heard(node_id, dispyadmin.Announcement('TERMINATED', None, 9701, 'a' * 40, None))
-        self.assertTrue(table.is_ending(node_id))
+        self.assertTrue(table.look(node_id).is_ending)
         now[0] -= 86400
         for _ in range(100):
             now[0] += 0.5
             monotonic[0] += 0.5
             table.answered(node_id, answer)
-        self.assertFalse(table.is_ending(node_id))
+        self.assertFalse(table.look(node_id).is_ending)
 
     def test_suspended(self):
         """The whole program stands still for ten poll intervals: afterwards each node is asked once, and none is lost."""

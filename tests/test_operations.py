@@ -163,7 +163,7 @@ class JournalTest(unittest.TestCase):
         keys = ['key%d' % number for number in range(100)]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key: table.edit('10.0.0.1:9701', {key: SetCpus(1)}), keys))
-        self.assertEqual(sorted(table.desired('10.0.0.1:9701')), sorted(keys))
+        self.assertEqual(sorted(table.look('10.0.0.1:9701').desired), sorted(keys))
 
 
 class OperationsTest(JobsTest):

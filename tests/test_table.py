@@ -5,7 +5,7 @@ import math
 import socket
 import struct
 import unittest
-import unittest.mock
+from unittest import mock
 
 import dispyadmin
 from dispyadmin import Answer, Announcement, Info, Known, NodeError, NodeTable, Schedule
@@ -130,6 +130,23 @@ class Table(unittest.TestCase):
         self.assertEqual(self.view(A)['addresses'], [A, C])
         self.assertEqual(self.table.heard(C, Announcement('PING', None, 9701, SIGN, None)), ('same', A))
 
+    def test_address_that_is_a_node_of_its_own_now_is_no_other_address_any_more(self):
+        self.meet(A, opened())
+        self.meet(C, locked())
+        self.assertEqual(self.meet(C, opened(OTHER)), 'found')
+        self.assertEqual((self.view(A)['addresses'], self.view(C)['addresses']), ([A], [C]))
+        self.assertEqual(self.table.row(C), C)
+
+    def test_what_goes_wrong_in_a_change_leaves_all_as_it_was(self):
+        self.meet(A, opened())
+        before = self.table.snapshot()
+        with mock.patch('dispyadmin.idle_reason', side_effect=ZeroDivisionError):
+            for change in (lambda: self.table.answered(A, opened(cpus=1)), lambda: self.meet(B, opened(OTHER)),
+                           lambda: self.table.keep(A, added=True)):
+                self.assertRaises(ZeroDivisionError, change)
+        self.assertEqual(self.table.snapshot(), before)
+        self.assertEqual(self.table.changes(), 0)
+
     def test_two_addresses_that_are_asked_at_the_same_time(self):
         self.assertTrue(self.table.may_send(A, SIGN))
         self.assertFalse(self.table.may_send(C, SIGN))
@@ -169,11 +186,11 @@ class Table(unittest.TestCase):
     def test_terminated(self):
         self.meet(A, opened())
         self.assertEqual(self.table.heard(A, Announcement('TERMINATED', None, 9701, OTHER, None))[0], 'changed')
-        self.assertFalse(self.table.is_ending(A))
+        self.assertFalse(self.table.look(A).is_ending)
         self.table.heard(A, Announcement('TERMINATED', None, 9701, SIGN, None))
         self.assertEqual(self.view(A)['state'], 'ready')   # it is asked before that is believed
         self.table.answered(A, opened())
-        self.assertTrue(self.table.is_ending(A))
+        self.assertTrue(self.table.look(A).is_ending)
         self.table.failed(A, 'Connection refused.')
         self.assertIn('as it announced', self.view(A)['reason'])
 
@@ -463,7 +480,7 @@ class Addresses(unittest.TestCase):
                 attributes[dispyadmin._BROADCAST] = socket.inet_aton(kernel)
             tables = {dispyadmin._GET_LINKS: [(struct.pack('=IiII', 0, 7, flags | dispyadmin._UP, 0), {})],
                       dispyadmin._GET_ADDRESSES: [(struct.pack('=BBBBi', socket.AF_INET, prefix, 0, 0, 7), attributes)]}
-            with unittest.mock.patch('dispyadmin._kernel_table', lambda kind, head_size: tables[kind]):
+            with mock.patch('dispyadmin._kernel_table', lambda kind, head_size: tables[kind]):
                 interface, = dispyadmin.list_interfaces()
             return interface.broadcast
         self.assertEqual(found(20, '10.1.15.255'), '10.1.15.255')
