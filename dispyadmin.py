@@ -1110,31 +1110,29 @@ class NodeClock(collections.namedtuple('NodeClock', 'zone ahead')):
         return self.zone in {own_zone(year + days * DAY) for days in (0, 91, 182, 273)}
 
     def local(self, seconds):
-        """A Unix time in the node's zone: this machine's, where the node's is not known or was the same."""
-        return seconds + (own_zone(seconds) if self.zone is None or self.is_own_zone() else self.zone)
+        """The datetime that the node's clock shows at a Unix time: in this machine's zone, where the node's is not known or
+        was the same."""
+        ahead = own_zone(seconds) if self.zone is None or self.is_own_zone() else self.zone
+        return datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds + ahead)
 
     def clock(self, seconds):
         """A Unix time as the HH:MM that the node's clock shows."""
-        return '%02d:%02d' % divmod(self.local(seconds) % DAY // 60, 60)
-
-    def day(self, seconds):
-        """The date of a Unix time, as the node's clock shows it."""
-        return datetime.date(1970, 1, 1) + datetime.timedelta(days=self.local(seconds) // DAY)
+        return self.local(seconds).strftime('%H:%M')
 
     def moment(self, seconds, ours, today=''):
         """A Unix time of the node in words: with its day, when that is not today there."""
         if seconds is None:
             return 'none'
-        day = self.day(seconds)
-        apart = (day - self.day(self.now(ours))).days
-        named = {0: today, 1: 'tomorrow', -1: 'yesterday'}
-        text = named.get(apart, day.strftime('%a') if abs(apart) < 7 else day.isoformat())
-        return ('%s %s' % (text, self.clock(seconds))).strip()
+        at = self.local(seconds)
+        apart = (at.date() - self.local(self.now(ours)).date()).days
+        day = {0: today, 1: 'tomorrow', -1: 'yesterday'}.get(apart, '%a' if abs(apart) < 7 else '%Y-%m-%d')
+        return at.strftime(day + ' %H:%M').strip()
 
     def today(self, text, ours):
         """The Unix time that dispynode makes of HH:MM: today's, by its own clock."""
-        now, (hours, minutes) = self.now(ours), text.split(':')
-        return now - self.local(now) % DAY + int(hours) * 3600 + int(minutes) * 60
+        now, (hour, minute) = self.now(ours), map(int, text.split(':'))
+        shown = self.local(now)
+        return now + (shown.replace(hour=hour, minute=minute, second=0, microsecond=0) - shown).total_seconds()
 
 
 OWN_CLOCK = NodeClock(None, None)
@@ -1165,11 +1163,6 @@ def times_of(info):
     return Times(info.service_start, info.service_stop, info.service_end)
 
 
-def is_used(info):
-    """Whether a client has ever used the node, as far as it tells."""
-    return bool(info.clients_done or info.scheduler_ip)
-
-
 def change_times(times, control, at):
     """The Times after dispynode has taken a control (`at` is a Unix time, or None to clear it); None when it refuses."""
     start, stop, end = times
@@ -1185,7 +1178,7 @@ def change_times(times, control, at):
     return times._replace(**{control: at})
 
 
-def run_schedule(times, now, used):
+def run_schedule(times, now, is_used):
     """(Times, ENDED, DIED or IDLE): what dispynode's schedule makes of its times at once, before it sleeps.
 
     A time of the next minute counts as come.  At End the program ends; a Stop that comes before any client has used the
@@ -1195,7 +1188,7 @@ def run_schedule(times, now, used):
         is_later = Times(*[at is not None and at > now + 60 for at in times])
         if is_later.start or is_later.stop:
             break
-        if times.stop is not None and not used:
+        if times.stop is not None and not is_used:
             return times, DIED
         if times.end is not None and not is_later.end:
             return times, ENDED
@@ -1205,15 +1198,20 @@ def run_schedule(times, now, used):
     return times, IDLE
 
 
+def closing_time(times):
+    """When dispynode accepts no more jobs: Stop counts, and End only where there is no Stop."""
+    return times.end if times.stop is None else times.stop
+
+
 def accepts_jobs(times, now):
-    """Whether dispynode accepts jobs by its service times: Stop counts, and End only where there is no Stop."""
-    closes = times.end if times.stop is None else times.stop
+    """Whether dispynode accepts jobs by its service times."""
+    closes = closing_time(times)
     return not (times.start is not None and times.start >= now) and not (closes is not None and closes <= now)
 
 
 def has_lost_schedule(info, now):
     """Whether the node's Stop time has come while no client had ever used it: its times do nothing any more, End neither."""
-    return info.service_stop is not None and info.service_stop <= now and not is_used(info)
+    return info.service_stop is not None and info.service_stop <= now and not (info.clients_done or info.scheduler_ip)
 
 
 def foresee_times(info, controls, now):
@@ -1225,7 +1223,7 @@ def foresee_times(info, controls, now):
         if times is None:
             return None, IDLE
         if fate == IDLE:
-            times, fate = run_schedule(times, now, is_used(info))
+            times, fate = run_schedule(times, now, info.clients_done or info.scheduler_ip)
         if fate == ENDED:
             break
     return times, fate
@@ -1251,7 +1249,10 @@ def order_times(info, wanted, now):
     none or all of the times cleared first, which are 12 at most.  Best is one after which the schedule lives, the node
     accepts jobs now as the times say, and little is sent.
     """
-    shown, found, accepts = times_of(info), [], is_open(wanted, now)
+    shown, found, accepts = times_of(info), [], accepts_jobs(wanted, now)
+    closes = closing_time(wanted)
+    if None not in (wanted.start, closes) and closes <= wanted.start:  # it is open over midnight, each day anew
+        accepts = not closes <= now < wanted.start
     stands_still = any(at is not None and at < now - DAY for at in shown)
     differing = [control for control, has, at in zip(SERVICE_TIMES, shown, wanted)
                  if stands_still and at is not None or not same_time(has, at)]
@@ -1264,14 +1265,6 @@ def order_times(info, wanted, now):
             if fate != ENDED and times is not None and all(map(same_time, times, wanted)):
                 found.append(((fate != IDLE, accepts_jobs(times, now) != accepts, len(sent)), len(found), sent))
     return min(found)[2] if found else None
-
-
-def is_open(times, now):
-    """Whether a node with these Times of today, each day anew, is to accept jobs now: from Start to Stop, else to End."""
-    start, close = times.start, times.end if times.stop is None else times.stop
-    if start is None or close is None or start < close:
-        return accepts_jobs(times, now)
-    return not close <= now < start
 
 
 # --- the settings ---
@@ -1309,18 +1302,25 @@ Foresight.__new__.__defaults__ = (False, False)
 class Setting:
     """One setting of nodes.  Made with values that cannot be, it raises InputError.
 
-    Each kind has: title(), what is set in a few words; message(), the bytes that are sent; foresee(seen), the Foresight of
-    it at a node that is Seen, or a Refusal; describe(before, seen), a sentence on what is in force at a node that showed
-    the Info `before`; drift(seen), a sentence when the node is not as it was set, or None.
+    Each kind has foresee(seen), the Foresight of it at a node that is Seen, or a Refusal; describe(before, seen), a
+    sentence on what is in force at a node that showed the Info `before`; and drift(seen), a sentence when the node is not
+    as it was set, or None.
     """
 
     action = key = ''          # what the HTTP interface calls it, and the value of a node that it sets
     operation = value = None   # number of the plan that it was set by, and what the node answered
     time = None                # of a service time: HH:MM, or "now"
+    refusal = 'Rejected: dispynode does not take this value.'
     ends_now = False           # whether dispynode shall exit at once: that is done, and not remembered
 
-    def __init__(self, **asked):
+    def __init__(self, title, tag, fields, **asked):
+        self.title = title     # what is set, in a few words
         self.asked = asked     # the fields of the HTTP interface
+        self._message = tag, fields
+
+    def message(self):
+        """The bytes that are sent."""
+        return write_message(*self._message)
 
     def of(self, operation, value=None):
         """This setting, as set by this operation; `value` is what the node answered."""
@@ -1334,7 +1334,7 @@ class Setting:
 
     def refuse(self, info):
         """A sentence on why the node refused."""
-        return 'Rejected: dispynode does not take this value.'
+        return self.refusal
 
 
 class SetCpus(Setting):
@@ -1345,16 +1345,10 @@ class SetCpus(Setting):
     def __init__(self, cpus):
         if cpus != 'all':
             check_whole('cpus', cpus, -MAX_CPUS, MAX_CPUS, 'CPUs, or "all"')
-        super().__init__(cpus=cpus)
+        title = ('Set all CPUs' if cpus == 'all' else 'Set CPUs to %d' % cpus if cpus >= 0 else
+                 'Leave %s unused' % count_of(-cpus, 'CPU'))
+        super().__init__(title, b'SET_CPUS:', {'cpus': None if cpus == 'all' else cpus}, cpus=cpus)
         self.cpus = cpus
-
-    def title(self):
-        if self.cpus == 'all':
-            return 'Set all CPUs'
-        return 'Leave %s unused' % count_of(-self.cpus, 'CPU') if self.cpus < 0 else 'Set CPUs to %d' % self.cpus
-
-    def message(self):
-        return write_message(b'SET_CPUS:', {'cpus': None if self.cpus == 'all' else self.cpus})
 
     def target(self, info):
         """How many CPUs that is at this node; None when it is not known."""
@@ -1398,17 +1392,14 @@ class SetServiceTime(Setting):
             raise InputError('control: must be "start", "stop" or "end"')
         if time is not None and not (isinstance(time, str) and (time == 'now' or CLOCK.match(time))):
             raise InputError('time: must be "HH:MM" between 00:00 and 23:59, "now", or null to clear it')
-        super().__init__(control=control, time=time)
-        self.control, self.time, self.key = control, time, 'service_' + control
+        what = control.capitalize()
+        super().__init__('Clear %s' % what if time is None else 'Set %s to %s' % (what, time), b'SERVICE_TIME:',
+                         {'control': control + '_time', 'time': {None: '0', 'now': None}.get(time, time)},
+                         control=control, time=time)
+        self.control, self.time, self.key, self.what = control, time, 'service_' + control, what
         self.ends_now = (control, time) == ('end', 'now')
-        self.what = control.capitalize()
-
-    def title(self):
-        return 'Clear %s' % self.what if self.time is None else 'Set %s to %s' % (self.what, self.time)
-
-    def message(self):
-        sent = {None: '0', 'now': None}.get(self.time, self.time)
-        return write_message(b'SERVICE_TIME:', {'control': self.control + '_time', 'time': sent})
+        if control == 'stop':
+            self.refusal = 'Rejected: Stop would come after End. Set End later, or clear it, first.'
 
     def unix(self, seen):
         """The Unix time that dispynode makes of it, before it moves it by a day; None to clear it."""
@@ -1460,34 +1451,30 @@ class SetServiceTime(Setting):
             text += ' At End running jobs are killed and dispynode exits; restart it on the node.'
         return text
 
-    def refuse(self, info):
-        if self.control == 'stop':
-            return 'Rejected: Stop would come after End. Set End later, or clear it, first.'
-        return super().refuse(info)
-
     def drift(self, seen):
-        shown, clock = getattr(seen.info, self.key), seen.clock
-        if self._is_off(shown, clock):
-            has = 'none' if shown is None else clock.clock(shown)
-            return '%s: %s, should be %s.' % (self.what, has, self.time or 'cleared')
-        # A dispynode whose schedule lives moves its times on to the next day when the last of them is over.
-        last = max((at for at in seen.times if at), default=None)
-        if self.time not in (None, 'now') and clock.day(last) < clock.day(seen.now):
-            return '%s: the daily times stand still since %s.' % (self.what, seen.moment(last))
-        return None
-
-    def _is_off(self, shown, clock):
-        """Whether a time that a node shows is not the one that was set.
+        """A time that is off, or of a schedule that stands still.
 
         dispynode moves its times by 24 hours each day, so summer time moves them by an hour of its clock.  That is drift
         where the node's zone is this machine's; of another zone it is not known when its summer begins: an hour is let be.
         """
-        if self.time in (None, 'now') or shown is None:
-            return (shown is None) != (self.time is None)
-        if clock.zone is None:
-            return self.value is not None and not same_time(shown, self.value)
-        hours = (0,) if clock.is_own_zone() else (0, -3600, 3600)
-        return not any(same_time(shown, clock.today(self.time, shown) + hour) for hour in hours)
+        shown, clock = getattr(seen.info, self.key), seen.clock
+        if None in (shown, self.time):
+            is_off = shown is not self.time
+        elif self.time == 'now':
+            return None
+        elif clock.zone is None:
+            is_off = self.value is not None and not same_time(shown, self.value)
+        else:
+            hours = (0,) if clock.is_own_zone() else (0, -3600, 3600)
+            is_off = not any(same_time(shown, clock.today(self.time, shown) + hour) for hour in hours)
+        if is_off:
+            has = 'none' if shown is None else clock.clock(shown)
+            return '%s: %s, should be %s.' % (self.what, has, self.time or 'cleared')
+        # A dispynode whose schedule lives moves its times on to the next day when the last of them is over.
+        last = max(filter(None, seen.times), default=None)
+        if shown is not None and clock.local(last).date() < clock.local(seen.now).date():
+            return '%s: the daily times stand still since %s.' % (self.what, seen.moment(last))
+        return None
 
 
 class SetClients(Setting):
@@ -1497,14 +1484,9 @@ class SetClients(Setting):
 
     def __init__(self, clients):
         check_whole('clients', clients, -1, MAX_CLIENTS, 'clients; -1 is without limit')
-        super().__init__(clients=clients)
+        title = 'Accept no more clients' if clients == 0 else 'Set clients to %s' % self.text(clients)
+        super().__init__(title, b'SERVE_CLIENTS:', {'serve': clients}, clients=clients)
         self.clients = clients
-
-    def title(self):
-        return 'Accept no more clients' if self.clients == 0 else 'Set clients to %s' % self.text(self.clients)
-
-    def message(self):
-        return write_message(b'SERVE_CLIENTS:', {'serve': self.clients})
 
     def foresee(self, seen):
         same = seen.info.serve == self.clients
@@ -1591,33 +1573,29 @@ def with_all_times(keys):
     return set(keys).union(() if set(keys).isdisjoint(TIME_KEYS) else TIME_KEYS)
 
 
-def choose_settings(targets, seen):
-    """([settings], sentence on what is left out or None) that bring a node to these {key: Setting, or a value that it had};
-    what would end dispynode is left out."""
-    kinds = {'cpus': SetCpus, 'serve': SetClients}
-    settings = [target if isinstance(target, Setting) else kinds[key](target)
-                for key, target in sorted(targets.items()) if key in kinds and target is not None]
-    times, left_out = choose_times(targets, seen) if not targets.keys().isdisjoint(TIME_KEYS) else ([], None)
-    return settings + times, left_out
+def setting_back(key, value, clock):
+    """The Setting that gives a node a value that it has shown."""
+    if key in TIME_KEYS:
+        return SetServiceTime(key[len('service_'):], value and clock.clock(value))
+    return (SetCpus if key == 'cpus' else SetClients)(value)
 
 
-def choose_times(targets, seen):
-    """What choose_settings() does for times; those that have no target stay as they are."""
-    clock, wanted = seen.clock, []
-    for key, shown in zip(TIME_KEYS, seen.times):
-        target = targets.get(key, shown)
-        at = target.unix(seen) if isinstance(target, Setting) else target
-        wanted.append(at and clock.today(clock.clock(at), seen.ours))
-    sent, left_out = order_times(seen.info, Times(*wanted), seen.now), None
+def order_settings(settings, seen):
+    """([settings to send], sentence on what is left out or None) that bring a node to these {key: Setting}, where times that
+    are not among them stay: what would end dispynode is left out."""
+    others, clock = [settings[key] for key in ('cpus', 'serve') if key in settings], seen.clock
+    if settings.keys().isdisjoint(TIME_KEYS):
+        return others, None
+    times = [settings.get(key) or setting_back(key, at, clock) for key, at in zip(TIME_KEYS, seen.times)]
+    sent, left_out = order_times(seen.info, Times(*[setting.unix(seen) for setting in times]), seen.now), None
     if sent is None:
-        names = ', '.join('%s %s' % (control.capitalize(), clock.clock(at)) for control, key, at in
-                          zip(SERVICE_TIMES, TIME_KEYS, wanted) if key in targets and at is not None)
-        return [], 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.' % names
+        names = ', '.join('%s %s' % (each.what, each.time) for each in times if each.key in settings and each.time)
+        return others, 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.' % names
     if clock.zone is None and any(control == 'end' and at for control, at in sent):
         # Another time's answer tells the zone, and this is called again.
         sent = [(control, at) for control, at in sent if control != 'end' or not at]
         left_out = None if any(at for _, at in sent) else UNKNOWN_ZONE
-    return [SetServiceTime(control, at and clock.clock(at)) for control, at in sent], left_out
+    return others + [setting_back('service_' + control, at, clock) for control, at in sent], left_out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3464,8 +3442,14 @@ class Step:
         settings, left_out = self.choose(seen, edit)
         if left_out and not settings:
             raise Refusal(left_out)
-        message = ' '.join(foretell(setting, seen) for setting in settings) or self.foretold
-        return Foresight(None, message, not (settings or edit or self.lists_row or self.forgets_row))
+        texts = []
+        for setting in settings:
+            try:
+                texts.append(setting.foresee(seen).message)
+            except Refusal:  # it depends on one that is sent before
+                texts.append(setting.title)
+        is_same = not (settings or edit or self.lists_row or self.forgets_row)
+        return Foresight(None, ' '.join(texts) or self.foretold, is_same)
 
     def describe(self, before, seen, sent):
         """A sentence on what is now, where the node showed the Info `before`, and took these settings."""
@@ -3482,20 +3466,12 @@ class Step:
         return (RelistStep if self.forgets_row else ForgetAgainStep if self.lists_row else UndoStep)(plan)
 
 
-def foretell(setting, seen):
-    """What a setting will do; or just what it is, where it depends on one that is sent before."""
-    try:
-        return setting.foresee(seen).message
-    except Refusal:
-        return setting.title()
-
-
 class SetStep(Step):
     """Set one thing.  A drained node keeps its 0 CPUs, and gets what is set on its return."""
 
     def __init__(self, setting):
         self.setting = setting
-        self.action, self.title, self.asked, self.key = setting.action, setting.title(), setting.asked, setting.key
+        self.action, self.title, self.asked, self.key = setting.action, setting.title, setting.asked, setting.key
 
     def intend(self, seen, operation):
         if self._is_overridden(seen):
@@ -3597,13 +3573,16 @@ class UndoStep(Step):
         return edit
 
     def choose(self, seen, edit):
-        wanted, keys, targets = in_force(seen.desired, seen.info), with_all_times(edit), {}
+        wanted = in_force(seen.desired, seen.info)
+        settings = {'cpus': wanted['cpus']} if 'drain' in edit else {}
         for key, had in self.changes[seen.id].shown:
-            if key in keys and not (key == 'cpus' and 'drain' in seen.desired):
-                targets[key] = wanted[key] if key in wanted and wanted[key].time != 'now' else had
-        if 'drain' in edit:
-            targets['cpus'] = wanted['cpus']
-        return choose_settings(targets, seen)
+            if key not in with_all_times(edit) or key == 'cpus' and 'drain' in seen.desired:
+                continue
+            if key in wanted and wanted[key].time != 'now':
+                settings[key] = wanted[key]
+            elif had is not None or key in TIME_KEYS:
+                settings[key] = setting_back(key, had, seen.clock)
+        return order_settings(settings, seen)
 
     def foresee(self, seen, edit):
         foresight = super().foresee(seen, edit)
@@ -3629,8 +3608,8 @@ class ReapplyStep(Step):
 
     def choose(self, seen, edit):
         keys = with_all_times(differences(seen).keys() & self.only)
-        return choose_settings({key: setting for key, setting in in_force(seen.desired, seen.info).items()
-                                if key in keys and setting.time != 'now'}, seen)
+        return order_settings({key: setting for key, setting in in_force(seen.desired, seen.info).items()
+                               if key in keys and setting.time != 'now'}, seen)
 
     def describe(self, before, seen, sent):
         return ' '.join(differences(seen).values()) or 'As it was set.'
@@ -3698,13 +3677,11 @@ class Actor(collections.namedtuple('Actor', 'address user via')):
 
     __slots__ = ()
 
-    def __new__(cls, address, user=None, via=None):
-        return super().__new__(cls, address, user, via)
-
     def __str__(self):
         return (self.user or self.address) + (' (via %s)' % self.via if self.via else '')
 
 
+Actor.__new__.__defaults__ = (None, None)
 SYSTEM = Actor('dispyadmin')  # what dispyadmin does by itself, as it was told to before
 
 # One node's part in a plan that has run.  `before` and `after` are values of the node; `undo` gives it back, or is None.
@@ -3726,15 +3703,11 @@ class Plan:
         self.label = label        # what the one who asked calls it, to find it again while it runs
         self.began, self.ended = time.time(), None   # Unix times
         self.changes = {}         # id -> Change; copied whole before it is looked through
-        self._shared = {}         # messages: many nodes say the same
+        self.shared = {}          # messages: many nodes say the same
 
     def share(self, text):
         """This text, as one object for all nodes that say it."""
-        return self._shared.setdefault(text, text)
-
-    def finish(self, now):
-        """It is over; few changes will come."""
-        self.ended, self._shared, self.ids = now, {}, ()
+        return self.shared.setdefault(text, text)
 
     def outcomes(self):
         """{outcome: how many nodes}."""
@@ -3847,7 +3820,7 @@ class Journal:
 
     def end(self, plan):
         """It is over: an event, and a line in the log."""
-        plan.finish(self._clock())
+        plan.ended, plan.shared, plan.ids = self._clock(), {}, ()  # few changes will come
         self.act(plan.by, plan.step.action, plan.step.title, list(plan.changes), plan.step.asked, plan)
 
     def events(self):
