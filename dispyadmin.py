@@ -1198,14 +1198,9 @@ def run_schedule(times, now, is_used):
     return times, IDLE
 
 
-def closing_time(times):
-    """When dispynode accepts no more jobs: Stop counts, and End only where there is no Stop."""
-    return times.end if times.stop is None else times.stop
-
-
 def accepts_jobs(times, now):
-    """Whether dispynode accepts jobs by its service times."""
-    closes = closing_time(times)
+    """Whether dispynode accepts jobs by its service times: Stop counts, and End only where there is no Stop."""
+    closes = times.end if times.stop is None else times.stop
     return not (times.start is not None and times.start >= now) and not (closes is not None and closes <= now)
 
 
@@ -1250,7 +1245,7 @@ def order_times(info, wanted, now):
     accepts jobs now as the times say, and little is sent.
     """
     shown, found, accepts = times_of(info), [], accepts_jobs(wanted, now)
-    closes = closing_time(wanted)
+    closes = wanted.end if wanted.stop is None else wanted.stop
     if None not in (wanted.start, closes) and closes <= wanted.start:  # it is open over midnight, each day anew
         accepts = not closes <= now < wanted.start
     stands_still = any(at is not None and at < now - DAY for at in shown)
@@ -1566,11 +1561,6 @@ def merged(desired, edit):
 
 UNKNOWN_ZONE = ("Left out: End, as the node's time zone is not known yet and dispynode might exit at once. Set it by name "
                 'where that is meant.')
-
-
-def with_all_times(keys):
-    """These keys, and all times where one is among them: dispynode moves each as the others are."""
-    return set(keys).union(() if set(keys).isdisjoint(TIME_KEYS) else TIME_KEYS)
 
 
 def setting_back(key, value, clock):
@@ -3575,8 +3565,9 @@ class UndoStep(Step):
     def choose(self, seen, edit):
         wanted = in_force(seen.desired, seen.info)
         settings = {'cpus': wanted['cpus']} if 'drain' in edit else {}
+        moves_times = not edit.keys().isdisjoint(TIME_KEYS)
         for key, had in self.changes[seen.id].shown:
-            if key not in with_all_times(edit) or key == 'cpus' and 'drain' in seen.desired:
+            if key == 'cpus' and 'drain' in seen.desired or key not in edit and not (key in TIME_KEYS and moves_times):
                 continue
             if key in wanted and wanted[key].time != 'now':
                 settings[key] = wanted[key]
@@ -3607,9 +3598,9 @@ class ReapplyStep(Step):
         return {}
 
     def choose(self, seen, edit):
-        keys = with_all_times(differences(seen).keys() & self.only)
-        return order_settings({key: setting for key, setting in in_force(seen.desired, seen.info).items()
-                               if key in keys and setting.time != 'now'}, seen)
+        wanted = in_force(seen.desired, seen.info)
+        return order_settings({key: wanted[key] for key in differences(seen)
+                               if key in self.only and wanted[key].time != 'now'}, seen)
 
     def describe(self, before, seen, sent):
         return ' '.join(differences(seen).values()) or 'As it was set.'
