@@ -1563,6 +1563,11 @@ UNKNOWN_ZONE = ("Left out: End, as the node's time zone is not known yet and dis
                 'where that is meant.')
 
 
+def with_all_times(keys):
+    """These keys, and all times where one is among them: dispynode moves each as the others are."""
+    return set(keys) if set(keys).isdisjoint(TIME_KEYS) else set(keys).union(TIME_KEYS)
+
+
 def setting_back(key, value, clock):
     """The Setting that gives a node a value that it has shown."""
     if key in TIME_KEYS:
@@ -3424,7 +3429,8 @@ class Step:
         return {}
 
     def choose(self, seen, edit):
-        """([settings to send], sentence on what is left out or None), where the desired record has been changed so."""
+        """([settings to send], sentence on what is left out or None), where the desired record has been changed so: the CPUs
+        where it is a drain that changes."""
         return [in_force(seen.desired, seen.info)['cpus']] if 'drain' in edit else [], None
 
     def foresee(self, seen, edit):
@@ -3438,8 +3444,8 @@ class Step:
                 texts.append(setting.foresee(seen).message)
             except Refusal:  # it depends on one that is sent before
                 texts.append(setting.title)
-        is_same = not (settings or edit or self.lists_row or self.forgets_row)
-        return Foresight(None, ' '.join(texts) or self.foretold, is_same)
+        changes = settings or edit or self.lists_row or self.forgets_row
+        return Foresight(None, ' '.join(texts) or self.foretold, not changes)
 
     def describe(self, before, seen, sent):
         """A sentence on what is now, where the node showed the Info `before`, and took these settings."""
@@ -3547,7 +3553,7 @@ class UndoStep(Step):
         edit, undo = {}, self.changes[seen.id]
         for key, old, made in undo.keys:
             if not is_same(seen.desired.get(key), made):
-                continue
+                continue  # somebody has changed it since
             if key != 'drain':
                 edit[key] = old and old.of(operation, old.value)
             elif old is None:
@@ -3565,9 +3571,8 @@ class UndoStep(Step):
     def choose(self, seen, edit):
         wanted = in_force(seen.desired, seen.info)
         settings = {'cpus': wanted['cpus']} if 'drain' in edit else {}
-        moves_times = not edit.keys().isdisjoint(TIME_KEYS)
         for key, had in self.changes[seen.id].shown:
-            if key == 'cpus' and 'drain' in seen.desired or key not in edit and not (key in TIME_KEYS and moves_times):
+            if key not in with_all_times(edit) or key == 'cpus' and 'drain' in seen.desired:
                 continue
             if key in wanted and wanted[key].time != 'now':
                 settings[key] = wanted[key]
@@ -3577,11 +3582,9 @@ class UndoStep(Step):
 
     def foresee(self, seen, edit):
         foresight = super().foresee(seen, edit)
-        left = [key for key, _, _ in self.changes[seen.id].keys if self.asks_node and key not in edit]
-        if left:
-            return foresight._replace(
-                message='%s Changed since, and left as it is: %s.' % (foresight.message, ', '.join(left)))
-        return foresight
+        left = ', '.join(key for key, _, _ in self.changes[seen.id].keys if self.asks_node and key not in edit)
+        also = ' Changed since, and left as it is: %s.' % left if left else ''
+        return foresight._replace(message=foresight.message + also)
 
 
 class ReapplyStep(Step):
@@ -3598,9 +3601,9 @@ class ReapplyStep(Step):
         return {}
 
     def choose(self, seen, edit):
-        wanted = in_force(seen.desired, seen.info)
-        return order_settings({key: wanted[key] for key in differences(seen)
-                               if key in self.only and wanted[key].time != 'now'}, seen)
+        keys = with_all_times(differences(seen).keys() & self.only)
+        return order_settings({key: setting for key, setting in in_force(seen.desired, seen.info).items()
+                               if key in keys and setting.time != 'now'}, seen)
 
     def describe(self, before, seen, sent):
         return ' '.join(differences(seen).values()) or 'As it was set.'
