@@ -1302,8 +1302,9 @@ class Setting:
     as it was set, or None.
     """
 
+    __slots__ = ('title', 'asked', 'operation', 'value', '_message')  # each node has some
+
     action = key = ''          # what the HTTP interface calls it, and the value of a node that it sets
-    operation = value = None   # number of the plan that it was set by, and what the node answered
     time = None                # of a service time: HH:MM, or "now"
     refusal = 'Rejected: dispynode does not take this value.'
     ends_now = False           # whether dispynode shall exit at once: that is done, and not remembered
@@ -1311,6 +1312,7 @@ class Setting:
     def __init__(self, title, tag, fields, **asked):
         self.title = title     # what is set, in a few words
         self.asked = asked     # the fields of the HTTP interface
+        self.operation = self.value = None  # number of the plan that it was set by, and what the node answered
         self._message = tag, fields
 
     def message(self):
@@ -1335,6 +1337,7 @@ class Setting:
 class SetCpus(Setting):
     """Let dispy use so many CPUs of a node: n of them, all but n (negative), or "all"."""
 
+    __slots__ = ('cpus',)
     action = key = 'cpus'
 
     def __init__(self, cpus):
@@ -1380,6 +1383,7 @@ class SetCpus(Setting):
 class SetServiceTime(Setting):
     """Set when a node takes jobs: `control` is start, stop or end; `time` is HH:MM of the node's clock, now, or None."""
 
+    __slots__ = ('control', 'time', 'key', 'what', 'ends_now', 'refusal')
     action = 'service_time'
 
     def __init__(self, control, time):
@@ -1393,8 +1397,8 @@ class SetServiceTime(Setting):
                          control=control, time=time)
         self.control, self.time, self.key, self.what = control, time, 'service_' + control, what
         self.ends_now = (control, time) == ('end', 'now')
-        if control == 'stop':
-            self.refusal = 'Rejected: Stop would come after End. Set End later, or clear it, first.'
+        self.refusal = Setting.refusal if control != 'stop' else (
+            'Rejected: Stop would come after End. Set End later, or clear it, first.')
 
     def unix(self, seen):
         """The Unix time that dispynode makes of it, before it moves it by a day; None to clear it."""
@@ -1475,6 +1479,7 @@ class SetServiceTime(Setting):
 class SetClients(Setting):
     """How many more clients a node serves before its program ends: n, 0 for none, -1 without limit."""
 
+    __slots__ = ('clients',)
     action, key = 'clients', 'serve'
 
     def __init__(self, clients):
