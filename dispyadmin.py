@@ -1079,8 +1079,8 @@ class Worker:
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings: what an administrator may set at a node
 # ---------------------------------------------------------------------------------------------------------------------
-# Whatever is said about a setting is said here: what is sent, what the node will have, what else that changes, how the
-# outcome reads, what gives it back, and when a node has drifted from it.  Knows no socket and no table.
+# Whatever is said about a setting is said here: what is sent, what the node will have, what else that changes,
+# how the outcome reads, and when a node has drifted from it.  Knows no socket and no table.
 
 CLOCK = re.compile(r'([01]?[0-9]|2[0-3]):[0-5][0-9]\Z')
 DAY = 86400                    # seconds
@@ -1093,7 +1093,7 @@ Times = collections.namedtuple('Times', SERVICE_TIMES)  # Unix times of the node
 
 
 class NodeClock(collections.namedtuple('NodeClock', 'zone ahead')):
-    """A node's clock: seconds ahead of UTC of its zone, and seconds ahead of this machine's clock; None where not known.
+    """A node's clock: seconds ahead of UTC of its zone, and seconds ahead of our clock; None where not known.
 
     What a node answers to HH:MM tells its zone, what it answers to "now" tells its clock.
     """
@@ -1110,8 +1110,7 @@ class NodeClock(collections.namedtuple('NodeClock', 'zone ahead')):
         return self.zone in {own_zone(year + days * DAY) for days in (0, 91, 182, 273)}
 
     def local(self, seconds):
-        """The datetime that the node's clock shows at a Unix time: in this machine's zone, where the node's is not known or
-        was the same."""
+        """The datetime that the node's clock shows at a Unix time; in our zone where its own is not known."""
         ahead = own_zone(seconds) if self.zone is None or self.is_own_zone() else self.zone
         return datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds + ahead)
 
@@ -1139,7 +1138,7 @@ OWN_CLOCK = NodeClock(None, None)
 
 
 def zone_of(clock, seconds):
-    """How many seconds a clock is ahead of UTC that shows HH:MM at this Unix time: from -12 to +14 hours, in quarters."""
+    """Seconds that a clock is ahead of UTC which shows HH:MM at this Unix time: -12 to +14 hours, in quarters."""
     hours, _, minutes = clock.partition(':')
     ahead = round((int(hours) * 3600 + int(minutes) * 60 - seconds % DAY) / 900) * 900 % DAY
     return ahead if ahead <= 14 * 3600 else ahead - DAY
@@ -1156,7 +1155,7 @@ def check_whole(field, value, low, high, unit):
         raise InputError('%s: must be a whole number from %d to %d%s' % (field, low, high, unit and ' ' + unit))
 
 
-# --- what dispynode makes of service times: read from dispy 4.11.0 to 4.15.2, and checked at real nodes by the tests ---
+# --- what dispynode makes of service times: read from dispy 4.11.0 to 4.15.2, and checked at real nodes ---
 
 def times_of(info):
     """The Times of an Info."""
@@ -1164,7 +1163,7 @@ def times_of(info):
 
 
 def change_times(times, control, at):
-    """The Times after dispynode has taken a control (`at` is a Unix time, or None to clear it); None when it refuses."""
+    """The Times after dispynode has taken a control (`at`: Unix time, or None to clear); None when it refuses."""
     start, stop, end = times
     if at is not None:
         if control == 'start' and any(other is not None and other < at for other in (stop, end)):
@@ -1181,8 +1180,8 @@ def change_times(times, control, at):
 def run_schedule(times, now, is_used):
     """(Times, ENDED, DIED or IDLE): what dispynode's schedule makes of its times at once, before it sleeps.
 
-    A time of the next minute counts as come.  At End the program ends; a Stop that comes before any client has used the
-    node ends the schedule by an exception; when all times are over, all are moved by a day.
+    A time of the next minute counts as come.  At End the program ends; a Stop that comes before any client has
+    used the node ends the schedule by an exception; when all times are over, all are moved by a day.
     """
     for _ in range(1000):
         is_later = Times(*[at is not None and at > now + 60 for at in times])
@@ -1205,13 +1204,14 @@ def accepts_jobs(times, now):
 
 
 def has_lost_schedule(info, now):
-    """Whether the node's Stop time has come while no client had ever used it: its times do nothing any more, End neither."""
-    return info.service_stop is not None and info.service_stop <= now and not (info.clients_done or info.scheduler_ip)
+    """Whether Stop has come while no client had ever used the node: its times do nothing any more, End neither."""
+    is_used = info.clients_done or info.scheduler_ip
+    return info.service_stop is not None and info.service_stop <= now and not is_used
 
 
 def foresee_times(info, controls, now):
-    """(Times, ENDED, DIED or IDLE) after these [(control, Unix time or None)], at node time `now`; (None, IDLE) when one of
-    them is refused."""
+    """(Times, ENDED, DIED or IDLE) after these [(control, Unix time or None)], at node time `now`; (None, IDLE)
+    when one of them is refused."""
     times, fate = times_of(info), DIED if has_lost_schedule(info, now) else IDLE
     for control, at in controls:
         times = change_times(times, control, at)
@@ -1237,12 +1237,12 @@ def same_time(one, other):
 
 
 def order_times(info, wanted, now):
-    """The [(control, Unix time or None)] that bring a node to these `wanted` Times of today without ending dispynode; None
-    when nothing does.
+    """The [(control, Unix time or None)] that bring a node to these `wanted` Times of today without ending
+    dispynode; None when nothing does.
 
-    dispynode moves times by a day, refuses, or ends at once, as the order will have it: all orders are tried, each with
-    none or all of the times cleared first, which are 12 at most.  Best is one after which the schedule lives, the node
-    accepts jobs now as the times say, and little is sent.
+    dispynode moves times by a day, refuses, or ends at once, as the order will have it: all orders are tried, each
+    with none or all of the times cleared first, which are 12 at most.  Best is one after which the schedule lives,
+    the node accepts jobs now as the times say, and little is sent.
     """
     shown, found, accepts = times_of(info), [], accepts_jobs(wanted, now)
     closes = wanted.end if wanted.stop is None else wanted.stop
@@ -1269,7 +1269,7 @@ class Refusal(Error):
 
 
 class Seen(collections.namedtuple('Seen', 'id info clock ours desired')):
-    """A node at one moment: its Info and NodeClock, this machine's Unix time, and its desired record (see in_force)."""
+    """A node at one moment: its Info and NodeClock, our Unix time, and its desired record (see in_force)."""
 
     __slots__ = ()
 
@@ -1288,8 +1288,8 @@ class Seen(collections.namedtuple('Seen', 'id info clock ours desired')):
         return self.clock.moment(seconds, self.ours, today)
 
 
-# What will be at a node: the value that it will have, a sentence, whether nothing will change, and whether jobs are killed
-# or dispynode exits.
+# What will be at a node: the value that it will have, a sentence, whether nothing will change, and whether jobs
+# are killed or dispynode exits.
 Foresight = collections.namedtuple('Foresight', 'after message same danger')
 Foresight.__new__.__defaults__ = (False, False)
 
@@ -1297,9 +1297,9 @@ Foresight.__new__.__defaults__ = (False, False)
 class Setting:
     """One setting of nodes.  Made with values that cannot be, it raises InputError.
 
-    Each kind has foresee(seen), the Foresight of it at a node that is Seen, or a Refusal; describe(before, seen), a
-    sentence on what is in force at a node that showed the Info `before`; and drift(seen), a sentence when the node is not
-    as it was set, or None.
+    Each kind has foresee(seen), the Foresight of it at a node that is Seen, or a Refusal; describe(before, seen),
+    a sentence on what is in force at a node that showed the Info `before`; and drift(seen), a sentence when the
+    node is not as it was set, or None.
     """
 
     __slots__ = ('title', 'asked', 'operation', 'value', '_message')  # each node has some
@@ -1381,7 +1381,7 @@ class SetCpus(Setting):
 
 
 class SetServiceTime(Setting):
-    """Set when a node takes jobs: `control` is start, stop or end; `time` is HH:MM of the node's clock, now, or None."""
+    """Set when a node takes jobs: `control` is start, stop or end; `time` HH:MM of its clock, now, or None."""
 
     __slots__ = ('control', 'time', 'key', 'what', 'ends_now', 'refusal')
     action = 'service_time'
@@ -1407,11 +1407,12 @@ class SetServiceTime(Setting):
         return seen.now if self.time == 'now' else seen.clock.today(self.time, seen.ours)
 
     def steps(self, seen):
-        """With "end now", a Start or Stop that is later would move End to tomorrow: both are cleared first, as nothing is
-        left of them when dispynode has ended.  Start first: without a Stop, it would be moved itself."""
+        """With "end now", a Start or Stop that is later would move End to tomorrow: both are cleared first, as
+        nothing is left of them when dispynode has ended.  Start first: without a Stop, it would be moved itself."""
         times = dict(zip(SERVICE_TIMES[:2], seen.times))
         is_moved = self.ends_now and any(at is not None and at > seen.now for at in times.values())
-        return [SetServiceTime(control, None) for control in times if is_moved and times[control] is not None] + [self]
+        cleared = [control for control, at in times.items() if is_moved and at is not None]
+        return [SetServiceTime(control, None) for control in cleared] + [self]
 
     def foresee(self, seen):
         times, fate = foresee_times(seen.info, [(s.control, s.unix(seen)) for s in self.steps(seen)], seen.now)
@@ -1424,13 +1425,14 @@ class SetServiceTime(Setting):
                          fate == ENDED or self.control == 'end' and self.time is not None)
 
     def describe(self, before, seen):
-        return self._say(times_of(before), seen.times, DIED if has_lost_schedule(seen.info, seen.now) else IDLE, seen)
+        fate = DIED if has_lost_schedule(seen.info, seen.now) else IDLE
+        return self._say(times_of(before), seen.times, fate, seen)
 
     def _say(self, before, after, fate, seen):
         """What was changed of the three times, and what follows from it."""
         if fate == ENDED:
             return 'Running jobs are killed and dispynode exits now; restart it on the node.'
-        changes = ['%s: %s \u2192 %s' % (control.capitalize(), seen.moment(old, 'today'), seen.moment(new, 'today'))
+        changes = [control.capitalize() + ': %s \u2192 %s' % (seen.moment(old, 'today'), seen.moment(new, 'today'))
                    for control, old, new in zip(SERVICE_TIMES, before, after) if not same_minute(old, new)]
         same = '%s: %s' % (self.what, seen.moment(getattr(after, self.control), 'today'))
         return '%s (node time). %s' % ('; '.join(changes) or same, self._consequence(after, fate, seen))
@@ -1453,8 +1455,8 @@ class SetServiceTime(Setting):
     def drift(self, seen):
         """A time that is off, or of a schedule that stands still.
 
-        dispynode moves its times by 24 hours each day, so summer time moves them by an hour of its clock.  That is drift
-        where the node's zone is this machine's; of another zone it is not known when its summer begins: an hour is let be.
+        dispynode moves its times by 24 hours each day, so summer time moves them by an hour of its clock.  That is
+        drift where the node's zone is ours; when the summer of another begins is not known: an hour is let be.
         """
         shown, clock = getattr(seen.info, self.key), seen.clock
         if None in (shown, self.time):
@@ -1522,18 +1524,18 @@ RESTORE, END, STAY = THENS = ('restore', 'end', 'stay')
 THEN_TEXTS = {RESTORE: 'When idle, it returns to service.', END: 'When idle, dispynode is stopped.',
               STAY: 'It stays out of service until it is returned.'}
 
-# A node that is out of service, or on its way: since when (Unix time), what comes when it is idle (of THENS), why and by
-# whom (texts), how many CPUs it had (None where not known), since when it is idle (or None), whether it is on its return,
-# when dispynode was told to exit (or None), and the number of the operation that drained it.
+# A node that is out of service, or on its way: since when (Unix time), what comes when it is idle (of THENS), why
+# and by whom (texts), how many CPUs it had (None where not known), since when it is idle (or None), whether it is
+# on its return, when dispynode was told to exit (or None), and the number of the operation that drained it.
 Drain = collections.namedtuple('Drain', 'since then note by had idle returning ended operation')
 
 
-# What administrators want of a node: {key of SETTING_KEYS: Setting, 'drain': Drain}, without what was never set.  Such a
-# desired record is never changed, but replaced.
+# What administrators want of a node: {key of SETTING_KEYS: Setting, 'drain': Drain}, without what was never set.
+# Such a desired record is never changed, but replaced.
 
 def in_force(desired, info):
-    """What should be in force at a node now, {key: Setting}: a drain means 0 CPUs, else the CPUs that were set; what was
-    never set is left alone."""
+    """What should be in force at a node now, {key: Setting}: a drain means 0 CPUs, else the CPUs that were set;
+    what was never set is left alone."""
     settings = {key: setting for key, setting in desired.items() if key != 'drain'}
     if 'drain' in desired:
         settings['cpus'] = returned_cpus(desired, info) if desired['drain'].returning else SetCpus(0)
@@ -1541,8 +1543,8 @@ def in_force(desired, info):
 
 
 def returned_cpus(desired, info):
-    """What a drained node gets back: the CPUs that are set, else those that it had; all, where that is not known, or where
-    it has fewer now: its hardware may have changed while it was drained."""
+    """What a drained node gets back: the CPUs that are set, else those that it had; all, where that is not known,
+    or where it has fewer now: its hardware may have changed while it was drained."""
     had = desired['drain'].had
     setting = desired.get('cpus') or SetCpus('all' if had is None else had)
     return setting if info.max_cpus is None or setting.fits(info) else SetCpus('all')
@@ -1564,8 +1566,9 @@ def merged(desired, edit):
     return {key: value for key, value in dict(desired, **edit).items() if value is not None}
 
 
-UNKNOWN_ZONE = ("Left out: End, as the node's time zone is not known yet and dispynode might exit at once. Set it by name "
-                'where that is meant.')
+UNKNOWN_ZONE = ("Left out: End, as the node's time zone is not known yet and dispynode might exit at once. "
+                'Set it by name where that is meant.')
+ENDS_NOW = 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.'
 
 
 def with_all_times(keys):
@@ -1581,8 +1584,8 @@ def setting_back(key, value, clock):
 
 
 def order_settings(settings, seen):
-    """([settings to send], sentence on what is left out or None) that bring a node to these {key: Setting}, where times that
-    are not among them stay: what would end dispynode is left out."""
+    """([settings to send], sentence on what is left out or None) that bring a node to these {key: Setting}, where
+    times that are not among them stay: what would end dispynode is left out."""
     others, clock = [settings[key] for key in ('cpus', 'serve') if key in settings], seen.clock
     if settings.keys().isdisjoint(TIME_KEYS):
         return others, None
@@ -1590,7 +1593,7 @@ def order_settings(settings, seen):
     sent, left_out = order_times(seen.info, Times(*[setting.unix(seen) for setting in times]), seen.now), None
     if sent is None:
         names = ', '.join('%s %s' % (each.what, each.time) for each in times if each.key in settings and each.time)
-        return others, 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.' % names
+        return others, ENDS_NOW % names
     if clock.zone is None and any(control == 'end' and at for control, at in sent):
         # Another time's answer tells the zone, and this is called again.
         sent = [(control, at) for control, at in sent if control != 'end' or not at]
@@ -3418,7 +3421,7 @@ class History(Worker):
 # ---------------------------------------------------------------------------------------------------------------------
 
 class Step:
-    """What a plan does at each of its nodes.  It keeps nothing of a node: it decides by the node as it is Seen then."""
+    """What a plan does at each of its nodes.  It keeps nothing of a node, but decides by what is Seen then."""
 
     action = title = ''        # what the HTTP interface calls it, and what is done in a few words
     asked = {}                 # the fields of the request, as the HTTP interface names them
@@ -3434,8 +3437,8 @@ class Step:
         return {}
 
     def choose(self, seen, edit):
-        """([settings to send], sentence on what is left out or None), where the desired record has been changed so: the CPUs
-        where it is a drain that changes."""
+        """([settings to send], sentence on what is left out or None), where the desired record has been changed so:
+        the CPUs where a drain changes."""
         return [in_force(seen.desired, seen.info)['cpus']] if 'drain' in edit else [], None
 
     def foresee(self, seen, edit):
@@ -3507,16 +3510,19 @@ class DrainStep(Step):
         old = seen.desired.get('drain')
         had = old.had if old else seen.info.cpus
         if had is None:
-            raise Refusal('Rejected: the node does not tell how many CPUs it has, so they could not be given back.')
+            raise Refusal('Rejected: the node does not tell how many CPUs it has, '
+                          'so they could not be given back.')
         idle = old.idle if old and not old.returning and old.then == self.then else None
         since = old.since if old else seen.ours
         return {'drain': Drain(since, self.then, self.note, self.by, had, idle, False, None, operation)}
 
     def foresee(self, seen, edit):
-        text = 'No job runs. ' if not seen.info.busy else '%s to finish. ' % count_of(seen.info.busy, 'running job')
+        info, text = seen.info, 'No job runs. '
+        if info.busy:
+            text = '%s to finish. ' % count_of(info.busy, 'running job')
         text += THEN_TEXTS[self.then]
         if self.then != END:
-            text += ' On return: %s.' % count_of(returned_cpus(seen.desired, seen.info).target(seen.info) or 0, 'CPU')
+            text += ' On return: %s.' % count_of(returned_cpus(seen.desired, info).target(info) or 0, 'CPU')
         return Foresight(0, text, danger=self.then == END)
 
     def describe(self, before, seen, sent):
@@ -3524,14 +3530,15 @@ class DrainStep(Step):
 
 
 class ReturnStep(Step):
-    """Bring a drained node back: it gets the CPUs that are set, or that it had.  Pending where it does not answer."""
+    """Bring a drained node back to the CPUs that are set, or that it had.  Pending where it does not answer."""
 
     action, title, key = 'return', 'Return to service', 'cpus'
 
     def intend(self, seen, operation):
         if 'drain' not in seen.desired:
             raise Refusal('Rejected: the node is not drained.')
-        return {'drain': seen.desired['drain']._replace(returning=True, idle=None, ended=None, operation=operation)}
+        drain = seen.desired['drain']
+        return {'drain': drain._replace(returning=True, idle=None, ended=None, operation=operation)}
 
     def foresee(self, seen, edit):
         cpus = returned_cpus(seen.desired, seen.info).target(seen.info)
@@ -3550,7 +3557,8 @@ class UndoStep(Step):
         self.plan = plan
         self.changes = {node_id: change.undo for node_id, change in list(plan.changes.items()) if change.undo}
         self.asked, self.key = {'operation': plan.number}, plan.step.key
-        self.needs_state = any(old and key == 'drain' for undo in self.changes.values() for key, old, _ in undo.keys)
+        keys = itertools.chain.from_iterable(undo.keys for undo in self.changes.values())
+        self.needs_state = any(old and key == 'drain' for key, old, _ in keys)
         word, _, rest = plan.step.title.rpartition(': ')
         self.title = '%s: %s' % ('Redo' if word == 'Undo' else 'Undo', rest)
 
@@ -3647,7 +3655,8 @@ class ForgetStep(AcceptStep):
     """Remove the row of a node until the node is seen again."""
 
     action, title, forgets_row = 'forget', 'Forget', True
-    foretold, done = 'Removes the row until the node is seen again.', 'Forgotten. It comes back when it is seen again.'
+    foretold = 'Removes the row until the node is seen again.'
+    done = 'Forgotten. It comes back when it is seen again.'
 
     def intend(self, seen, operation):
         if 'drain' in seen.desired:
@@ -3671,8 +3680,8 @@ class ForgetAgainStep(ForgetStep, UndoStep):
 
 
 class Actor(collections.namedtuple('Actor', 'address user via')):
-    """Who acts: an address, or "console"; the user's name where the kernel tells it; the address of the proxy that tells the
-    client's, or None."""
+    """Who acts: an address, or "console"; the user's name where the kernel tells it; the address of the proxy that
+    tells the client's, or None."""
 
     __slots__ = ()
 
@@ -3683,15 +3692,15 @@ class Actor(collections.namedtuple('Actor', 'address user via')):
 Actor.__new__.__defaults__ = (None, None)
 SYSTEM = Actor('dispyadmin')  # what dispyadmin does by itself, as it was told to before
 
-# One node's part in a plan that has run.  `before` and `after` are values of the node; `undo` gives it back, or is None.
+# A node's part in a plan that has run: `before` and `after` are values of the node; `undo` gives it back, or None.
 Change = collections.namedtuple('Change', 'id outcome before after message undo')
-# ((key, what the desired record had, what the plan made of it), ...), and ((key, what the node showed before), ...) of what
-# the plan changed at it.
+# ((key, what the desired record had, what the plan made of it), ...), and ((key, what the node showed before), ...)
+# of what the plan changed at it.
 Undo = collections.namedtuple('Undo', 'keys shown')
 
 
 class Plan:
-    """A step that is done at nodes, each at its own time.  The journal's lock guards what changes while it runs."""
+    """A step that is done at nodes, each at its own time.  The journal's lock guards what changes meanwhile."""
 
     def __init__(self, number, step, ids, by, label=None):
         self.number = number
@@ -3714,9 +3723,11 @@ class Plan:
 
     def summary(self):
         """Its JSON, without the changes."""
-        return {'operation': self.number, 'action': self.step.action, 'title': self.step.title, 'asked': self.step.asked,
+        step = self.step
+        return {'operation': self.number, 'action': step.action, 'title': step.title, 'asked': step.asked,
                 'by': self.by._asdict(), 'label': self.label, 'began': self.began, 'ended': self.ended,
-                'nodes': self.count, 'done': len(self.changes), 'outcomes': self.outcomes(), 'undo': self.can_undo()}
+                'nodes': self.count, 'done': len(self.changes), 'outcomes': self.outcomes(),
+                'undo': self.can_undo()}
 
     def can_undo(self):
         """Whether there is something to give back."""
@@ -3724,8 +3735,8 @@ class Plan:
 
 
 class Event(collections.namedtuple('Event', 'number time kind nodes count message plan by')):
-    """Something that happened, to nodes or by somebody: a Unix time, one of EVENT_KINDS or 'action', ids (MAX_EVENT_NODES at
-    most), how many nodes, a sentence, the Plan and the Actor, where there are such."""
+    """Something that happened, to nodes or by somebody: a Unix time, one of EVENT_KINDS or 'action', ids
+    (MAX_EVENT_NODES at most), how many nodes, a sentence, the Plan and the Actor, where there are such."""
 
     __slots__ = ()
 
@@ -3736,8 +3747,9 @@ class Event(collections.namedtuple('Event', 'number time kind nodes count messag
         plan = self.plan
         if plan:
             changes = itertools.islice(list(plan.changes.values()), most)
-            value.update(action=plan.step.action, asked=plan.step.asked, operation=plan.number, outcomes=plan.outcomes(),
-                         undo=plan.can_undo(), changes=[dict(zip(Change._fields[:5], change)) for change in changes])
+            value.update(action=plan.step.action, asked=plan.step.asked, operation=plan.number,
+                         outcomes=plan.outcomes(), undo=plan.can_undo(),
+                         changes=[dict(zip(Change._fields[:5], change)) for change in changes])
         return value
 
 
@@ -3745,10 +3757,10 @@ Event.__new__.__defaults__ = (None, None)
 
 
 class Journal:
-    """The stream of events, and the plans that run or can be looked at.  Its lock guards all that is in it; any thread.
+    """The stream of events, and the plans that run or can be looked at.  Its lock guards all of it; any thread.
 
-    Numbers begin at the time in milliseconds, so that no number of an earlier run is given again.  What is kept is bounded:
-    MAX_EVENTS events with MAX_EVENT_NODES ids, and MAX_CHANGES changes of all plans together.
+    Numbers begin at the time in milliseconds, so that no number of an earlier run is given again.  What is kept is
+    bounded: MAX_EVENTS events with MAX_EVENT_NODES ids, and MAX_CHANGES changes of all plans together.
     """
 
     def __init__(self, clock=time.time):
@@ -3767,11 +3779,11 @@ class Journal:
             return next(self._numbers)
 
     def record(self, kind, nodes, message, by=None, plan=None):
-        """Something happened to these nodes, or was done by somebody.  The same, of many nodes at one time, is one event."""
+        """Something happened to these nodes, or somebody did it.  The same, of many at one time, is one event."""
         with self._lock:
             now, last = self._clock(), self._events[-1] if self._events else None
-            event = kept = Event(next(self._numbers), now, kind, tuple(nodes)[:MAX_EVENT_NODES], len(nodes), message,
-                                 plan, by)
+            event = kept = Event(next(self._numbers), now, kind, tuple(nodes)[:MAX_EVENT_NODES], len(nodes),
+                                 message, plan, by)
             if by is None:
                 self._counts[kind] += len(nodes)
             if last and by is last.by is None and last.kind == kind and abs(now - last.time) < EVENT_TIME:
@@ -3785,8 +3797,8 @@ class Journal:
     def act(self, by, action, message, nodes=(), asked=None, plan=None):
         """Somebody did something: an event, and a line in the log whose end is JSON."""
         self.record('action', nodes, message, by, plan)
-        line = dict(action=action, by=by.address, user=by.user, via=by.via, asked=asked or {}, nodes=list(nodes)[:20],
-                    count=len(nodes), **(plan.outcomes() if plan else {}))
+        line = dict(action=action, by=by.address, user=by.user, via=by.via, asked=asked or {},
+                    nodes=list(nodes)[:20], count=len(nodes), **(plan.outcomes() if plan else {}))
         logger.info('action %s', json.dumps(line))
 
     def begin(self, plan):
