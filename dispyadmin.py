@@ -1408,7 +1408,7 @@ class SetServiceTime(Setting):
 
     def steps(self, seen):
         """With "end now", a Start or Stop that is later would move End to tomorrow: both are cleared first, as
-        nothing is left of them when dispynode has ended.  Start first: without a Stop, it would be moved itself."""
+        nothing is left of them when dispynode has ended.  Start first: without a Stop, it would be moved too."""
         times = dict(zip(SERVICE_TIMES[:2], seen.times))
         is_moved = self.ends_now and any(at is not None and at > seen.now for at in times.values())
         cleared = [control for control, at in times.items() if is_moved and at is not None]
@@ -3437,7 +3437,7 @@ class Step:
         return {}
 
     def choose(self, seen, edit):
-        """([settings to send], sentence on what is left out or None), where the desired record has been changed so:
+        """([settings to send], sentence on what is left out or None), where the desired record was changed so:
         the CPUs where a drain changes."""
         return [in_force(seen.desired, seen.info)['cpus']] if 'drain' in edit else [], None
 
@@ -3694,8 +3694,8 @@ SYSTEM = Actor('dispyadmin')  # what dispyadmin does by itself, as it was told t
 
 # A node's part in a plan that has run: `before` and `after` are values of the node; `undo` gives it back, or None.
 Change = collections.namedtuple('Change', 'id outcome before after message undo')
-# ((key, what the desired record had, what the plan made of it), ...), and ((key, what the node showed before), ...)
-# of what the plan changed at it.
+# ((key, what the desired record had, what the plan made of it), ...), and ((key, what the node showed), ...) of
+# what the plan changed at it.
 Undo = collections.namedtuple('Undo', 'keys shown')
 
 
