@@ -1037,19 +1037,21 @@ class SocketWorker(Worker):
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings: what an administrator may set at a node
 # ---------------------------------------------------------------------------------------------------------------------
-# Whatever is said about a setting is said here: what is sent, what the node will have, what else that changes, how the
-# outcome reads, what gives it back, and when a node has drifted from it.  Knows no socket and no table.
+# Whatever is said about a setting is said here: what is sent, what the node will have, what else that changes,
+# how the outcome reads, and when a node has drifted from it.  Knows no socket and no table.
 
 CLOCK = re.compile(r'([01]?[0-9]|2[0-3]):[0-5][0-9]\Z')
 DAY = 86400                    # seconds
 SERVICE_TIMES = ('start', 'stop', 'end')
+TIME_KEYS = tuple('service_' + control for control in SERVICE_TIMES)
+SETTING_KEYS = ('cpus', 'serve') + TIME_KEYS
 ENDED, DIED, IDLE = 'ended', 'died', 'idle'  # what becomes of a dispynode's schedule
 
 Times = collections.namedtuple('Times', SERVICE_TIMES)  # Unix times of the node's clock, or None
 
 
 class NodeClock(collections.namedtuple('NodeClock', 'zone ahead')):
-    """A node's clock: seconds ahead of UTC of its zone, and seconds ahead of this machine's clock; None where not known.
+    """A node's clock: seconds ahead of UTC of its zone, and seconds ahead of our clock; None where not known.
 
     What a node answers to HH:MM tells its zone, what it answers to "now" tells its clock.
     """
@@ -1060,49 +1062,41 @@ class NodeClock(collections.namedtuple('NodeClock', 'zone ahead')):
         """The node's Unix time when ours is `ours`."""
         return ours + (self.ahead or 0)
 
-    def offset(self, seconds):
-        """Seconds that the node's zone is ahead of UTC: this machine's, where the node's is not known or was the same."""
-        ours = own_zone(seconds)
-        return ours if self.zone is None or self.is_own_zone() else self.zone
-
     def is_own_zone(self):
         """Whether the node's zone is this machine's, as far as is known: then summer time is the same as well."""
         year = time.time()
         return self.zone in {own_zone(year + days * DAY) for days in (0, 91, 182, 273)}
 
+    def local(self, seconds):
+        """The datetime that the node's clock shows at a Unix time; in our zone where its own is not known."""
+        ahead = own_zone(seconds) if self.zone is None or self.is_own_zone() else self.zone
+        return datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds + ahead)
+
     def clock(self, seconds):
         """A Unix time as the HH:MM that the node's clock shows."""
-        minutes = int((seconds + self.offset(seconds)) % DAY) // 60
-        return '%02d:%02d' % (minutes // 60, minutes % 60)
-
-    def day(self, seconds):
-        """The number of a Unix time's day, as the node's clock shows it."""
-        return int((seconds + self.offset(seconds)) // DAY)
+        return self.local(seconds).strftime('%H:%M')
 
     def moment(self, seconds, ours, today=''):
         """A Unix time of the node in words: with its day, when that is not today there."""
         if seconds is None:
             return 'none'
-        apart = self.day(seconds) - self.day(self.now(ours))
-        day = {0: today, 1: 'tomorrow', -1: 'yesterday'}.get(apart)
-        if day is None:
-            date = datetime.date(1970, 1, 1) + datetime.timedelta(days=self.day(seconds))
-            day = WEEKDAYS[date.weekday()] if abs(apart) < 7 else date.isoformat()
-        return ('%s %s' % (day, self.clock(seconds))).strip()
+        at = self.local(seconds)
+        apart = (at.date() - self.local(self.now(ours)).date()).days
+        day = {0: today, 1: 'tomorrow', -1: 'yesterday'}.get(apart, '%a' if abs(apart) < 7 else '%Y-%m-%d')
+        return at.strftime(day + ' %H:%M').strip()
 
     def today(self, text, ours):
         """The Unix time that dispynode makes of HH:MM: today's by its own clock, with the seconds of now."""
-        now, (hours, minutes) = self.now(ours), text.split(':')
-        midnight = now - (now + self.offset(now)) % DAY
-        return midnight + int(hours) * 3600 + int(minutes) * 60 + now % 60
+        now, (hour, minute) = self.now(ours), map(int, text.split(':'))
+        shown = self.local(now)
+        return now + (shown.replace(hour=hour, minute=minute) - shown).total_seconds()
 
 
-WEEKDAYS = ('Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun')
 OWN_CLOCK = NodeClock(None, None)
 
 
 def zone_of(clock, seconds):
-    """How many seconds a clock is ahead of UTC that shows HH:MM at this Unix time: from -12 to +14 hours, in quarters."""
+    """Seconds that a clock is ahead of UTC which shows HH:MM at this Unix time: -12 to +14 hours, in quarters."""
     hours, _, minutes = clock.partition(':')
     ahead = round((int(hours) * 3600 + int(minutes) * 60 - seconds % DAY) / 900) * 900 % DAY
     return ahead if ahead <= 14 * 3600 else ahead - DAY
@@ -1119,20 +1113,15 @@ def check_whole(field, value, low, high, unit):
         raise InputError('%s: must be a whole number from %d to %d%s' % (field, low, high, unit and ' ' + unit))
 
 
-# --- what dispynode makes of service times: read from dispy 4.11.0 to 4.15.2, and checked at real nodes by the tests ---
+# --- what dispynode makes of service times: read from dispy 4.11.0 to 4.15.2, and checked at real nodes ---
 
 def times_of(info):
     """The Times of an Info."""
     return Times(info.service_start, info.service_stop, info.service_end)
 
 
-def is_used(info):
-    """Whether a client has ever used the node, as far as it tells."""
-    return bool(info.clients_done or info.scheduler_ip)
-
-
 def change_times(times, control, at):
-    """The Times after dispynode has taken a control (`at` is a Unix time, or None to clear it); None when it refuses."""
+    """The Times after dispynode has taken a control (`at`: Unix time, or None to clear); None when it refuses."""
     start, stop, end = times
     if at is not None:
         if control == 'start' and any(other is not None and other < at for other in (stop, end)):
@@ -1146,25 +1135,21 @@ def change_times(times, control, at):
     return times._replace(**{control: at})
 
 
-def run_schedule(times, now, used):
+def run_schedule(times, now, is_used):
     """(Times, ENDED, DIED or IDLE): what dispynode's schedule makes of its times at once, before it sleeps.
 
-    A time of the next minute counts as come.  At End the program ends; a Stop that comes before any client has used the
-    node ends the schedule by an exception; when all times are over, all are moved by a day.
+    A time of the next minute counts as come.  At End the program ends; a Stop that comes before any client has
+    used the node ends the schedule by an exception; when all times are over, all are moved by a day.
     """
     for _ in range(1000):
-        soon = [at is not None and at <= now + 60 for at in times]
-        if times.start is not None and not soon[0]:
+        is_later = Times(*[at is not None and at > now + 60 for at in times])
+        if is_later.start or is_later.stop:
             break
-        if times.stop is not None and not soon[1]:
-            break
-        if times.stop is not None and not used:
+        if times.stop is not None and not is_used:
             return times, DIED
-        if times.end is not None:
-            if soon[2]:
-                return times, ENDED
-            break
-        if times.start is None and times.stop is None:
+        if times.end is not None and not is_later.end:
+            return times, ENDED
+        if is_later.end or times.start is times.stop is None:
             break
         times = Times(*[at if at is None else at + DAY for at in times])
     return times, IDLE
@@ -1177,31 +1162,24 @@ def accepts_jobs(times, now):
 
 
 def has_lost_schedule(info, now):
-    """Whether the node's Stop time has come while no client had ever used it: its times do nothing any more, End neither."""
-    return info.service_stop is not None and info.service_stop <= now and not is_used(info)
+    """Whether Stop has come while no client had ever used the node: its times do nothing any more, End neither."""
+    is_used = info.clients_done or info.scheduler_ip
+    return info.service_stop is not None and info.service_stop <= now and not is_used
 
 
 def foresee_times(info, controls, now):
-    """(Times, ENDED, DIED or IDLE) after these [(control, Unix time or None)], at node time `now`; (None, IDLE) when one of
-    them is refused."""
+    """(Times, ENDED, DIED or IDLE) after these [(control, Unix time or None)], at node time `now`; (None, IDLE)
+    when one of them is refused."""
     times, fate = times_of(info), DIED if has_lost_schedule(info, now) else IDLE
     for control, at in controls:
         times = change_times(times, control, at)
         if times is None:
             return None, IDLE
         if fate == IDLE:
-            times, fate = run_schedule(times, now, is_used(info))
+            times, fate = run_schedule(times, now, info.clients_done or info.scheduler_ip)
         if fate == ENDED:
             break
     return times, fate
-
-
-def same_time(one, other):
-    """Whether two times are the same time of the day, to the minute; None is the same as None."""
-    if one is None or other is None:
-        return one is other
-    apart = (one - other) % DAY
-    return min(apart, DAY - apart) <= 90
 
 
 def same_minute(one, other):
@@ -1209,36 +1187,37 @@ def same_minute(one, other):
     return one is other if one is None or other is None else abs(one - other) < 60
 
 
-def order_times(info, wanted, now):
-    """The [(control, Unix time or None)] that bring a node to these `wanted` Times of today without ending dispynode; None
-    when nothing does.
+def same_time(one, other):
+    """Whether two times are the same time of the day, to the minute; None is the same as None."""
+    if one is None or other is None:
+        return one is other
+    return min((one - other) % DAY, (other - one) % DAY) <= 90
 
-    dispynode moves times by a day, refuses, or ends at once, as the order will have it: all orders are tried, each with
-    none or all of the times cleared first, which are 12 at most.  Best is one after which the schedule lives, the node
-    accepts jobs now as the times say, and little is sent.
+
+def order_times(info, wanted, now):
+    """The [(control, Unix time or None)] that bring a node to these `wanted` Times of today without ending
+    dispynode; None when nothing does.
+
+    dispynode moves times by a day, refuses, or ends at once, as the order will have it: all orders are tried, each
+    with none or all of the times cleared first, which are 12 at most.  Best is one after which the schedule lives,
+    the node accepts jobs now as the times say, and little is sent.
     """
-    shown = times_of(info)
+    shown, found, accepts = times_of(info), [], accepts_jobs(wanted, now)
+    closes = wanted.end if wanted.stop is None else wanted.stop
+    if None not in (wanted.start, closes) and closes <= wanted.start:  # it is open over midnight, each day anew
+        accepts = not closes <= now < wanted.start
     stands_still = any(at is not None and at < now - DAY for at in shown)
-    differing = [c for c in SERVICE_TIMES if stands_still and getattr(wanted, c) is not None
-                 or not same_time(getattr(shown, c), getattr(wanted, c))]
-    cleared = [(c, None) for c in SERVICE_TIMES if getattr(shown, c) is not None]
-    everything = [c for c in SERVICE_TIMES if getattr(wanted, c) is not None]
-    found, accepts = [], is_open(wanted, now)
+    differing = [control for control, has, at in zip(SERVICE_TIMES, shown, wanted)
+                 if stands_still and at is not None or not same_time(has, at)]
+    cleared = [(control, None) for control, has in zip(SERVICE_TIMES, shown) if has is not None]
+    everything = [control for control, at in zip(SERVICE_TIMES, wanted) if at is not None]
     for first, controls in (([], differing), (cleared, everything)):
         for order in itertools.permutations(controls):
-            sent = first + [(c, getattr(wanted, c)) for c in order]
+            sent = first + [(control, getattr(wanted, control)) for control in order]
             times, fate = foresee_times(info, sent, now)
             if fate != ENDED and times is not None and all(map(same_time, times, wanted)):
                 found.append(((fate != IDLE, accepts_jobs(times, now) != accepts, len(sent)), len(found), sent))
     return min(found)[2] if found else None
-
-
-def is_open(times, now):
-    """Whether a node with these Times of today, each day anew, is to accept jobs now: from Start to Stop, else to End."""
-    start, close = times.start, times.end if times.stop is None else times.stop
-    if start is None or close is None:
-        return (start is None or start <= now) and (close is None or close > now)
-    return start <= now < close if start < close else not close <= now < start
 
 
 # --- the settings ---
@@ -1248,7 +1227,7 @@ class Refusal(Error):
 
 
 class Seen(collections.namedtuple('Seen', 'id info clock ours desired')):
-    """A node at one moment: its Info and NodeClock, this machine's Unix time, and its desired record (see in_force)."""
+    """A node at one moment: its Info and NodeClock, our Unix time, and its desired record (see in_force)."""
 
     __slots__ = ()
 
@@ -1267,29 +1246,36 @@ class Seen(collections.namedtuple('Seen', 'id info clock ours desired')):
         return self.clock.moment(seconds, self.ours, today)
 
 
-class Foresight(collections.namedtuple('Foresight', 'after message same danger')):
-    """What will be at a node: the value that it will have, a sentence, whether nothing will change, and whether jobs are
-    killed or dispynode exits."""
-
-    __slots__ = ()
-
-    def __new__(cls, after, message, same=False, danger=False):
-        return super().__new__(cls, after, message, same, danger)
+# What will be at a node: the value that it will have, a sentence, whether nothing will change, and whether jobs
+# are killed or dispynode exits.
+Foresight = collections.namedtuple('Foresight', 'after message same danger')
+Foresight.__new__.__defaults__ = (False, False)
 
 
 class Setting:
     """One setting of nodes.  Made with values that cannot be, it raises InputError.
 
-    `action` and `asked` are what the HTTP interface calls it and its fields; `key` is the value of a node that it sets;
-    `operation` the number of the plan that it was set by; `value` what the node answered, where that tells more.
+    Each kind has foresee(seen), the Foresight of it at a node that is Seen, or a Refusal; describe(before, seen),
+    a sentence on what is in force at a node that showed the Info `before`; and drift(seen), a sentence when the
+    node is not as it was set, or None.
     """
 
-    action = key = ''
-    operation = value = None
+    __slots__ = ('title', 'asked', 'operation', 'value', '_message')  # each node has some
+
+    action = key = ''          # what the HTTP interface calls it, and the value of a node that it sets
+    time = None                # of a service time: HH:MM, or "now"
+    refusal = 'Rejected: dispynode does not take this value.'
     ends_now = False           # whether dispynode shall exit at once: that is done, and not remembered
 
-    def __init__(self, **asked):
-        self.asked = asked
+    def __init__(self, title, tag, fields, **asked):
+        self.title = title     # what is set, in a few words
+        self.asked = asked     # the fields of the HTTP interface
+        self.operation = self.value = None  # number of the plan that it was set by, and what the node answered
+        self._message = tag, fields
+
+    def message(self):
+        """The bytes that are sent."""
+        return write_message(*self._message)
 
     def of(self, operation, value=None):
         """This setting, as set by this operation; `value` is what the node answered."""
@@ -1297,53 +1283,28 @@ class Setting:
         setting.operation, setting.value = operation, value
         return setting
 
-    def title(self):
-        """What is set, in a few words."""
-        raise NotImplementedError
-
-    def message(self):
-        """The bytes that are sent."""
-        raise NotImplementedError
-
     def steps(self, seen):
         """The settings that are sent to set this one, in order, this one last."""
         return [self]
 
-    def foresee(self, seen):
-        """The Foresight of it, at a node that is Seen.  Refusal."""
-        raise NotImplementedError
-
-    def describe(self, before, seen):
-        """A sentence on what is in force at a node that showed the Info `before`."""
-        raise NotImplementedError
-
     def refuse(self, info):
         """A sentence on why the node refused."""
-        return 'Rejected: dispynode does not take this value.'
-
-    def drift(self, seen):
-        """A sentence when the node is not as it was set; else None."""
-        raise NotImplementedError
+        return self.refusal
 
 
 class SetCpus(Setting):
     """Let dispy use so many CPUs of a node: n of them, all but n (negative), or "all"."""
 
+    __slots__ = ('cpus',)
     action = key = 'cpus'
 
     def __init__(self, cpus):
         if cpus != 'all':
             check_whole('cpus', cpus, -MAX_CPUS, MAX_CPUS, 'CPUs, or "all"')
-        super().__init__(cpus=cpus)
+        title = ('Set all CPUs' if cpus == 'all' else 'Set CPUs to %d' % cpus if cpus >= 0 else
+                 'Leave %s unused' % count_of(-cpus, 'CPU'))
+        super().__init__(title, b'SET_CPUS:', {'cpus': None if cpus == 'all' else cpus}, cpus=cpus)
         self.cpus = cpus
-
-    def title(self):
-        if self.cpus == 'all':
-            return 'Set all CPUs'
-        return 'Leave %s unused' % count_of(-self.cpus, 'CPU') if self.cpus < 0 else 'Set CPUs to %d' % self.cpus
-
-    def message(self):
-        return write_message(b'SET_CPUS:', {'cpus': None if self.cpus == 'all' else self.cpus})
 
     def target(self, info):
         """How many CPUs that is at this node; None when it is not known."""
@@ -1353,16 +1314,14 @@ class SetCpus(Setting):
 
     def fits(self, info):
         """Whether the node has so many CPUs."""
-        target = self.target(info)
-        return target is not None and info.max_cpus is not None and 0 <= target <= info.max_cpus
+        return info.max_cpus is not None and 0 <= self.target(info) <= info.max_cpus
 
     def foresee(self, seen):
-        info, after = seen.info, self.target(seen.info)
-        if not self.fits(info):
-            raise Refusal(self.refuse(info))
-        if after == info.cpus:
-            return Foresight(after, '%s.' % count_of(after, 'CPU'), same=True)
-        return Foresight(after, '%s \u2192 %s.' % ('?' if info.cpus is None else info.cpus, count_of(after, 'CPU')))
+        had, after = seen.info.cpus, self.target(seen.info)
+        if not self.fits(seen.info):
+            raise Refusal(self.refuse(seen.info))
+        before = '' if had == after else '%s \u2192 ' % ('?' if had is None else had)
+        return Foresight(after, '%s%s.' % (before, count_of(after, 'CPU')), had == after)
 
     def describe(self, before, seen):
         return '%s of %s CPUs assigned to dispy.' % (seen.info.cpus, seen.info.max_cpus)
@@ -1380,8 +1339,9 @@ class SetCpus(Setting):
 
 
 class SetServiceTime(Setting):
-    """Set when a node takes jobs: `control` is start, stop or end; `time` is HH:MM of the node's clock, now, or None."""
+    """Set when a node takes jobs: `control` is start, stop or end; `time` HH:MM of its clock, now, or None."""
 
+    __slots__ = ('control', 'time', 'key', 'what', 'ends_now', 'refusal')
     action = 'service_time'
 
     def __init__(self, control, time):
@@ -1389,17 +1349,14 @@ class SetServiceTime(Setting):
             raise InputError('control: must be "start", "stop" or "end"')
         if time is not None and not (isinstance(time, str) and (time == 'now' or CLOCK.match(time))):
             raise InputError('time: must be "HH:MM" between 00:00 and 23:59, "now", or null to clear it')
-        super().__init__(control=control, time=time)
-        self.control, self.time, self.key = control, time, 'service_' + control
+        what = control.capitalize()
+        super().__init__('Clear %s' % what if time is None else 'Set %s to %s' % (what, time), b'SERVICE_TIME:',
+                         {'control': control + '_time', 'time': {None: '0', 'now': None}.get(time, time)},
+                         control=control, time=time)
+        self.control, self.time, self.key, self.what = control, time, 'service_' + control, what
         self.ends_now = (control, time) == ('end', 'now')
-        self.what = control.capitalize()
-
-    def title(self):
-        return 'Clear %s' % self.what if self.time is None else 'Set %s to %s' % (self.what, self.time)
-
-    def message(self):
-        sent = {None: '0', 'now': None}.get(self.time, self.time)
-        return write_message(b'SERVICE_TIME:', {'control': self.control + '_time', 'time': sent})
+        self.refusal = Setting.refusal if control != 'stop' else (
+            'Rejected: Stop would come after End. Set End later, or clear it, first.')
 
     def unix(self, seen):
         """The Unix time that dispynode makes of it, before it moves it by a day; None to clear it."""
@@ -1408,12 +1365,12 @@ class SetServiceTime(Setting):
         return seen.now if self.time == 'now' else seen.clock.today(self.time, seen.ours)
 
     def steps(self, seen):
-        """With "end now", a Start or Stop that is later would move End to tomorrow: both are cleared first, as nothing is
-        left of them when dispynode has ended.  Start first: without a Stop, it would be moved itself."""
-        before = [(control, at) for control, at in zip(SERVICE_TIMES, seen.times) if control != 'end' and at is not None]
-        if not self.ends_now or all(at <= seen.now for _, at in before):
-            return [self]
-        return [SetServiceTime(control, None) for control, _ in before] + [self]
+        """With "end now", a Start or Stop that is later would move End to tomorrow: both are cleared first, as
+        nothing is left of them when dispynode has ended.  Start first: without a Stop, it would be moved too."""
+        times = dict(zip(SERVICE_TIMES[:2], seen.times))
+        is_moved = self.ends_now and any(at is not None and at > seen.now for at in times.values())
+        cleared = [control for control, at in times.items() if is_moved and at is not None]
+        return [SetServiceTime(control, None) for control in cleared] + [self]
 
     def foresee(self, seen):
         times, fate = foresee_times(seen.info, [(s.control, s.unix(seen)) for s in self.steps(seen)], seen.now)
@@ -1426,18 +1383,17 @@ class SetServiceTime(Setting):
                          fate == ENDED or self.control == 'end' and self.time is not None)
 
     def describe(self, before, seen):
-        return self._say(times_of(before), seen.times, DIED if has_lost_schedule(seen.info, seen.now) else IDLE, seen)
+        fate = DIED if has_lost_schedule(seen.info, seen.now) else IDLE
+        return self._say(times_of(before), seen.times, fate, seen)
 
     def _say(self, before, after, fate, seen):
         """What was changed of the three times, and what follows from it."""
         if fate == ENDED:
             return 'Running jobs are killed and dispynode exits now; restart it on the node.'
-        changes = ['%s: %s \u2192 %s' % (control.capitalize(), seen.moment(old, 'today'), seen.moment(new, 'today'))
-                   for control, old, new in zip(SERVICE_TIMES, before, after)
-                   if old != new and (control == self.control or not same_time(old, new) or old // DAY != new // DAY)]
-        if not changes:
-            changes = ['%s: %s' % (self.what, seen.moment(getattr(after, self.control), 'today'))]
-        return '%s (node time). %s' % ('; '.join(changes), self._consequence(after, fate, seen))
+        changes = [control.capitalize() + ': %s \u2192 %s' % (seen.moment(old, 'today'), seen.moment(new, 'today'))
+                   for control, old, new in zip(SERVICE_TIMES, before, after) if not same_minute(old, new)]
+        same = '%s: %s' % (self.what, seen.moment(getattr(after, self.control), 'today'))
+        return '%s (node time). %s' % ('; '.join(changes) or same, self._consequence(after, fate, seen))
 
     @staticmethod
     def _consequence(times, fate, seen):
@@ -1454,53 +1410,44 @@ class SetServiceTime(Setting):
             text += ' At End running jobs are killed and dispynode exits; restart it on the node.'
         return text
 
-    def refuse(self, info):
-        if self.control == 'stop':
-            return 'Rejected: Stop would come after End. Set End later, or clear it, first.'
-        return super().refuse(info)
-
     def drift(self, seen):
-        shown, clock, what = getattr(seen.info, self.key), seen.clock, '%s: ' % self.what
-        if self.time is None or shown is None:
-            return None if self.time is None and shown is None else what + (
-                '%s, should be cleared.' % clock.clock(shown) if self.time is None else 'none, should be %s.' % self.time)
-        if self.time == 'now':
-            return None
-        if self._is_off(shown, clock):
-            return what + '%s, should be %s.' % (clock.clock(shown), self.time)
-        # A dispynode whose schedule lives moves its times on to the next day when the last of them is over.
-        last = max(filter(None, seen.times))
-        if clock.day(last) < clock.day(seen.now):
-            return what + 'the daily times stand still since %s.' % seen.moment(last)
-        return None
+        """A time that is off, or of a schedule that stands still.
 
-    def _is_off(self, shown, clock):
-        """Whether a time that a node shows is not the one that was set.
-
-        dispynode moves its times by 24 hours each day, so summer time moves them by an hour of its clock.  That is drift
-        where the node's zone is this machine's; of another zone it is not known when its summer begins: an hour is let be.
+        dispynode moves its times by 24 hours each day, so summer time moves them by an hour of its clock.  That is
+        drift where the node's zone is ours; when the summer of another begins is not known: an hour is let be.
         """
-        if clock.zone is None:
-            return self.value is not None and not same_time(shown, self.value)
-        hours = (0,) if clock.is_own_zone() else (0, -3600, 3600)
-        return not any(same_time(shown, clock.today(self.time, shown - (clock.ahead or 0)) + hour) for hour in hours)
+        shown, clock = getattr(seen.info, self.key), seen.clock
+        if None in (shown, self.time):
+            is_off = shown is not self.time
+        elif self.time == 'now':
+            return None
+        elif clock.zone is None:
+            is_off = self.value is not None and not same_time(shown, self.value)
+        else:
+            ours = shown - (clock.ahead or 0)
+            hours = (0,) if clock.is_own_zone() else (0, -3600, 3600)
+            is_off = not any(same_time(shown, clock.today(self.time, ours) + hour) for hour in hours)
+        if is_off:
+            has = 'none' if shown is None else clock.clock(shown)
+            return '%s: %s, should be %s.' % (self.what, has, self.time or 'cleared')
+        # A dispynode whose schedule lives moves its times on to the next day when the last of them is over.
+        last = max(filter(None, seen.times), default=None)
+        if shown is not None and clock.local(last).date() < clock.local(seen.now).date():
+            return '%s: the daily times stand still since %s.' % (self.what, seen.moment(last))
+        return None
 
 
 class SetClients(Setting):
     """How many more clients a node serves before its program ends: n, 0 for none, -1 without limit."""
 
+    __slots__ = ('clients',)
     action, key = 'clients', 'serve'
 
     def __init__(self, clients):
         check_whole('clients', clients, -1, MAX_CLIENTS, 'clients; -1 is without limit')
-        super().__init__(clients=clients)
+        title = 'Accept no more clients' if clients == 0 else 'Set clients to %s' % self.text(clients)
+        super().__init__(title, b'SERVE_CLIENTS:', {'serve': clients}, clients=clients)
         self.clients = clients
-
-    def title(self):
-        return 'Accept no more clients' if self.clients == 0 else 'Set clients to %s' % self.text(self.clients)
-
-    def message(self):
-        return write_message(b'SERVE_CLIENTS:', {'serve': self.clients})
 
     def foresee(self, seen):
         same = seen.info.serve == self.clients
@@ -1532,48 +1479,39 @@ def count_of(number, noun):
 
 
 SETTINGS = {setting.action: setting for setting in (SetCpus, SetServiceTime, SetClients)}
-TIME_KEYS = tuple('service_' + control for control in SERVICE_TIMES)
-SETTING_KEYS = ('cpus', 'serve') + TIME_KEYS
 RESTORE, END, STAY = THENS = ('restore', 'end', 'stay')
 THEN_TEXTS = {RESTORE: 'When idle, it returns to service.', END: 'When idle, dispynode is stopped.',
               STAY: 'It stays out of service until it is returned.'}
 
-
-class Drain(collections.namedtuple('Drain', 'since then note by had idle returning ended operation')):
-    """A node that is out of service, or on its way: since when (Unix time), what comes when it is idle (of THENS), why and
-    by whom (texts), how many CPUs it had (None where not known), since when it is idle (or None), whether it is on its
-    return, when dispynode was told to exit (or None), and the number of the operation that drained it."""
-
-    __slots__ = ()
+# A node that is out of service, or on its way: since when (Unix time), what comes when it is idle (of THENS), why
+# and by whom (texts), how many CPUs it had (None where not known), since when it is idle (or None), whether it is
+# on its return, when dispynode was told to exit (or None), and the number of the operation that drained it.
+Drain = collections.namedtuple('Drain', 'since then note by had idle returning ended operation')
 
 
-# What administrators want of a node: {key of SETTING_KEYS: Setting, 'drain': Drain}, without what was never set.  Such a
-# desired record is never changed, but replaced.
+# What administrators want of a node: {key of SETTING_KEYS: Setting, 'drain': Drain}, without what was never set.
+# Such a desired record is never changed, but replaced.
 
-def in_force(desired):
-    """What should be in force at a node now, {key: Setting}: a drain means 0 CPUs, else the CPUs that were set; what was
-    never set is left alone."""
+def in_force(desired, info):
+    """What should be in force at a node now, {key: Setting}: a drain means 0 CPUs, else the CPUs that were set;
+    what was never set is left alone."""
     settings = {key: setting for key, setting in desired.items() if key != 'drain'}
-    drain = desired.get('drain')
-    if drain:
-        settings['cpus'] = returned_cpus(desired) if drain.returning else SetCpus(0)
+    if 'drain' in desired:
+        settings['cpus'] = returned_cpus(desired, info) if desired['drain'].returning else SetCpus(0)
     return settings
 
 
-def returned_cpus(desired):
-    """What a drained node gets back: the CPUs that are set, else those that it had, else all."""
+def returned_cpus(desired, info):
+    """What a drained node gets back: the CPUs that are set, else those that it had; all, where that is not known,
+    or where it has fewer now: its hardware may have changed while it was drained."""
     had = desired['drain'].had
-    return desired.get('cpus') or SetCpus('all' if had is None else had)
-
-
-def fitting(setting, info):
-    """This SetCpus, or all CPUs where the node has fewer: its hardware may have changed while it was drained."""
-    return setting if None in (setting.target(info), info.max_cpus) or setting.fits(info) else SetCpus('all')
+    setting = desired.get('cpus') or SetCpus('all' if had is None else had)
+    return setting if info.max_cpus is None or setting.fits(info) else SetCpus('all')
 
 
 def differences(seen):
     """{key: sentence}: where a node is not as it should be now."""
-    found = {key: setting.drift(seen) for key, setting in sorted(in_force(seen.desired).items())}
+    found = {key: setting.drift(seen) for key, setting in sorted(in_force(seen.desired, seen.info).items())}
     return {key: sentence for key, sentence in found.items() if sentence}
 
 
@@ -1587,27 +1525,39 @@ def merged(desired, edit):
     return {key: value for key, value in dict(desired, **edit).items() if value is not None}
 
 
-UNKNOWN_ZONE = ("Left out: End, as the node's time zone is not known yet and dispynode might exit at once. Set it by name "
-                'where that is meant.')
+UNKNOWN_ZONE = ("Left out: End, as the node's time zone is not known yet and dispynode might exit at once. "
+                'Set it by name where that is meant.')
+ENDS_NOW = 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.'
 
 
-def choose_times(targets, seen):
-    """([SetServiceTime], None) that bring a node to these {control: SetServiceTime or Unix time or None}, the other times
-    staying as they are; or ([], sentence) when nothing does without ending dispynode."""
-    unix = {control: target.unix(seen) if isinstance(target, SetServiceTime) else target
-            for control, target in targets.items()}
-    wanted = Times(*[at and seen.clock.today(seen.clock.clock(at), seen.ours) for at in seen.times._replace(**unix)])
-    sent = order_times(seen.info, wanted, seen.now)
-    if sent is not None:
-        left_out = None
-        if seen.clock.zone is None and any(control == 'end' and at for control, at in sent):
-            # Another time's answer tells the zone, and this is called again.
-            sent = [(control, at) for control, at in sent if control != 'end' or not at]
-            left_out = None if any(at for _, at in sent) else UNKNOWN_ZONE
-        return [SetServiceTime(control, at and seen.clock.clock(at)) for control, at in sent], left_out
-    names = ', '.join('%s %s' % (control.capitalize(), seen.clock.clock(at)) for control, at in zip(SERVICE_TIMES, wanted)
-                      if control in targets and at is not None)
-    return [], 'Left out: %s (node time) would stop dispynode now. Set it by name where that is meant.' % names
+def with_all_times(keys):
+    """These keys, and all times where one is among them: dispynode moves each as the others are."""
+    return set(keys) if set(keys).isdisjoint(TIME_KEYS) else set(keys).union(TIME_KEYS)
+
+
+def setting_back(key, value, clock):
+    """The Setting that gives a node a value that it has shown."""
+    if key in TIME_KEYS:
+        return SetServiceTime(key[len('service_'):], value and clock.clock(value))
+    return (SetCpus if key == 'cpus' else SetClients)(value)
+
+
+def order_settings(settings, seen):
+    """([settings to send], sentence on what is left out or None) that bring a node to these {key: Setting}, where
+    times that are not among them stay: what would end dispynode is left out."""
+    others, clock = [settings[key] for key in ('cpus', 'serve') if key in settings], seen.clock
+    if settings.keys().isdisjoint(TIME_KEYS):
+        return others, None
+    times = [settings.get(key) or setting_back(key, at, clock) for key, at in zip(TIME_KEYS, seen.times)]
+    sent, left_out = order_times(seen.info, Times(*[setting.unix(seen) for setting in times]), seen.now), None
+    if sent is None:
+        names = ', '.join('%s %s' % (each.what, each.time) for each in times if each.key in settings and each.time)
+        return others, ENDS_NOW % names
+    if clock.zone is None and any(control == 'end' and at for control, at in sent):
+        # Another time's answer tells the zone, and this is called again.
+        sent = [(control, at) for control, at in sent if control != 'end' or not at]
+        left_out = None if any(at for _, at in sent) else UNKNOWN_ZONE
+    return others + [setting_back('service_' + control, at, clock) for control, at in sent], left_out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1782,7 +1732,7 @@ class NodeSnapshot(collections.namedtuple('NodeSnapshot', AT_FIRST)):
                 wanted={key: setting.asked for key, setting in self.desired.items() if key != 'drain'} or None,
                 drain=drain and {
                     'since': drain.since, 'then': drain.then, 'note': drain.note, 'by': drain.by,
-                    'idle': drain.idle, 'restore': returned_cpus(self.desired).target(info), 'busy': info.busy,
+                    'idle': drain.idle, 'restore': returned_cpus(self.desired, info).target(info), 'busy': info.busy,
                     'pending': drain.returning})
             self._view = view
         return self._view
@@ -3154,53 +3104,53 @@ class History(Worker):
 # ---------------------------------------------------------------------------------------------------------------------
 
 class Step:
-    """What a plan does at each of its nodes.  It keeps nothing of a node: it decides by the node as it is Seen then."""
+    """What a plan does at each of its nodes.  It keeps nothing of a node, but decides by what is Seen then."""
 
     action = title = ''        # what the HTTP interface calls it, and what is done in a few words
     asked = {}                 # the fields of the request, as the HTTP interface names them
     key = None                 # the value of nodes that it sets, if it is one
     asks_node = True           # whether it needs the node itself
-    lists_row = False          # whether it begins with a row that is not there
+    lists_row = forgets_row = False  # whether it begins with a row that is not there, or ends with none
     needs_state = False        # whether it drains nodes, which is only done when it has been written down
+    foretold, done = 'As it was set.', None  # sentences on what it will do, and has done, where it sends nothing
+    plan, changes = None, {}   # the Plan that it undoes, and {id: Undo} of that
 
     def intend(self, seen, operation):
         """{key: Setting, Drain or None}: how the desired record changes.  Refusal."""
         return {}
 
     def choose(self, seen, edit):
-        """([settings to send], sentence on what is left out or None), where the desired record has been changed so."""
-        return [], None
+        """([settings to send], sentence on what is left out or None), where the desired record was changed so:
+        the CPUs where a drain changes."""
+        return [in_force(seen.desired, seen.info)['cpus']] if 'drain' in edit else [], None
 
     def foresee(self, seen, edit):
         """The Foresight of it, where the desired record has been changed like that.  Refusal."""
         settings, left_out = self.choose(seen, edit)
         if left_out and not settings:
             raise Refusal(left_out)
-        texts = [foretell(setting, seen) for setting in settings]
-        return Foresight(None, ' '.join(texts) or 'As it was set.', not settings)
+        texts = []
+        for setting in settings:
+            try:
+                texts.append(setting.foresee(seen).message)
+            except Refusal:  # it depends on one that is sent before
+                texts.append(setting.title)
+        changes = settings or edit or self.lists_row or self.forgets_row
+        return Foresight(None, ' '.join(texts) or self.foretold, not changes)
 
     def describe(self, before, seen, sent):
         """A sentence on what is now, where the node showed the Info `before`, and took these settings."""
         texts = [setting.describe(before, seen) for setting in sent]
-        return ' '.join(collections.OrderedDict.fromkeys(texts)) or self.foresee(seen, {}).message
+        return ' '.join(collections.OrderedDict.fromkeys(texts)) or self.done or self.foresee(seen, {}).message
 
     def perform(self, admin, node_id):
         """What is done here, not at the node."""
+        if self.forgets_row:
+            admin.forget(node_id)
 
     def undone_by(self, plan):
         """The Step that undoes a plan of this one."""
-        return UndoStep(plan)
-
-    def release(self):
-        """It is not undone any more: keep nothing of other plans."""
-
-
-def foretell(setting, seen):
-    """What a setting will do; or just what it is, where it depends on one that is sent before."""
-    try:
-        return setting.foresee(seen).message
-    except Refusal:
-        return setting.title()
+        return (RelistStep if self.forgets_row else ForgetAgainStep if self.lists_row else UndoStep)(plan)
 
 
 class SetStep(Step):
@@ -3208,7 +3158,7 @@ class SetStep(Step):
 
     def __init__(self, setting):
         self.setting = setting
-        self.action, self.title, self.asked, self.key = setting.action, setting.title(), setting.asked, setting.key
+        self.action, self.title, self.asked, self.key = setting.action, setting.title, setting.asked, setting.key
 
     def intend(self, seen, operation):
         if self._is_overridden(seen):
@@ -3229,9 +3179,6 @@ class SetStep(Step):
         message = 'Stays drained; gets %s on its return.' % count_of(foresight.after, 'CPU')
         return foresight._replace(message=message, same=False)
 
-    def describe(self, before, seen, sent):
-        return self.setting.describe(before, seen) if sent else self.foresee(seen, {}).message
-
 
 class DrainStep(Step):
     """Take a node out of service: 0 CPUs, and what `then` says when it is idle."""
@@ -3246,19 +3193,19 @@ class DrainStep(Step):
         old = seen.desired.get('drain')
         had = old.had if old else seen.info.cpus
         if had is None:
-            raise Refusal('Rejected: the node does not tell how many CPUs it has, so they could not be given back.')
+            raise Refusal('Rejected: the node does not tell how many CPUs it has, '
+                          'so they could not be given back.')
         idle = old.idle if old and not old.returning and old.then == self.then else None
         since = old.since if old else seen.ours
         return {'drain': Drain(since, self.then, self.note, self.by, had, idle, False, None, operation)}
 
-    def choose(self, seen, edit):
-        return [SetCpus(0)], None
-
     def foresee(self, seen, edit):
-        text = 'No job runs. ' if not seen.info.busy else '%s to finish. ' % count_of(seen.info.busy, 'running job')
+        info, text = seen.info, 'No job runs. '
+        if info.busy:
+            text = '%s to finish. ' % count_of(info.busy, 'running job')
         text += THEN_TEXTS[self.then]
         if self.then != END:
-            text += ' On return: %s.' % count_of(returned_cpus(seen.desired).target(seen.info) or 0, 'CPU')
+            text += ' On return: %s.' % count_of(returned_cpus(seen.desired, info).target(info) or 0, 'CPU')
         return Foresight(0, text, danger=self.then == END)
 
     def describe(self, before, seen, sent):
@@ -3266,61 +3213,51 @@ class DrainStep(Step):
 
 
 class ReturnStep(Step):
-    """Bring a drained node back: it gets the CPUs that are set, or that it had.  Pending where it does not answer."""
+    """Bring a drained node back to the CPUs that are set, or that it had.  Pending where it does not answer."""
 
     action, title, key = 'return', 'Return to service', 'cpus'
 
     def intend(self, seen, operation):
         if 'drain' not in seen.desired:
             raise Refusal('Rejected: the node is not drained.')
-        return {'drain': returning(seen.desired['drain'], operation)}
-
-    def choose(self, seen, edit):
-        return [fitting(returned_cpus(seen.desired), seen.info)], None
+        drain = seen.desired['drain']
+        return {'drain': drain._replace(returning=True, idle=None, ended=None, operation=operation)}
 
     def foresee(self, seen, edit):
-        cpus = self.choose(seen, edit)[0][0].target(seen.info)
+        cpus = returned_cpus(seen.desired, seen.info).target(seen.info)
         return Foresight(cpus, 'Returns to service with %s.' % count_of(cpus or 0, 'CPU'))
 
     def describe(self, before, seen, sent):
         return 'Back in service. ' + super().describe(before, seen, sent)
 
 
-def returning(drain, operation):
-    """This drain, on its return by that operation."""
-    return drain._replace(returning=True, idle=None, ended=None, operation=operation)
-
-
 class UndoStep(Step):
     """Give nodes back what they had before a plan, as far as nobody has changed it since."""
 
-    action = 'undo'
+    action, foretold, done = 'undo', 'Nothing is sent; only what is remembered changes.', 'Restored.'
 
     def __init__(self, plan):
         self.plan = plan
-        self.changes = {node_id: change for node_id, change in list(plan.changes.items()) if change.undo}
+        self.changes = {node_id: change.undo for node_id, change in list(plan.changes.items()) if change.undo}
         self.asked, self.key = {'operation': plan.number}, plan.step.key
-        keys = itertools.chain.from_iterable(change.undo.keys for change in self.changes.values())
+        keys = itertools.chain.from_iterable(undo.keys for undo in self.changes.values())
         self.needs_state = any(old and key == 'drain' for key, old, _ in keys)
-        word, _, rest = plan.step.title.partition(': ')
-        self.title = {'Undo': 'Redo: ' + rest, 'Redo': 'Undo: ' + rest}.get(word, 'Undo: ' + plan.step.title)
-
-    def release(self):
-        self.plan, self.changes = None, {}
+        word, _, rest = plan.step.title.rpartition(': ')
+        self.title = '%s: %s' % ('Redo' if word == 'Undo' else 'Undo', rest)
 
     def intend(self, seen, operation):
-        edit = {}
-        for key, old, made in self.changes[seen.id].undo.keys:
-            if is_same(seen.desired.get(key), made):
-                edit[key] = old
-                if key != 'drain':
-                    edit[key] = old and old.of(operation, old.value)
-                elif old is None:
-                    edit[key] = returning(seen.desired[key], operation)
-                else:  # where only its CPUs were changed, it is still the drain of the plan that made it
-                    number = old.operation if is_same(old, made) else operation
-                    edit[key] = old._replace(returning=False, idle=None, operation=number)
-        drain, had = seen.desired.get('drain'), dict(self.changes[seen.id].undo.shown).get('cpus')
+        edit, undo = {}, self.changes[seen.id]
+        for key, old, made in undo.keys:
+            if not is_same(seen.desired.get(key), made):
+                continue  # somebody has changed it since
+            if key != 'drain':
+                edit[key] = old and old.of(operation, old.value)
+            elif old is None:
+                edit.update(ReturnStep().intend(seen, operation))
+            else:  # where only its CPUs were changed, it is still the drain of the plan that made it
+                number = old.operation if is_same(old, made) else operation
+                edit[key] = old._replace(returning=False, idle=None, operation=number)
+        drain, had = seen.desired.get('drain'), dict(undo.shown).get('cpus')
         if drain and edit.get('cpus', drain) is None:  # it gets on its return what it had before
             edit['drain'] = drain._replace(had=had)
         if not edit:
@@ -3328,29 +3265,22 @@ class UndoStep(Step):
         return edit
 
     def choose(self, seen, edit):
-        settings, times, wanted = [], {}, in_force(seen.desired)
-        shown = dict(self.changes[seen.id].undo.shown)
-        if 'drain' in edit and 'drain' in seen.desired:
-            settings.append(fitting(wanted['cpus'], seen.info))
-        for key, had in shown.items():
-            setting = wanted.get(key)
-            if key in TIME_KEYS and (key in edit or not edit.keys().isdisjoint(TIME_KEYS)):
-                times[key[len('service_'):]] = setting if setting and setting.time != 'now' else had
-            elif key in edit and not (key == 'cpus' and 'drain' in seen.desired) and (setting or had is not None):
-                settings.append(setting or (SetCpus if key == 'cpus' else SetClients)(had))
-        chosen, left_out = choose_times(times, seen) if times else ([], None)
-        return settings + chosen, left_out
+        wanted = in_force(seen.desired, seen.info)
+        settings = {'cpus': wanted['cpus']} if 'drain' in edit else {}
+        for key, had in self.changes[seen.id].shown:
+            if key not in with_all_times(edit) or key == 'cpus' and 'drain' in seen.desired:
+                continue
+            if key in wanted and wanted[key].time != 'now':
+                settings[key] = wanted[key]
+            elif had is not None or key in TIME_KEYS:
+                settings[key] = setting_back(key, had, seen.clock)
+        return order_settings(settings, seen)
 
     def foresee(self, seen, edit):
         foresight = super().foresee(seen, edit)
-        left = [key for key, _, _ in self.changes[seen.id].undo.keys if key not in edit]
-        message = foresight.message if not foresight.same else 'Nothing is sent; only what is remembered changes.'
-        if left:
-            message += ' Changed since, and left as it is: %s.' % ', '.join(left)
-        return foresight._replace(message=message, same=False)
-
-    def describe(self, before, seen, sent):
-        return super().describe(before, seen, sent) if sent else 'Restored.'
+        left = ', '.join(key for key, _, _ in self.changes[seen.id].keys if self.asks_node and key not in edit)
+        also = ' Changed since, and left as it is: %s.' % left if left else ''
+        return foresight._replace(message=foresight.message + also)
 
 
 class ReapplyStep(Step):
@@ -3367,15 +3297,9 @@ class ReapplyStep(Step):
         return {}
 
     def choose(self, seen, edit):
-        wanted = in_force(seen.desired)
-        keys = [key for key in differences(seen) if key in self.only]
-        settings = [fitting(wanted[key], seen.info) if 'drain' in seen.desired and key == 'cpus' else wanted[key]
-                    for key in keys if key not in TIME_KEYS]
-        if len(settings) == len(keys):
-            return settings, None
-        times = {key[len('service_'):]: wanted[key] for key in wanted if key in TIME_KEYS and wanted[key].time != 'now'}
-        chosen, left_out = choose_times(times, seen)
-        return chosen + settings, left_out
+        keys = with_all_times(differences(seen).keys() & self.only)
+        return order_settings({key: setting for key, setting in in_force(seen.desired, seen.info).items()
+                               if key in keys and setting.time != 'now'}, seen)
 
     def describe(self, before, seen, sent):
         return ' '.join(differences(seen).values()) or 'As it was set.'
@@ -3404,54 +3328,32 @@ def is_due_to_end(drain):
 class AcceptStep(Step):
     """Take a node as it is: what was set at it is no longer remembered.  A drain stays."""
 
-    action, title, asks_node = 'accept', 'Keep current values', False
+    action, title, asks_node, foretold = 'accept', 'Keep current values', False, 'Keeps its current values.'
 
     def intend(self, seen, operation):
         return {key: None for key in seen.desired if key != 'drain'}
 
-    def foresee(self, seen, edit):
-        return Foresight(None, 'Keeps its current values.', not edit)
 
-
-class ForgetStep(Step):
+class ForgetStep(AcceptStep):
     """Remove the row of a node until the node is seen again."""
 
-    action, title, asks_node = 'forget', 'Forget', False
+    action, title, forgets_row = 'forget', 'Forget', True
+    foretold = 'Removes the row until the node is seen again.'
+    done = 'Forgotten. It comes back when it is seen again.'
 
     def intend(self, seen, operation):
         if 'drain' in seen.desired:
             raise Refusal('Rejected: the node is drained. Return it first.')
-        return {key: None for key in seen.desired}
-
-    def foresee(self, seen, edit):
-        return Foresight(None, 'Removes the row until the node is seen again.')
-
-    def describe(self, before, seen, sent):
-        return 'Forgotten. It comes back when it is seen again.'
-
-    def perform(self, admin, node_id):
-        admin.forget(node_id)
-
-    def undone_by(self, plan):
-        return RelistStep(plan)
+        return super().intend(seen, operation)
 
 
 class RelistStep(UndoStep):
     """List nodes again that were forgotten, with what was set at them and has not been set anew."""
 
-    asks_node, lists_row = False, True
+    asks_node, lists_row, foretold, done = False, True, 'Listed again.', 'Listed again.'
 
     def intend(self, seen, operation):
-        return {key: old for key, old, _ in self.changes[seen.id].undo.keys if key not in seen.desired}
-
-    def foresee(self, seen, edit):
-        return Foresight(None, 'Listed again.')
-
-    def describe(self, before, seen, sent):
-        return 'Listed again.'
-
-    def undone_by(self, plan):
-        return ForgetAgainStep(plan)
+        return {key: old for key, old, _ in self.changes[seen.id].keys if key not in seen.desired}
 
 
 class ForgetAgainStep(ForgetStep, UndoStep):
@@ -3461,29 +3363,27 @@ class ForgetAgainStep(ForgetStep, UndoStep):
 
 
 class Actor(collections.namedtuple('Actor', 'address user via')):
-    """Who acts: an address, or "console"; the user's name where the kernel tells it; the address of the proxy that tells the
-    client's, or None."""
+    """Who acts: an address, or "console"; the user's name where the kernel tells it; the address of the proxy that
+    tells the client's, or None."""
 
     __slots__ = ()
-
-    def __new__(cls, address, user=None, via=None):
-        return super().__new__(cls, address, user, via)
 
     def __str__(self):
         return (self.user or self.address) + (' (via %s)' % self.via if self.via else '')
 
 
+Actor.__new__.__defaults__ = (None, None)
 SYSTEM = Actor('dispyadmin')  # what dispyadmin does by itself, as it was told to before
 
-# One node's part in a plan that has run.  `before` and `after` are values of the node; `undo` gives it back, or is None.
+# A node's part in a plan that has run: `before` and `after` are values of the node; `undo` gives it back, or None.
 Change = collections.namedtuple('Change', 'id outcome before after message undo')
-# ((key, what the desired record had, what the plan made of it), ...), and ((key, what the node showed before), ...) of what
-# the plan changed at it.
+# ((key, what the desired record had, what the plan made of it), ...), and ((key, what the node showed), ...) of
+# what the plan changed at it.
 Undo = collections.namedtuple('Undo', 'keys shown')
 
 
 class Plan:
-    """A step that is done at nodes, each at its own time.  The journal's lock guards what changes while it runs."""
+    """A step that is done at nodes, each at its own time.  The journal's lock guards what changes meanwhile."""
 
     def __init__(self, number, step, ids, by, label=None):
         self.number = number
@@ -3494,15 +3394,11 @@ class Plan:
         self.label = label        # what the one who asked calls it, to find it again while it runs
         self.began, self.ended = time.time(), None   # Unix times
         self.changes = {}         # id -> Change; copied whole before it is looked through
-        self._shared = {}         # messages: many nodes say the same
+        self.shared = {}          # messages: many nodes say the same
 
     def share(self, text):
         """This text, as one object for all nodes that say it."""
-        return self._shared.setdefault(text, text)
-
-    def finish(self, now):
-        """It is over; few changes will come."""
-        self.ended, self._shared, self.ids = now, {}, ()
+        return self.shared.setdefault(text, text)
 
     def outcomes(self):
         """{outcome: how many nodes}."""
@@ -3510,50 +3406,44 @@ class Plan:
 
     def summary(self):
         """Its JSON, without the changes."""
-        return {'operation': self.number, 'action': self.step.action, 'title': self.step.title, 'asked': self.step.asked,
+        step = self.step
+        return {'operation': self.number, 'action': step.action, 'title': step.title, 'asked': step.asked,
                 'by': self.by._asdict(), 'label': self.label, 'began': self.began, 'ended': self.ended,
-                'nodes': self.count, 'done': len(self.changes), 'outcomes': self.outcomes(), 'undo': self.can_undo()}
+                'nodes': self.count, 'done': len(self.changes), 'outcomes': self.outcomes(),
+                'undo': self.can_undo()}
 
     def can_undo(self):
         """Whether there is something to give back."""
         return self.ended is not None and any(change.undo for change in list(self.changes.values()))
 
 
-class Event:
-    """Something that happened, to nodes or by somebody.  Never changed, so no lock."""
+class Event(collections.namedtuple('Event', 'number time kind nodes count message plan by')):
+    """Something that happened, to nodes or by somebody: a Unix time, one of EVENT_KINDS or 'action', ids
+    (MAX_EVENT_NODES at most), how many nodes, a sentence, the Plan and the Actor, where there are such."""
 
-    __slots__ = ('number', 'time', 'kind', 'nodes', 'count', 'message', 'plan', 'by')
-
-    def __init__(self, number, when, kind, nodes, count, message, plan=None, by=None):
-        self.number = number
-        self.time = when        # Unix time
-        self.kind = kind        # of EVENT_KINDS, or 'action'
-        self.nodes = nodes      # ids, MAX_EVENT_NODES at most
-        self.count = count      # of nodes
-        self.message = message
-        self.plan = plan        # Plan, or None
-        self.by = by            # Actor, or None
+    __slots__ = ()
 
     def json(self, most):
         """Its JSON, with so many changes at most."""
         value = {'number': self.number, 'time': self.time, 'kind': self.kind, 'nodes': list(self.nodes),
                  'count': self.count, 'message': self.message, 'by': self.by._asdict() if self.by else None}
-        if self.plan:
-            plan = self.plan
+        plan = self.plan
+        if plan:
             changes = itertools.islice(list(plan.changes.values()), most)
-            value.update(action=plan.step.action, asked=plan.step.asked, operation=plan.number, outcomes=plan.outcomes(),
-                         undo=plan.can_undo(), changes=[dict(zip(Change._fields[:5], change)) for change in changes])
+            value.update(action=plan.step.action, asked=plan.step.asked, operation=plan.number,
+                         outcomes=plan.outcomes(), undo=plan.can_undo(),
+                         changes=[dict(zip(Change._fields[:5], change)) for change in changes])
         return value
 
 
-NO_EVENT = Event(0, 0.0, None, (), 0, '')
+Event.__new__.__defaults__ = (None, None)
 
 
 class Journal:
-    """The stream of events, and the plans that run or can be looked at.  Its lock guards all that is in it; any thread.
+    """The stream of events, and the plans that run or can be looked at.  Its lock guards all of it; any thread.
 
-    Numbers begin at the time in milliseconds, so that no number of an earlier run is given again.  What is kept is bounded:
-    MAX_EVENTS events with MAX_EVENT_NODES ids, and MAX_CHANGES changes of all plans together.
+    Numbers begin at the time in milliseconds, so that no number of an earlier run is given again.  What is kept is
+    bounded: MAX_EVENTS events with MAX_EVENT_NODES ids, and MAX_CHANGES changes of all plans together.
     """
 
     def __init__(self, clock=time.time):
@@ -3572,24 +3462,27 @@ class Journal:
             return next(self._numbers)
 
     def record(self, kind, nodes, message, by=None, plan=None):
-        """Something happened to these nodes, or was done by somebody.  The same, of many nodes at one time, is one event."""
+        """Something happened to these nodes, or somebody did it.  The same, of many at one time, is one event."""
         with self._lock:
-            last, now = self._events[-1] if self._events else NO_EVENT, self._clock()
-            event = Event(next(self._numbers), now, kind, tuple(nodes)[:MAX_EVENT_NODES], len(nodes), message, plan, by)
+            now, last = self._clock(), self._events[-1] if self._events else None
+            event = kept = Event(next(self._numbers), now, kind, tuple(nodes)[:MAX_EVENT_NODES], len(nodes),
+                                 message, plan, by)
             if by is None:
                 self._counts[kind] += len(nodes)
-            if by is last.by is None and last.kind == kind and abs(now - last.time) < EVENT_TIME:
-                self._events[-1] = Event(event.number, last.time, kind, (last.nodes + event.nodes)[:MAX_EVENT_NODES],
-                                         last.count + len(nodes), message)
-            else:
-                self._events.append(event)
+            if last and by is last.by is None and last.kind == kind and abs(now - last.time) < EVENT_TIME:
+                self._events.pop()
+                kept = event._replace(time=last.time, nodes=(last.nodes + event.nodes)[:MAX_EVENT_NODES],
+                                      count=last.count + len(nodes))
+            self._events.append(kept)
         for listener in self.listeners if by is None else ():
             listener(event)
 
-    def act(self, by, action, message, nodes=(), asked=None):
-        """Somebody did something that has no outcome at nodes."""
-        self.record('action', nodes, message, by)
-        log_action(action, asked or {}, by, nodes, {})
+    def act(self, by, action, message, nodes=(), asked=None, plan=None):
+        """Somebody did something: an event, and a line in the log whose end is JSON."""
+        self.record('action', nodes, message, by, plan)
+        line = dict(action=action, by=by.address, user=by.user, via=by.via, asked=asked or {},
+                    nodes=list(nodes)[:20], count=len(nodes), **(plan.outcomes() if plan else {}))
+        logger.info('action %s', json.dumps(line))
 
     def begin(self, plan):
         """A plan begins to run."""
@@ -3604,29 +3497,25 @@ class Journal:
                 return  # of the reconciler, or trimmed by now
             self._rows += change.id not in plan.changes
             plan.changes[change.id] = change
-            undone = plan.step.plan if isinstance(plan.step, UndoStep) else None
+            undone = plan.step.plan
             if undone and change.id in undone.changes and change.outcome in ('done', 'pending'):
                 undone.changes[change.id] = undone.changes[change.id]._replace(undo=None)
             self._trim(plan)
 
     def _trim(self, plan):
         """Drop the oldest plans that are over, but this one.  Lock held."""
-        if self._rows <= MAX_CHANGES and len(self._plans) <= MAX_EVENTS:
-            return
-        for oldest in [old for old in self._plans.values() if old.ended and old is not plan]:
+        for old in list(self._plans.values()):
             if self._rows <= MAX_CHANGES and len(self._plans) <= MAX_EVENTS:
                 break
-            del self._plans[oldest.number]
-            self._rows -= len(oldest.changes)
-            oldest.changes = {}
-            oldest.step.release()
+            if old.ended and old is not plan:
+                del self._plans[old.number]
+                self._rows -= len(old.changes)
+                old.changes, old.step.plan, old.step.changes = {}, None, {}  # an event may keep it
 
     def end(self, plan):
         """It is over: an event, and a line in the log."""
-        plan.finish(self._clock())
-        nodes, step = list(plan.changes), plan.step
-        self.record('action', nodes, step.title, plan.by, plan)
-        log_action(step.action, step.asked, plan.by, nodes, plan.outcomes())
+        plan.ended, plan.shared, plan.ids = self._clock(), {}, ()  # few changes will come
+        self.act(plan.by, plan.step.action, plan.step.title, list(plan.changes), plan.step.asked, plan)
 
     def events(self):
         """Those that are kept, newest first."""
@@ -3649,13 +3538,6 @@ class Journal:
             if number not in self._plans:
                 raise InputError('operation: %s is not known (any more)' % printable(number)[:20])
             return self._plans[number]
-
-
-def log_action(action, asked, by, nodes, outcomes):
-    """One line for each thing that somebody did, whose end is JSON."""
-    line = collections.OrderedDict(action=action, by=by.address, user=by.user, via=by.via)
-    line.update(asked=asked, nodes=list(nodes)[:20], count=len(nodes), **outcomes)
-    logger.info('action %s', json.dumps(line))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -5263,7 +5145,7 @@ class Reconciler(Worker):
             return None
         if not drain.idle or drain.then == END:
             self._admin.schedule.ask_in(node.id, KEEP_INTERVAL)
-        if info.cpus != fitting(in_force(node.desired)['cpus'], info).target(info):
+        if info.cpus != in_force(node.desired, info)['cpus'].target(info):
             if drain.idle:
                 self._change(node, drain._replace(idle=None))  # it was started again, or somebody else gave it CPUs
             return ReapplyStep(('cpus',))

@@ -163,8 +163,8 @@ def fake_time(text, zone=None, python=environment.MAIN):
     Where it is of Python 3.10 or older, the clock for time limits is not: newer ones cannot sleep like that with
     Debian's faketime 0.9.10.
     """
-    found = [name for pattern in ('/usr/lib/*/faketime/libfaketime.so.1', '/usr/l*/lib*/faketime/libfaketime.so.1',
-                                  '/usr/lib*/faketime/libfaketime.so.1') for name in glob.glob(pattern)]
+    found = [path for folder in ('/usr/lib*', '/usr/lib*/*', '/usr/local/lib')
+             for path in glob.glob(folder + '/faketime/libfaketime.so.1')]
     if not found:
         raise unittest.SkipTest('no libfaketime')
     environ = {'LD_PRELOAD': found[0], 'FAKETIME': text}

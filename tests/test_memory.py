@@ -59,6 +59,7 @@ class Memory(unittest.TestCase):
             turn = Turn(plan, node_id, None)
             seen = dispyadmin.Seen(node_id, INFO, dispyadmin.OWN_CLOCK, 1.7e9, {})
             turn.before, turn.edit = INFO, step.intend(seen, plan.number)
+            seen = seen._replace(desired=dispyadmin.merged({}, turn.edit))
             for setting in step.choose(seen, turn.edit)[0] if step.asks_node else ():
                 if setting.key in turn.edit:
                     turn.edit[setting.key] = setting.of(plan.number, float(len(node_id)))
