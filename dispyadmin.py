@@ -2082,6 +2082,8 @@ class NodeTable:
         self._changes += (before.added, before.desired, before.clock) != (after.added, after.desired, after.clock)
         if before.announces != after.announces:
             self._announced.link(node_id, after.announces)
+        if (before.shares, before.groups) == (after.shares, after.groups):
+            return
         for node, sign in ((before, -1), (after, 1)):
             for name, (key, share) in itertools.product((None,) + node.groups, node.shares.items()):
                 self._totals[name][key] += sign * share
@@ -4149,6 +4151,7 @@ class Admin:
         self.table = NodeTable(groups=settings.groups)
         self.schedule = Schedule(settings.poll_interval)
         self.journal = Journal()
+        self.alerts = Alerts(settings.on_event, settings.events) if settings.on_event else None
         self.hosts = hosts = own_addresses(settings.hosts)
         reply_port = 0 if settings.reply_port is None and settings.http_port == REPLY_PORT else settings.reply_port
         self.listener = Listener(hosts, settings.info_port, reply_port, max(16, min(512, files // 8)),
@@ -4163,7 +4166,6 @@ class Admin:
         self.reconciler = Reconciler(self, settings.keep, StateFile(settings.state) if settings.state else None)
         self.history = History(self.table)
         self._workers = [self.poller, self.listener, self.announcer, self.seeker, self.reconciler, self.history]
-        self.alerts = Alerts(settings.on_event, settings.events) if settings.on_event else None
         if self.alerts:
             self._workers.append(self.alerts)
             self.journal.listeners.append(self.alerts.take)
