@@ -329,7 +329,7 @@ class Signals(BareTest):
 
     def test_in_a_command(self):
         for number in (signal.SIGINT, signal.SIGTERM):
-            for options, place in ((['--list', '--http_port', 0], 'wait_until_found'), (['--save_config'], 'write_config'),
+            for options, place in ((['--list', '--http_port', 0], 'Admin.is_finding'), (['--save_config'], 'write_config'),
                                    (['--diagnose', '127.0.0.1'], 'resolve')):
                 with self.subTest(options=options, signal=number):
                     status, out, err = self.run_script(*options, **self.broken(signal.Signals(number).name, place))
