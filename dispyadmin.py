@@ -3944,7 +3944,8 @@ class PlanRunner:
                 return (yield from self._conclude(turn, answer, error))
             if turn.unsure.ends_now:
                 return (yield from self._watch_end(turn))
-            looked = yield self._talk(turn, self._admin.info_steps(turn.id))  # a poll may be under way that began before
+            # A look of its own: a poll may be under way that began before.
+            looked = yield self._talk(turn, self._admin.info_steps(turn.id))
             self._admin.take(turn.id, *looked)
             node = self._table.get(turn.id)
             while node and node.state == UNREACHABLE:
