@@ -3968,7 +3968,8 @@ class PlanRunner:
         while True:
             node = yield self._watch(turn)
             answers = node is not None and node.state != UNREACHABLE
-            if node is None or node.is_gone or answers and self._table.look(turn.id).known.sign != turn.sign:  # started again
+            was_restarted = answers and node.known.sign != turn.sign
+            if node is None or node.is_gone or was_restarted:
                 return self._end(turn, success(turn.id, HAS_ENDED))
             if answers and has_lost_schedule(node.info, node.clock.now(time.time())) or time.monotonic() > deadline:
                 break
