@@ -171,7 +171,8 @@ MAX_NODES = 50000              # rows: at about 8 KB each, lists packed for read
 # Rows of what announces itself but cannot be asked, and those of them at one address: one host must not take all.
 MAX_UNASKED, MAX_UNASKED_EACH = 64, 4
 MAX_STATE = 64 * 1024 * 1024   # bytes of a state file: 50,000 nodes have 40 MB
-MAX_EVENTS, MAX_EVENT_NODES = 1000, 100  # kept to look at, and ids in each: 1000 * 100 * 100 bytes = 10 MB
+MAX_EVENTS = 1000              # kept to look at, each with ...
+MAX_EVENT_NODES = 100          # ... so many ids at most: 1000 * 100 * 100 bytes = 10 MB
 MAX_CHANGES = 50000            # outcomes at nodes that are kept, to look at and to undo: 50000 * 700 bytes = 35 MB
 # Events that wait for the program of --on_event, nodes of them that are kept, and that are told to it in one run.
 MAX_ALERTS, MAX_ALERT_IDS, MAX_ALERT_NODES = 100, 2 * MAX_NODES, 1000

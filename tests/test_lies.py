@@ -201,6 +201,8 @@ class Lies(lab.HostileTest):
         if (path, values.get('control'), values.get('time')) == ('service_time', 'end', 'now'):
             self.assertIn('still runs', results[self.good.id]['message'])        # it is immortal
             return
+        if path == 'undo' and self.good.id not in results:
+            return                   # it had nothing to give back: only liars showed a time that stood in the way of End
         self.assertEqual(foreseen[self.good.id]['ok'], results[self.good.id]['ok'], results[self.good.id])
         if path not in ('undo', 'return', 'cancel_drain'):
             self.assertEqual(len(results), len(self.ids) + 1)
