@@ -3756,7 +3756,7 @@ class Turn:
     def undo(self, after):
         """What gives the node back what it had; `after` is its Info now, or None.  None when nothing was changed."""
         keys = dict(self.edit)
-        if self.plan.step.asks_node and after:  # times that were moved or cleared besides
+        if after and self.plan.step.asks_node and (keys or not self.is_partial):  # times that it moved or cleared besides
             keys.update((key, self.edit.get(key, self.replaced.get(key))) for key in TIME_KEYS
                         if not same_time(getattr(self.before, key), getattr(after, key)))
         shown = sorted(keys.keys() - {'drain'}) if self.plan.step.asks_node else ()
