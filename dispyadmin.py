@@ -2019,7 +2019,7 @@ class NodeTable:
         if is_end:
             changes['ending_until'] = self._monotonic() + ENDING_TIME
             changes['ended'] = 'dispynode exited at %s, as it announced; restart it on the node.' % (
-                time.strftime('%H:%M:%S', time.localtime(self._clock())))
+                time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self._clock())))
         self._change(row, **changes)
         return (SAME if is_same and not is_end and not node.error else CHANGED), row
 
@@ -2106,7 +2106,7 @@ class NodeTable:
         for sign in self._owners.of(node_id):
             if sign != keep:
                 self._owners.link(sign, None)
-        for alias in () if keep else self._aliases.of(node_id):
+        for alias in () if keep or node_id in self._nodes else self._aliases.of(node_id):
             self._aliases.link(alias, None)
 
 
@@ -3748,6 +3748,7 @@ class Turn:
         self.replaced = {}      # ... and what was there
         self.sign = None        # the node's, when it was sent to
         self.taken = []         # Settings that the node took, with what it answered
+        self.confirmed = set()  # (sign, title) of those that a look has shown after their reply was lost
         self.unsure = None      # Setting of which only the next polls tell whether the node took it
         self.is_last = True     # whether nothing is to be sent after that
         self.left_out = None    # sentence on what was left out, or refused
@@ -3879,9 +3880,10 @@ class PlanRunner:
             pass
         except Exception as problem:
             self._poller.report(problem)
-            if not turn.taken and turn.unsure is None:
-                self._take_back(turn)
-            self._end(turn, failure(turn.id, 'unreachable', UNEXPECTED))
+            if turn.tell:  # else it was over
+                if not turn.taken and turn.unsure is None:
+                    self._take_back(turn)
+                self._end(turn, failure(turn.id, 'unreachable', UNEXPECTED))
 
     def _talk(self, turn, steps, lane='asked'):
         """Have this conversation with the node; the turn goes on with (result, error)."""
@@ -3921,6 +3923,7 @@ class PlanRunner:
         elif step.asks_node:
             yield from self._set(turn)
         else:
+            self._watched.pop(turn.id, None)  # what was left open is given up with it
             step.perform(self._admin, turn.id)
             self._end(turn, success(turn.id, step.describe(None, Seen(turn.id, turn.before, OWN_CLOCK, 0, {}), ())))
 
@@ -3956,9 +3959,13 @@ class PlanRunner:
                 node = yield self._watch(turn)
             if node is None:
                 return (yield from self._fail(turn, 'unknown', UNKNOWN_NODE))
+            if not node.controllable:
+                outcome = LOCKED if node.state == LOCKED else 'refused'
+                return (yield from self._fail(turn, outcome, node.reason or NO_ADMIN_REASON))
             if not self._is_taken(turn, node.seen(time.time())):
                 return (yield from self._fail(turn, *('unreachable', NOT_TAKEN) if error else ('refused', UNCLEAR)))
             turn.taken.append(turn.unsure.of(turn.plan.number, getattr(node.info, turn.unsure.key)))
+            turn.confirmed.add((turn.sign, turn.unsure.title))
             if turn.is_last or turn.tell is None:
                 return self._succeed(turn, node)
 
@@ -4004,6 +4011,7 @@ class PlanRunner:
             turn.sign, clock = answer.known.sign, self._table.look(turn.id).clock
             seen = Seen(turn.id, answer.info, clock, time.time(), self._table.look(turn.id).desired)
             settings, turn.left_out = turn.plan.step.choose(seen, turn.edit)
+            settings = [setting for setting in settings if (turn.sign, setting.title) not in turn.confirmed]
             for setting in settings:
                 turn.is_last = setting is settings[-1]
                 value = yield from self._send(turn, setting, answer.known.code)
@@ -4051,6 +4059,8 @@ class PlanRunner:
             return
         if setting.time == 'now':  # dispynode may have moved it by a day
             ahead = round(min((value + moved - time.time() for moved in (0, DAY, -DAY)), key=abs))
+            if KEPT_CHECKS['ahead'](ahead) is None:
+                return  # no clock: the state file could not be read again
             told = {'ahead': ahead if abs(ahead) > CLOCK_ERROR else 0}
         else:
             told = {'zone': zone_of(setting.time, value)}
@@ -4303,11 +4313,17 @@ class Admin:
     def forget(self, node_id):
         """Remove a row; it comes back when its node is seen again.  Poller's thread."""
         self.table.forget(node_id)
-        self.schedule.remove(node_id)
+        self._unschedule(node_id)
         self.history.forget(node_id)
         self.forgotten[node_id] = None
         if len(self.forgotten) > MAX_FORGOTTEN:
             self.forgotten.popitem(last=False)
+
+    def _unschedule(self, node_id):
+        """A row is gone: ask it no more, unless another thread has listed it again."""
+        self.schedule.remove(node_id)
+        if node_id in self.table:
+            self.schedule.add(node_id)
 
     def ids_of_group(self, name):
         """The ids of the nodes in a group.  InputError when there is no such group, or nothing in it."""
@@ -4406,7 +4422,11 @@ class Admin:
     def _polled(self, node_id, answer, error):
         self.polls += 1
         self.polls_failed += error is not None
-        self.take(node_id, answer, error)
+        try:
+            self.take(node_id, answer, error)
+        finally:
+            if error:
+                self.schedule.finished(node_id, False)
 
     def take(self, node_id, answer, error, create=False):
         """A node was asked: what came of it goes into the table and the schedule, and is told.
@@ -4428,9 +4448,10 @@ class Admin:
                 for alias in self.table.drop_aliases(node_id):  # they may be nodes of their own now
                     self._meet(alias)
         finally:
-            self.schedule.finished(node_id, error is None)
+            if error is None:
+                self.schedule.finished(node_id, True)
             if node_id not in self.table:
-                self.schedule.remove(node_id)
+                self._unschedule(node_id)
             elif error is None and self.table.look(node_id).is_ending:
                 self.schedule.ask_in(node_id, 0.5)
             self.plans.polled(node_id)
@@ -4455,7 +4476,7 @@ class Admin:
             return
         told = self.diagnosed.get(announcement.sign)
         if told is not None:
-            told.append(announcement.version)
+            told[:] = [announcement.version]
             return
         verdict, row = self.table.heard(node_id, announcement, named, connected)
         if verdict == SAME:
@@ -4784,7 +4805,7 @@ def contact(admin, place):
             why = (SILENT if isinstance(error, socket.timeout) else
                    connection_error(error) if isinstance(error, OSError) else error)
             return found(('refused' if isinstance(why, RefusedError) else 'unreachable',), why, None)
-        said = said or data
+        said = said or data or b''
         why = getattr(error, 'verify_message', None) or getattr(error, 'reason', None) or error  # before Python 3.7
     return found(('connected', 'stranger'), what_speaks(said, error), None)
 
@@ -5178,7 +5199,9 @@ class Reconciler(Worker):
         after = self._admin.table.get(node_id) or NOTHING
         if isinstance(step, ReapplyStep) and result['ok'] and after.drift.keys().isdisjoint(step.only):
             self._tries.pop(node_id, None)  # it helped: the next time is not delayed
-        if isinstance(step, EndStep) and result['outcome'] == 'refused' and not (after.info.cpus or after.info.busy):
+        drain = after.desired.get('drain')
+        is_idle = not after.info.cpus and not after.info.busy
+        if isinstance(step, EndStep) and result['outcome'] == 'refused' and drain and drain.ended and is_idle:
             self._tell(node, 'is drained, but dispynode does not exit: stop it by hand.')
 
     # --- state ---

@@ -172,6 +172,47 @@ class Lost(TrustTest):
         shown = admin.node(node)
         self.assertEqual((shown['wanted'], shown['drain']), (None, None))
 
+    def test_reply_is_lost_and_another_secret(self):
+        """What cannot be looked at any more has taken nothing that we know of."""
+        admin, node = self.fakes(1)
+
+        def restart(tag, value, plain=node.outcome):
+            if tag != 'NODE_INFO':
+                node.secret, node.sign = 'another', wire.new_sign()
+                raise EOFError('lost')
+            return plain(tag, value)
+        node.outcome = restart
+        result, = self.post(admin, 'drain', [node], then='stay')['results']
+        self.assertEqual((result['ok'], result['outcome']), (False, 'locked'), result)
+        self.assertIsNone(admin.node(node)['drain'])
+
+    def test_redo_with_replies_that_make_no_sense(self):
+        """What a look has shown is not sent again; what waits behind it has its turn."""
+        admin, node = self.fakes(1)
+        self.post(admin, 'cpus', [node], cpus=4)
+        self.post(admin, 'clients', [node], clients=5)
+        accepted = self.post(admin, 'accept', [node])
+        undone = admin.post('/api/undo', {'operation': accepted['operation']})
+        before = len(node.asked('SET_CPUS'))
+        node.outcome, plain = (lambda tag, value: [plain(tag, value), 'nonsense'][tag == 'SET_CPUS']), node.outcome
+        admin.post('/api/undo', {'operation': undone['operation']})
+        self.assertLessEqual(len(node.asked('SET_CPUS')), before + 1)
+        self.assertTrue(self.post(admin, 'clients', [node], clients=3)['results'][0]['ok'])
+
+    def test_accept_gives_up_what_was_left_open(self):
+        """A late turn does not bring back what was accepted meanwhile."""
+        admin, node = self.fakes(1)
+        answer = self.post(admin, 'cpus', [node], cpus=2)
+        node.ignore = node.dies = True
+        self.assertFalse(admin.post('/api/undo', {'operation': answer['operation']})['results'][0]['ok'])
+        self.assertTrue(self.post(admin, 'accept', [node])['results'][0]['ok'])
+        node.close()
+        again = self.start(Slow, node.address, node.port, 'open', cpus=8, name='n0')
+        again.sign, again.info = node.sign, node.info
+        admin.wait_node(node, state='ready', timeout=40)
+        self.assertTrue(self.post(admin, 'clients', [again], clients=3)['results'][0]['ok'])
+        self.assertEqual(admin.node(node)['wanted'], {'serve': {'clients': 3}})
+
     def test_return_whose_reply_is_lost(self):
         """Not taken back: it is pending, and done with the next answers."""
         admin, node = self.fakes(1)
