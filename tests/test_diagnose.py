@@ -292,6 +292,25 @@ class Places(DiagnoseTest):
                 self.assertEqual(reply['nodes'], [])
                 self.assertEqual(admin.nodes(), {})
 
+    def test_program_that_takes_one_connection(self):
+        """It says nothing, and is gone when it is tried again."""
+        address = self.address()
+        listener = self.start(socket.socket)
+        listener.bind((address, self.port))
+        listener.listen(1)
+
+        def take_one():
+            sock, _ = listener.accept()
+            listener.close()
+            sock.recv(100)
+            sock.close()
+        thread = threading.Thread(target=take_one)
+        thread.start()
+        self.addCleanup(thread.join, 10)
+        status, out, err = self.run_script('--diagnose', '%s:%d' % (address, self.port))
+        self.assertEqual((status, 'Traceback' in err), (3, False), err)
+        self.assertIn('another program', out)
+
     def test_what_it_says_is_only_text(self):
         address = self.address()
         self.start(Speaker, address, self.port, b'\x1b[2J<b>\xff\x00' + b'x' * 5000)

@@ -84,6 +84,15 @@ class Table(unittest.TestCase):
         self.assertEqual(self.table.answered(A, opened()), 'back')
         self.assertEqual(self.view(A)['update_time'], 1060.0)
 
+    def test_addresses_of_a_row_that_has_never_answered(self):
+        """It has shown its sign; what shows the same is its other address, also when it does not answer to the end."""
+        self.table.add('10.0.0.1', 9701)
+        self.table.add('10.0.0.2', 9701)
+        self.assertTrue(self.table.may_send(A, SIGN))
+        self.assertEqual(self.table.answered(B, locked()), 'alias')
+        self.table.failed(A, 'No answer.')
+        self.assertEqual((self.table.row(B), self.view(A)['addresses']), (A, [A, B]))
+
     def test_totals_follow_every_change(self):
         self.meet(A, opened())
         self.meet(B, opened(OTHER, cpus=2, busy=2, jobs_done=5, cpu_time=1.0))
