@@ -139,7 +139,8 @@ class Memory(unittest.TestCase):
 
     def test_forgotten(self):
         nothing = types.SimpleNamespace(forget=lambda node_id: True, remove=lambda node_id: None)
-        admin = types.SimpleNamespace(forgotten=collections.OrderedDict(), table=nothing, schedule=nothing, history=nothing)
+        admin = types.SimpleNamespace(forgotten=collections.OrderedDict(), table=nothing, history=nothing,
+                                      _unschedule=lambda node_id: None)
         for node_id in ids(2 * dispyadmin.MAX_FORGOTTEN, LONG_ID):
             dispyadmin.Admin.forget(admin, node_id)
         self.assertEqual(len(admin.forgotten), dispyadmin.MAX_FORGOTTEN)
