@@ -2041,9 +2041,9 @@ class NodeTable:
         return True
 
     @locked
-    def drop_aliases(self, node_id, only=None):
-        """Forget the other addresses of a node, or one of them, and return them: each is to be asked again."""
-        dropped = [alias for alias in self._aliases.of(node_id) if only in (None, alias)]
+    def drop_aliases(self, node_id):
+        """Forget the other addresses of a node, and return them: each is to be asked again."""
+        dropped = list(self._aliases.of(node_id))
         for alias in dropped:
             self._link_alias(alias, None)
         return dropped
